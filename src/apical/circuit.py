@@ -1,0 +1,260 @@
+"""A circuit: a model and a learning rule, and the boundary where autograd ends and the rule begins."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from apical import rules
+from apical.errors import CircuitError, ConfigError, NonFiniteError
+from apical.layers import Layer
+from apical.rules.rule import LearningRule
+from apical.tracing import trace
+from apical.wiring import Activity, Wiring
+
+
+class _Boundary(torch.autograd.Function):
+    """Above it autograd; below it the circuit's rule."""
+
+    @staticmethod
+    def forward(circuit: Circuit, packed: Any, count: int, y: Tensor, x: Tensor, *tensors: Tensor) -> Tensor:
+        # The answer is there already: this only ties it to the parameters.
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        circuit, packed, count, _, _, *tensors = inputs
+        ctx.circuit = circuit
+        ctx.packed = packed
+        ctx.count = count
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
+        # Looking at the saved parameters lets autograd notice one that was overwritten since the answer.
+        kept = ctx.saved_tensors[ctx.count :]
+        x, gradients = ctx.circuit._teach(kept, ctx.packed, error, ctx.needs_input_grad[4])
+        return (None, None, None, None, x, *gradients, *(None,) * len(kept))
+
+
+class Circuit(nn.Module):
+    """A PyTorch model that learns by a rule.
+
+    `circuit(x)` answers as the model does. `loss.backward()` leaves in the `.grad` of the model's parameters
+    the rule's update with its sign turned, so any optimizer descends by it. Model and circuit share the very
+    same parameters, and the model stays usable alone.
+
+    Example:
+        >>> import torch, apical
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> circuit = apical.Circuit(model, apical.FeedbackAlignment())
+        >>> circuit(torch.randn(5, 4)).sum().backward()
+        >>> model[0].weight.grad.shape
+        torch.Size([8, 4])
+
+    Args:
+        model: any module that `torch.fx` can trace, one tensor in, one out.
+        rule: a learning rule, or the name of one.
+        check_finite: stop with the layer's name where NaN or infinity appears.
+        reduction: how the loss adds up a batch: "mean" (PyTorch's default) or "sum". Rules whose equations
+            speak of one sample undo it.
+        teach_input: send teaching signals to the input, too, so that what made the input can learn. Rules
+            with feedback weights of their own then have some for the first layer.
+
+    Attributes:
+        model: the plain model.
+        rule: the rule that it learns by; assigning another rule is `learn_by`.
+        wiring: the layers and junctions, and the verbs that rules use.
+
+    Raises:
+        CircuitError: the model cannot become a circuit, or the rule cannot teach it.
+    """
+
+    model: nn.Module
+    rule: LearningRule
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rule: LearningRule | str,
+        *,
+        check_finite: bool = True,
+        reduction: str = "mean",
+        teach_input: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise CircuitError(f"a circuit is made of an nn.Module, not of {type(model).__name__}.")
+        if reduction not in ("mean", "sum"):
+            raise ConfigError(f"reduction={reduction!r} is unknown: say 'mean' or 'sum', as your loss does.")
+        self.check_finite = check_finite
+        self.model = model
+        self.wiring = Wiring(trace(model, teach_input=teach_input), reduction, teach_input)
+        self.training = model.training
+        self.learn_by(rule)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, in the order in which they answer."""
+        return tuple(self.wiring.layers)
+
+    def learn_by(self, rule: LearningRule | str) -> Circuit:
+        """Learn by this rule from now on; the model's weights stay.
+
+        Raises:
+            CircuitError: the rule cannot teach this circuit (the old rule then stays), or is part of another.
+        """
+        if isinstance(rule, str):
+            rule = rules.make(rule)
+        if not isinstance(rule, LearningRule):
+            raise CircuitError(f"a circuit learns by a LearningRule or the name of one, not by {rule!r}.")
+        if getattr(rule, "_bound", False) and rule is not self._modules.get("rule"):
+            raise CircuitError(
+                f"this {type(rule).__name__} is the rule of another circuit, and its feedback weights are that one's. "
+                f"Make a new one: apical.rules.make({rule.name!r}, ...)."
+            )
+        rule.bind(self.wiring)
+        rule._bound = True  # type: ignore[assignment]
+        rule.train(self.training)
+        before = self._modules.get("rule")
+        if before is not None and before is not rule:
+            before._bound = False  # type: ignore[assignment]
+        self._modules["rule"] = rule
+        self._slots = [
+            *self.wiring.slots,
+            *(
+                (rule.get_submodule(owner), own)
+                for owner, _, own in (n.rpartition(".") for n, _ in rule.named_parameters())
+            ),
+        ]
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "rule":
+            self.learn_by(value)
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer an input: (batch, ...) to whatever the model answers.
+
+        Raises:
+            NonFiniteError: NaN or infinity in the input or in a layer's rate.
+            CircuitError: the input wants a gradient that the rule cannot send.
+        """
+        if not torch.is_grad_enabled():
+            return self.rule.answer(self.model, x)
+        parameters = [module._parameters[name] for module, name in self._slots]
+        learns = tuple([parameter is not None and parameter.requires_grad for parameter in parameters])
+        wanted = x.requires_grad
+        if wanted and not (self.wiring.teach_input or self.rule.teaches_input):
+            raise CircuitError(
+                f"the input wants a gradient, and {type(self.rule).__name__} has no feedback weights that lead there. "
+                "Build the circuit with teach_input=True, or give it x.detach()."
+            )
+        if not (wanted or any(learns)):
+            return self.rule.answer(self.model, x)
+        reach = self.wiring.reach(learns, wanted)
+        with torch.no_grad():
+            source = x.detach()
+            check = self.check_finite and not torch.compiler.is_compiling()
+            if check and not _finite(source):
+                raise NonFiniteError("the circuit's input holds NaN or infinity: look at the data.", layer="input")
+            if self.training:
+                self.rule.between(self.wiring)
+            y, activity = self.rule.respond(self.wiring, source, reach)
+            if check and not _finite(y):
+                self._name_the_layer(source)
+            if not self.rule.ready:
+                self.rule.prepare(self.wiring, activity, y)
+        tensors, packed = activity.pack()
+        answer: Tensor = _Boundary.apply(self, packed, len(parameters), y, x, *parameters, *tensors)  # type: ignore[no-untyped-call]
+        return answer
+
+    def _teach(
+        self, kept: tuple[Tensor, ...], packed: Any, error: Tensor, input_wanted: bool
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Let the rule turn the loss's derivative into the gradients of all parameters, and of the input."""
+        activity = Activity.unpack(kept, packed)
+        check = self.check_finite and not torch.compiler.is_compiling()
+        if check and not _finite(error):
+            raise NonFiniteError(
+                "the derivative of the loss by the circuit's answer holds NaN or infinity: look at the loss and the "
+                "targets, or lower the learning rate.",
+                layer="loss",
+            )
+        gradients: list[Tensor | None] = [None] * len(self._slots)
+        learns = activity.reach.learns
+        post = error
+        for layer, pre, post, reciprocal in self.rule.teach(self.wiring, activity, error):
+            weight_learns = learns[layer.weight_slot]
+            bias_learns = layer.bias_slot is not None and learns[layer.bias_slot]
+            if not (weight_learns or bias_learns):
+                continue
+            weight, bias = layer.synapses.plasticity(pre, post, weight_learns, bias_learns)
+            _add(gradients, layer.weight_slot, weight)
+            if layer.bias_slot is not None:
+                _add(gradients, layer.bias_slot, bias)
+            if reciprocal is not None and weight is not None:
+                _add(gradients, self._slot_of(reciprocal), weight.clone())
+        # An error that is no number stays none on its way down, so the last signal tells of all.
+        if check and not _finite(post):
+            self._name_the_teaching(Activity.unpack(kept, packed), error)
+        for slot, gradient in activity.gradients.items():
+            _add(gradients, slot, gradient)
+        return (activity.at_input if input_wanted else None), gradients
+
+    def _slot_of(self, feedback: nn.Parameter) -> int:
+        for slot in range(len(self.wiring.slots), len(self._slots)):
+            module, name = self._slots[slot]
+            if module._parameters[name] is feedback:
+                return slot
+        raise AssertionError("a rule gave credit to a parameter that is not its own")
+
+    def _name_the_layer(self, x: Tensor) -> NoReturn:
+        """Answer again, and say where the first number was lost."""
+        everything = self.wiring.reach((True,) * len(self._slots), False)
+        _, activity = self.wiring.respond(x, everything, drives=True, rates=True)
+        for node in self.wiring.nodes:
+            record = activity[node]
+            lost = "rate" if record.rate is not None and not _finite(record.rate) else ""
+            if record.drive is not None and not _finite(record.drive):
+                lost = "drive"
+            if not lost:
+                continue
+            reason = "its arriving rates are finite and so are its weights: they have grown too large"
+            if isinstance(node, Layer) and not _finite(node.weight.detach()):
+                reason = "its weights are no numbers any more: an earlier update destroyed them"
+            raise NonFiniteError(
+                f"{node.name}: its {lost} holds NaN or infinity ({reason}). "
+                "Lower the learning rate, or clip the gradient.",
+                layer=node.name,
+            )
+        raise NonFiniteError("the circuit's answer holds NaN or infinity.", layer=self.wiring.layers[-1].name)
+
+    def _name_the_teaching(self, activity: Activity, error: Tensor) -> NoReturn:
+        """Teach again, and say where the first number was lost."""
+        lost = self.wiring.layers[0].name
+        for layer, _, post, _ in self.rule.teach(self.wiring, activity, error):
+            if not _finite(post):
+                lost = layer.name
+                break
+        raise NonFiniteError(
+            f"{lost}: the teaching signal that {type(self.rule).__name__} brings to it holds NaN or infinity. "
+            "Lower the learning rate, clip the gradient, or make the feedback weights smaller.",
+            layer=lost,
+        )
+
+
+def _finite(tensor: Tensor) -> bool:
+    # A finite sum has only finite terms; only a sum that overflows asks for a closer look.
+    return not tensor.is_floating_point() or math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
+
+
+def _add(gradients: list[Tensor | None], slot: int, gradient: Tensor | None) -> None:
+    if gradient is not None:
+        before = gradients[slot]
+        gradients[slot] = gradient if before is None else before + gradient

@@ -1,0 +1,223 @@
+"""Functional calls (`F.relu`, `torch.flatten`, `x.view`) as the modules or expressions that they stand for."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from apical.layers.steps import Elementwise, Saved
+
+_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_SOFTMAX = ("dim",)
+
+# What is called: the module that it stands for, and what its arguments after the tensor are called there.
+_AS_MODULES: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
+    F.relu: (nn.ReLU, ("inplace",)),
+    torch.relu: (nn.ReLU, ()),
+    torch.relu_: (nn.ReLU, ()),
+    "relu": (nn.ReLU, ()),
+    "relu_": (nn.ReLU, ()),
+    F.relu6: (nn.ReLU6, ("inplace",)),
+    F.hardtanh: (nn.Hardtanh, ("min_val", "max_val", "inplace")),
+    F.leaky_relu: (nn.LeakyReLU, ("negative_slope", "inplace")),
+    F.elu: (nn.ELU, ("alpha", "inplace")),
+    F.celu: (nn.CELU, ("alpha", "inplace")),
+    F.selu: (nn.SELU, ("inplace",)),
+    F.gelu: (nn.GELU, ()),
+    F.silu: (nn.SiLU, ("inplace",)),
+    F.mish: (nn.Mish, ("inplace",)),
+    F.softplus: (nn.Softplus, ("beta", "threshold")),
+    F.hardsigmoid: (nn.Hardsigmoid, ("inplace",)),
+    F.hardswish: (nn.Hardswish, ("inplace",)),
+    F.logsigmoid: (nn.LogSigmoid, ()),
+    torch.tanh: (nn.Tanh, ()),
+    F.tanh: (nn.Tanh, ()),
+    "tanh": (nn.Tanh, ()),
+    torch.sigmoid: (nn.Sigmoid, ()),
+    F.sigmoid: (nn.Sigmoid, ()),
+    "sigmoid": (nn.Sigmoid, ()),
+    F.softmax: (nn.Softmax, _SOFTMAX),
+    torch.softmax: (nn.Softmax, _SOFTMAX),
+    "softmax": (nn.Softmax, _SOFTMAX),
+    F.log_softmax: (nn.LogSoftmax, _SOFTMAX),
+    torch.log_softmax: (nn.LogSoftmax, _SOFTMAX),
+    "log_softmax": (nn.LogSoftmax, _SOFTMAX),
+    torch.flatten: (nn.Flatten, ("start_dim", "end_dim")),
+    "flatten": (nn.Flatten, ("start_dim", "end_dim")),
+    F.max_pool1d: (nn.MaxPool1d, _MAX_POOL),
+    F.max_pool2d: (nn.MaxPool2d, _MAX_POOL),
+    F.avg_pool1d: (nn.AvgPool1d, _POOL[:-1]),
+    F.avg_pool2d: (nn.AvgPool2d, _POOL),
+    F.adaptive_avg_pool1d: (nn.AdaptiveAvgPool1d, ("output_size",)),
+    F.adaptive_avg_pool2d: (nn.AdaptiveAvgPool2d, ("output_size",)),
+    F.dropout: (nn.Dropout, ("p", "training", "inplace")),
+    F.dropout1d: (nn.Dropout1d, ("p", "training", "inplace")),
+    F.dropout2d: (nn.Dropout2d, ("p", "training", "inplace")),
+    F.dropout3d: (nn.Dropout3d, ("p", "training", "inplace")),
+}
+# torch.flatten begins at axis 0 where nn.Flatten begins at 1.
+_DEFAULTS: dict[Any, dict[str, Any]] = {torch.flatten: {"start_dim": 0}, "flatten": {"start_dim": 0}}
+
+ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+_RESHAPES = ("view", "reshape", torch.reshape, "squeeze", "unsqueeze", torch.squeeze, torch.unsqueeze)
+_SIZES = ("size", "dim", "numel", "ndimension", "nelement", "stride", "is_contiguous")
+_SIZE_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "is_cuda", "requires_grad")
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
+
+
+def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the call overwrites its first argument."""
+    if module is not None:
+        return bool(getattr(module, "inplace", False))
+    if node.target in _IN_PLACE or node.kwargs.get("inplace", False):
+        return True
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name.endswith("_") and not name.endswith("__"):
+        return True
+    return _bound(node).get("inplace", False) is True
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether the node is a plain value read off a tensor, such as its shape, or made of such values."""
+    if node.op == "call_method" and node.target in _SIZES:
+        return True
+    if node.op == "call_function" and node.target in (getattr, len):
+        return node.target is len or node.args[1] in _SIZE_ATTRIBUTES
+    inputs = node.all_input_nodes
+    return node.op in ("call_function", "call_method") and bool(inputs) and all(is_size(n) for n in inputs)
+
+
+def _bound(node: fx.Node) -> dict[str, Any]:
+    entry = _AS_MODULES.get(node.target) if isinstance(node.target, str) or callable(node.target) else None
+    if entry is None:
+        return {}
+    return {**dict(zip(entry[1], node.args[1:], strict=False)), **node.kwargs}
+
+
+def as_module(node: fx.Node) -> tuple[nn.Module, bool | None] | None:
+    """The module that a functional call stands for.
+
+    Returns:
+        the module, and the `training` flag that the call was given (None where it has none); or None where
+        no module stands for the call.
+    """
+    if node.op not in ("call_function", "call_method"):
+        return None
+    entry = _AS_MODULES.get(node.target)
+    if entry is None or len(node.args) > 1 + len(entry[1]):
+        return None
+    kind, names = entry
+    options = {**_DEFAULTS.get(node.target, {}), **_bound(node)}
+    options.pop("_stacklevel", None)
+    if options.get("dtype", 0) is None:
+        del options["dtype"]
+    if kind is nn.GELU and set(options) == {"approximate"}:
+        return nn.GELU(**options), None
+    if set(options) - set(names) or any(isinstance(value, fx.Node) for value in options.values()):
+        return None
+    training = options.pop("training", None)
+    if kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d) and training is None:
+        training = True  # F.dropout's own default
+    return kind(**options), training
+
+
+@dataclass(frozen=True)
+class Argument:
+    """The place of a tensor among an expression's arguments."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A buffer of the model, looked up at every call."""
+
+    owner: nn.Module
+    name: str
+
+
+class Expression:
+    """A call with everything in it but the tensors that arrive; made of plain data, so it copies and pickles."""
+
+    def __init__(self, op: str, target: Any, args: Any, kwargs: Any) -> None:
+        self.op = op
+        self.target = target
+        self.args = args
+        self.kwargs = kwargs
+        self.__name__ = target if isinstance(target, str) else getattr(target, "__name__", "call")
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        args = _fill(self.args, tensors)
+        kwargs = _fill(self.kwargs, tensors)
+        if self.op == "call_method":
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+
+def _fill(template: Any, tensors: Sequence[Tensor]) -> Any:
+    if isinstance(template, Argument):
+        return tensors[template.place]
+    if isinstance(template, Constant):
+        return getattr(template.owner, template.name)
+    if isinstance(template, Expression):
+        return template(*tensors)
+    if isinstance(template, (list, tuple)):
+        return type(template)(_fill(item, tensors) for item in template)
+    if isinstance(template, dict):
+        return {key: _fill(value, tensors) for key, value in template.items()}
+    if isinstance(template, slice):
+        return slice(*(_fill(part, tensors) for part in (template.start, template.stop, template.step)))
+    return template
+
+
+def expression(node: fx.Node, places: dict[fx.Node, int], model: nn.Module) -> Expression:
+    """The call of a node as an expression of the tensors in `places`.
+
+    Sizes are computed inside the expression from the tensors that they are read off.
+    """
+
+    def template(value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            if value in places:
+                return Argument(places[value])
+            if value.op == "get_attr":
+                owner, _, name = str(value.target).rpartition(".")
+                return Constant(model.get_submodule(owner), name)
+            return expression(value, places, model)
+        if isinstance(value, (list, tuple)):
+            return tuple(template(item) for item in value) if isinstance(value, tuple) else [template(i) for i in value]
+        if isinstance(value, dict):
+            return {key: template(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            return slice(template(value.start), template(value.stop), template(value.step))
+        return value
+
+    target: Any = model.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+    return Expression(node.op, target, template(node.args), template(dict(node.kwargs)))
+
+
+def is_reshape(node: fx.Node) -> bool:
+    """Whether the call moves no number, so that the way back is the old shape."""
+    return node.target in _RESHAPES
+
+
+class Reshape(Elementwise):
+    """A change of shape that moves no number."""
+
+    def __init__(self, function: Expression) -> None:
+        super().__init__(nn.Identity())
+        self.function = function
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        return self.function(x), (x.shape,)
+
+    def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
+        return grad.reshape(saved[0])

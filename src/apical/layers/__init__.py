@@ -1,0 +1,42 @@
+"""What circuits are made of: synapses, the neurons that they drive, and the junctions between layers."""
+
+from apical.layers import activations, norms, shapes
+from apical.layers.nodes import (
+    Add,
+    AnyMeeting,
+    Concatenate,
+    Gradients,
+    Junction,
+    Layer,
+    Meeting,
+    Node,
+    PassOn,
+    Record,
+)
+from apical.layers.steps import LocalGraph, Step, closed_form, closed_form_of, known_closed_forms
+from apical.layers.synapses import Synapses, kind_of, known_kinds, synapses_of
+
+__all__ = [
+    "Add",
+    "AnyMeeting",
+    "Concatenate",
+    "Gradients",
+    "Junction",
+    "Layer",
+    "LocalGraph",
+    "Meeting",
+    "Node",
+    "PassOn",
+    "Record",
+    "Step",
+    "Synapses",
+    "activations",
+    "closed_form",
+    "closed_form_of",
+    "kind_of",
+    "known_closed_forms",
+    "known_kinds",
+    "norms",
+    "shapes",
+    "synapses_of",
+]

@@ -1,0 +1,231 @@
+"""The two kinds of node that a circuit is made of: layers, and junctions where rates meet or part."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apical.layers.steps import Saved, Step, local_derivative, local_graph
+from apical.layers.synapses import Synapses
+
+
+class Record:
+    """What one node keeps of one answer.
+
+    Attributes:
+        pre: rate arriving at the synapses, (batch, fan-in ...); None for a junction.
+        drive: what they delivered to the soma, (batch, units ...); None unless the rule records it.
+        rate: what the neurons fired, (batch, units ...); None unless the rule records it.
+        saved: what every step keeps for handing a signal back.
+    """
+
+    __slots__ = ("drive", "pre", "rate", "saved")
+
+    def __init__(self, pre: Tensor | None, drive: Tensor | None, rate: Tensor | None, saved: Sequence[Saved]) -> None:
+        self.pre = pre
+        self.drive = drive
+        self.rate = rate
+        self.saved = saved
+
+
+Gradients = dict[int, Tensor]
+"""What the neurons' own parameters learn: the parameter's slot in the circuit, and its derivative."""
+
+
+class Node:
+    """Steps that follow synapses or a meeting of rates.
+
+    Attributes:
+        index: the node's place in the circuit's order of answering; the input is value 0, this node's rate
+            is value `index + 1`.
+        name: module path of the synapses, or the name of the operation where rates meet.
+        sources: the values that arrive.
+        steps: what follows, in order.
+        slots: for every step, the places of its parameters in the circuit's list.
+        feeds_back: whether anything upstream can learn, so that a signal has to be sent there.
+    """
+
+    def __init__(self, index: int, name: str, sources: tuple[int, ...]) -> None:
+        self.index = index
+        self.name = name
+        self.sources = sources
+        self.steps: list[Step] = []
+        self.slots: list[tuple[int, ...]] = []
+        self.feeds_back = False
+
+    @property
+    def own_slots(self) -> tuple[int, ...]:
+        """The places of all the node's own parameters in the circuit's list."""
+        return tuple(slot for slots in self.slots for slot in slots)
+
+    def fire(self, x: Tensor) -> tuple[Tensor, list[Saved]]:
+        """The neurons' rate for a drive, and what every step keeps of it."""
+        saved = []
+        for step in self.steps:
+            x, kept = step.forward(x)
+            saved.append(kept)
+        return x, saved
+
+    def through_neurons(self, record: Record, error: Tensor, learns: Sequence[bool], gradients: Gradients) -> Tensor:
+        """A signal at the rate, taken back through the neurons to the drive.
+
+        Args:
+            record: what the node kept of its answer.
+            error: (batch, units ...), at the rate.
+            learns: for every parameter of the circuit, whether it learns.
+            gradients: takes what the neurons' own parameters learn.
+
+        Returns:
+            (batch, units ...), at the drive.
+        """
+        for step, slots, saved in zip(reversed(self.steps), reversed(self.slots), reversed(record.saved), strict=True):
+            if not slots:
+                error = step.backward(error, saved, ())[0]
+                continue
+            error, found = step.backward(error, saved, [learns[slot] for slot in slots])
+            for slot, gradient in zip(slots, found, strict=True):
+                if gradient is not None:
+                    gradients[slot] = gradients[slot] + gradient if slot in gradients else gradient
+        return error
+
+    def __repr__(self) -> str:
+        steps = ", ".join(type(step.module).__name__ for step in self.steps)
+        return f"{type(self).__name__}({self.name!r}{': ' if steps else ''}{steps})"
+
+
+class Layer(Node):
+    """Synapses, and the neurons that they drive.
+
+    Attributes:
+        synapses: one weighted module.
+        weight_slot: place of the weight in the circuit's list of parameters.
+        bias_slot: place of the bias, or None.
+    """
+
+    def __init__(self, index: int, name: str, source: int, synapses: Synapses) -> None:
+        super().__init__(index, name, (source,))
+        self.synapses = synapses
+        self.weight_slot = -1
+        self.bias_slot: int | None = None
+
+    @property
+    def own_slots(self) -> tuple[int, ...]:
+        bias = () if self.bias_slot is None else (self.bias_slot,)
+        return (self.weight_slot, *bias, *super().own_slots)
+
+    @property
+    def weight(self) -> Tensor:
+        """The synaptic weights."""
+        return self.synapses.weight
+
+    def answer(self, pre: Tensor, keep_drive: bool, keep_rate: bool) -> tuple[Tensor, Record]:
+        """The layer's rate, and what it keeps."""
+        drive = self.synapses.drive(pre)
+        # The first neuron may work in place: whoever records the drive needs a copy of its own.
+        rate, saved = self.fire(drive.clone() if keep_drive else drive)
+        return rate, Record(pre, drive if keep_drive else None, rate if keep_rate else None, saved)
+
+
+class Meeting(ABC):
+    """How the rates that arrive at a junction become one."""
+
+    name: str
+
+    @abstractmethod
+    def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
+        """What becomes of the rates, and what `backward` needs."""
+
+    @abstractmethod
+    def backward(self, error: Tensor, saved: Saved) -> Sequence[Tensor]:
+        """A signal for each of the rates that arrived."""
+
+
+class PassOn(Meeting):
+    """One rate, as it is: a place where it parts."""
+
+    name = "identity"
+
+    def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
+        return arriving[0], ()
+
+    def backward(self, error: Tensor, saved: Saved) -> Sequence[Tensor]:
+        return (error,)
+
+
+class Add(Meeting):
+    """The sum of the rates, broadcast where the shapes differ."""
+
+    name = "sum"
+
+    def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
+        total = arriving[0] + arriving[1]
+        for rate in arriving[2:]:
+            total = total + rate
+        return total, tuple(rate.shape for rate in arriving)
+
+    def backward(self, error: Tensor, saved: Saved) -> Sequence[Tensor]:
+        return [error if error.shape == shape else error.sum_to_size(shape) for shape in saved]
+
+
+class Concatenate(Meeting):
+    """The rates one after the other along an axis."""
+
+    name = "concatenation"
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
+        return torch.cat(tuple(arriving), self.axis), tuple(rate.shape[self.axis] for rate in arriving)
+
+    def backward(self, error: Tensor, saved: Saved) -> Sequence[Tensor]:
+        return error.split(list(saved), self.axis)
+
+
+class AnyMeeting(Meeting):
+    """Any function of the rates, by an autograd graph of this one function."""
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.function = function
+        self.name = name
+
+    def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
+        output, graph = local_graph(self.function, arriving)
+        return output, (graph,)
+
+    def backward(self, error: Tensor, saved: Saved) -> Sequence[Tensor]:
+        graph = saved[0]
+        found = local_derivative(graph, error, ())
+        return [
+            torch.zeros_like(rate) if below is None else below for rate, below in zip(graph.inputs, found, strict=True)
+        ]
+
+
+class Junction(Node):
+    """A place without synapses where rates meet or part.
+
+    Attributes:
+        meeting: how the rates become one.
+    """
+
+    def __init__(self, index: int, name: str, sources: tuple[int, ...], meeting: Meeting) -> None:
+        super().__init__(index, name, sources)
+        self.meeting = meeting
+
+    def answer(self, arriving: Sequence[Tensor], keep_rate: bool) -> tuple[Tensor, Record]:
+        """The junction's rate, and what it keeps."""
+        x, met = self.meeting.forward(arriving)
+        rate, saved = self.fire(x)
+        return rate, Record(None, None, rate if keep_rate else None, [met, *saved])
+
+    def hand_back(
+        self, record: Record, error: Tensor, learns: Sequence[bool], gradients: Gradients
+    ) -> Sequence[Tensor]:
+        """A signal at the junction's rate, as it goes to each of the rates that arrived."""
+        met, *saved = record.saved
+        own = Record(None, None, None, saved)
+        return self.meeting.backward(self.through_neurons(own, error, learns, gradients), met)

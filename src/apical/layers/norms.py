@@ -1,0 +1,134 @@
+"""Closed forms of batch, layer and group norm. Their affine parameters learn by their local derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apical.layers.steps import Saved, Step, closed_form
+
+aten = torch.ops.aten
+
+
+class Norm(Step):
+    """What the norms share: an affine part, of which a module may lack either half."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module: Any = module
+        self.parameters = tuple(name for name, _ in module.named_parameters(recurse=False))
+
+    def _spread(
+        self, learns: Sequence[bool], below: Tensor, *found: Tensor | None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        # PyTorch's kernels return weight and bias in this order; a module may lack either.
+        by_name = dict(zip(("weight", "bias"), found, strict=True))
+        return below, [by_name[name] if wanted else None for name, wanted in zip(self.parameters, learns, strict=True)]
+
+    def _mask(self, learns: Sequence[bool]) -> list[bool]:
+        wanted = dict(zip(self.parameters, learns, strict=True))
+        return [True, wanted.get("weight", False), wanted.get("bias", False)]
+
+    def _affine(self) -> tuple[Tensor | None, Tensor | None]:
+        own = self.module._parameters
+        return own.get("weight"), own.get("bias")
+
+
+@closed_form(nn.BatchNorm1d, nn.BatchNorm2d)
+class BatchNorm(Norm):
+    """Batch normalisation with its running statistics."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        module = self.module
+        module._check_input_dim(x)
+        weight, bias = self._affine()
+        mean, variance = module.running_mean, module.running_var
+        from_batch = module.training or mean is None
+        momentum = module.momentum
+        if module.training and module.track_running_stats and module.num_batches_tracked is not None:
+            module.num_batches_tracked.add_(1)
+            if momentum is None:
+                momentum = 1.0 / float(module.num_batches_tracked)
+        if from_batch and x.numel() == x.shape[1]:
+            raise ValueError(f"batch norm in training needs more than one value per channel, got {tuple(x.shape)}")
+        updated = module.training and module.track_running_stats
+        y, batch_mean, batch_scale = aten.native_batch_norm.default(
+            x,
+            weight,
+            bias,
+            mean if updated or not from_batch else None,
+            variance if updated or not from_batch else None,
+            from_batch,
+            0.0 if momentum is None else momentum,
+            module.eps,
+        )
+        return y, (x, batch_mean, batch_scale, from_batch)
+
+    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        x, batch_mean, batch_scale, from_batch = saved
+        module = self.module
+        found = aten.native_batch_norm_backward.default(
+            grad,
+            x,
+            self._affine()[0],
+            module.running_mean,
+            module.running_var,
+            batch_mean,
+            batch_scale,
+            from_batch,
+            module.eps,
+            self._mask(learns),
+        )
+        return self._spread(learns, *found)
+
+
+@closed_form(nn.LayerNorm)
+class LayerNorm(Norm):
+    """Normalisation over the last axes of each sample."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        weight, bias = self._affine()
+        dtype = x.dtype
+        if weight is not None and weight.dtype != dtype:
+            x = x.to(weight.dtype)
+        shape = list(self.module.normalized_shape)
+        y, mean, scale = aten.native_layer_norm.default(x, shape, weight, bias, self.module.eps)
+        return y, (x, mean, scale, dtype)
+
+    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        x, mean, scale, dtype = saved
+        weight, bias = self._affine()
+        below, *found = aten.native_layer_norm_backward.default(
+            grad.to(x.dtype),
+            x,
+            list(self.module.normalized_shape),
+            mean,
+            scale,
+            weight,
+            bias,
+            self._mask(learns),
+        )
+        return self._spread(learns, below.to(dtype), *found)
+
+
+@closed_form(nn.GroupNorm)
+class GroupNorm(Norm):
+    """Normalisation over groups of channels of each sample."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        weight, bias = self._affine()
+        dtype = x.dtype
+        x = x.contiguous() if weight is None else x.to(weight.dtype).contiguous()
+        batch, channels = x.shape[0], x.shape[1]
+        sizes = (batch, channels, x.numel() // (batch * channels), self.module.num_groups)
+        y, mean, scale = aten.native_group_norm.default(x, weight, bias, *sizes, self.module.eps)
+        return y, (x, mean, scale, sizes, dtype)
+
+    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        x, mean, scale, sizes, dtype = saved
+        below, *found = aten.native_group_norm_backward.default(
+            grad.to(x.dtype).contiguous(), x, mean, scale, self._affine()[0], *sizes, self._mask(learns)
+        )
+        return self._spread(learns, below.to(dtype), *found)

@@ -1,0 +1,130 @@
+"""Steps: what happens between the synapses' drive and the rate, one module or function at a time.
+
+A step answers (`forward`, under no_grad) and keeps what it needs to hand a signal back (`backward`). Most
+steps do this in closed form with the same kernels that autograd would call (`activations`, `pooling`,
+`norms`); any other module or function has a local autograd graph, of this one step (`LocalGraph`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Saved = tuple[Any, ...]
+"""What a step keeps from its answer: tensors, and plain values such as shapes."""
+
+
+class Step(ABC):
+    """One parameter-free or per-unit operation on the way from the drive to the rate.
+
+    Attributes:
+        parameters: names of the step's own parameters in `module`; they learn by their local derivative.
+    """
+
+    parameters: tuple[str, ...] = ()
+    module: nn.Module
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """The step's answer, and what `backward` needs."""
+
+    @abstractmethod
+    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The signal handed back, and the derivative for each of `parameters` that learns."""
+
+
+class Elementwise(Step):
+    """A step without parameters: `backward` in one line."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    @abstractmethod
+    def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
+        """The signal handed back."""
+
+    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        return self.derivative(grad, *saved), ()
+
+
+StepMaker = Callable[[Any], Step | None]
+_CLOSED_FORMS: dict[type[nn.Module], StepMaker] = {}
+_Maker = TypeVar("_Maker", bound=StepMaker)
+
+
+def closed_form(*modules: type[nn.Module]) -> Callable[[_Maker], _Maker]:
+    """Register the closed form of these module types.
+
+    What is registered makes the step from a module, or returns None where the closed form does not cover
+    the module's options.
+    """
+
+    def register(maker: _Maker) -> _Maker:
+        for module in modules:
+            _CLOSED_FORMS[module] = maker
+        return maker
+
+    return register
+
+
+def closed_form_of(module: nn.Module) -> Step | None:
+    """The closed form of a module, or None where there is none."""
+    maker = _CLOSED_FORMS.get(type(module))
+    return None if maker is None else maker(module)
+
+
+def known_closed_forms() -> list[type[nn.Module]]:
+    """The module types that have a closed form."""
+    return list(_CLOSED_FORMS)
+
+
+class _Graph:
+    """The local autograd graph of one answer; not a tensor, so that nobody takes it for one."""
+
+    def __init__(self, inputs: Sequence[Tensor], output: Tensor) -> None:
+        self.inputs = inputs
+        self.output = output
+
+
+def local_graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, _Graph]:
+    """The function's answer, and the autograd graph of this function alone."""
+    with torch.enable_grad():
+        own = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
+        # A copy, since the function may work in place and a leaf of a graph must not be overwritten.
+        output = function(*(x.clone() for x in own))
+    if not isinstance(output, Tensor):
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(f"{name} must return one tensor, not {type(output).__name__}")
+    return output.detach(), _Graph(own, output)
+
+
+def local_derivative(graph: _Graph, grad: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The derivative of a local graph by its inputs and by these parameters."""
+    if not graph.output.requires_grad:
+        return (None,) * (len(graph.inputs) + len(parameters))
+    return torch.autograd.grad(graph.output, [*graph.inputs, *parameters], grad, retain_graph=True, allow_unused=True)
+
+
+class LocalGraph(Step):
+    """Any module or function of one tensor, by an autograd graph of this one step."""
+
+    def __init__(self, module: nn.Module, function: Callable[[Tensor], Any] | None = None) -> None:
+        self.module = module
+        self.function = module if function is None else function
+        self.parameters = tuple(name for name, _ in module.named_parameters())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        output, graph = local_graph(self.function, [x])
+        return output, (graph,)
+
+    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        own = [self.module.get_parameter(name) for name, wanted in zip(self.parameters, learns, strict=True) if wanted]
+        below, *rest = local_derivative(saved[0], grad, own)
+        found = iter(rest)
+        if below is None:
+            below = torch.zeros_like(saved[0].inputs[0])
+        return below, [next(found) if wanted else None for wanted in learns]

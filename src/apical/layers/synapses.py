@@ -1,0 +1,264 @@
+"""Synapses: the weighted modules, and the three things that every kind of synapse can do.
+
+- `drive`: what arrives at the synapses becomes what they deliver to the soma.
+- `transport`: a signal at the soma is carried down through weights of the same shape. The weights are an
+  argument: the synapses' own give backpropagation, fixed random ones give feedback alignment.
+- `plasticity`: the update of the synapses from their own two ends, summed over the batch. It knows no rule,
+  and sees nothing but what arrives (`pre`) and the teaching signal at the soma (`post`).
+
+A further kind is one class and one entry in the table: `@synapses_of(nn.MyModule)`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from apical.errors import CircuitError
+
+aten = torch.ops.aten
+
+
+class Synapses(ABC):
+    """One weighted module, seen as synapses.
+
+    Args:
+        module: the module that holds the weights; they stay there.
+        name: its path in the model.
+    """
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module = module
+        self.name = name
+        if "weight" not in module._parameters:
+            raise CircuitError(
+                f"{name} ({type(module).__name__}): its weight is computed from other tensors (parametrised, "
+                "pruned or weight-normalised), so a local update of the weight has nowhere to go. Make it "
+                "plain first, e.g. with torch.nn.utils.parametrize.remove_parametrizations."
+            )
+
+    @property
+    def weight(self) -> Tensor:
+        """The synaptic weights."""
+        weight = self.module._parameters["weight"]
+        assert weight is not None
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The soma's own drive, or None."""
+        return self.module._parameters["bias"]
+
+    @property
+    @abstractmethod
+    def fan_in(self) -> int:
+        """How many synapses one unit has."""
+
+    @property
+    @abstractmethod
+    def fan_out(self) -> int:
+        """How many synapses one input feeds, in one position of the kernel's grid."""
+
+    @abstractmethod
+    def drive(self, pre: Tensor) -> Tensor:
+        """What the synapses deliver to the soma: (batch, fan-in ...) to (batch, units ...)."""
+
+    @abstractmethod
+    def transport(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
+        """A signal at the soma, carried down through `weight`.
+
+        Args:
+            post: (batch, units ...), at the soma.
+            weight: of the shape of the synapses' own weight.
+            pre: (batch, fan-in ...), for its shape alone.
+
+        Returns:
+            (batch, fan-in ...)
+        """
+
+    @abstractmethod
+    def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
+        """The sum over the batch of `post` times `pre`, for the weight and for the bias, where wanted."""
+
+    @abstractmethod
+    def units_last(self, drive: Tensor) -> Tensor:
+        """Drive with the units as the last axis and all else flattened: (samples, units)."""
+
+
+_KINDS: dict[type[nn.Module], type[Synapses]] = {}
+_Kind = TypeVar("_Kind", bound=type[Synapses])
+
+
+def synapses_of(module: type[nn.Module]) -> Callable[[_Kind], _Kind]:
+    """Register a class as the synapses of a module type."""
+
+    def register(kind: _Kind) -> _Kind:
+        _KINDS[module] = kind
+        return kind
+
+    return register
+
+
+def kind_of(module: nn.Module) -> type[Synapses] | None:
+    """The kind of synapse that this module is, or None.
+
+    A subclass counts as its base while it keeps the base's forward: with a forward of its own it may
+    compute anything.
+    """
+    for base in type(module).__mro__:
+        kind = _KINDS.get(base)
+        if kind is not None and type(module).forward is base.forward:
+            return kind
+    return None
+
+
+def known_kinds() -> list[str]:
+    """The names of the modules that are known as synapses."""
+    return sorted(f"nn.{module.__name__}" for module in _KINDS)
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # Under autocast the drive may be bfloat16 while weights and rates are float32.
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+@synapses_of(nn.Linear)
+class LinearSynapses(Synapses):
+    """All-to-all synapses. Any axes may stand before the last."""
+
+    @property
+    def fan_in(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def fan_out(self) -> int:
+        return self.weight.shape[0]
+
+    def drive(self, pre: Tensor) -> Tensor:
+        parameters = self.module._parameters
+        weight = parameters["weight"]
+        assert weight is not None
+        return F.linear(pre, weight, parameters["bias"])
+
+    def transport(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
+        return post.matmul(_as(weight, post.dtype))
+
+    def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
+        if post.dim() != 2:
+            pre, post = pre.reshape(-1, pre.shape[-1]), post.reshape(-1, post.shape[-1])
+        return (
+            post.t().mm(_as(pre, post.dtype)) if weight else None,
+            post.sum(0) if bias else None,
+        )
+
+    def units_last(self, drive: Tensor) -> Tensor:
+        return drive.reshape(-1, drive.shape[-1])
+
+
+class _ConvSynapses(Synapses):
+    """Synapses shared over space: a kernel of weights at every position."""
+
+    convolve: ClassVar[Callable[..., Tensor]]
+    rank: ClassVar[int]
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__(module, name)
+        settings: Any = module
+        self.stride: list[int] = list(settings.stride)
+        self.dilation: list[int] = list(settings.dilation)
+        self.groups: int = settings.groups
+        self.mode: str = settings.padding_mode
+        # Of every axis, last axis first, before and after: the layout of F.pad.
+        pads: list[int] = list(settings._reversed_padding_repeated_twice)
+        before, after = pads[0::2], pads[1::2]
+        zeros = self.mode == "zeros"
+        # Zeros of the same number on both sides are the convolution's own business; all else is padded first.
+        self.padding = before[::-1] if zeros and before == after else [0] * self.rank
+        self.pads = pads if self.padding == [0] * self.rank and any(pads) else None
+        self.mode = "constant" if zeros else self.mode
+        self._no_output_padding = [0] * self.rank
+
+    @property
+    def fan_in(self) -> int:
+        return self.weight[0].numel()
+
+    @property
+    def fan_out(self) -> int:
+        weight = self.weight
+        return weight.shape[0] * weight[0, 0].numel() // self.groups
+
+    def _padded(self, pre: Tensor) -> Tensor:
+        return pre if self.pads is None else F.pad(pre, self.pads, self.mode)
+
+    def drive(self, pre: Tensor) -> Tensor:
+        parameters = self.module._parameters
+        return type(self).convolve(
+            self._padded(pre),
+            parameters["weight"],
+            parameters["bias"],
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+
+    def _backward(
+        self, post: Tensor, pre: Tensor, weight: Tensor, units: list[int] | None, wanted: list[bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        result: tuple[Tensor | None, Tensor | None, Tensor | None] = aten.convolution_backward.default(
+            post,
+            pre,
+            _as(weight, post.dtype),
+            units,
+            self.stride,
+            self.padding,
+            self.dilation,
+            False,
+            self._no_output_padding,
+            self.groups,
+            wanted,
+        )
+        return result
+
+    def transport(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
+        if pre.dim() == self.rank + 1:
+            return self.transport(post[None], weight, pre[None])[0]
+        padded = _as(self._padded(pre), post.dtype)
+        below = self._backward(post, padded, weight, None, [True, False, False])[0]
+        assert below is not None
+        if self.pads is None:
+            return below
+        # Padding is linear: its transpose is its own backward, wherever it is evaluated.
+        _, transpose = torch.func.vjp(self._padded, pre.to(post.dtype))
+        result: Tensor = transpose(below)[0]
+        return result
+
+    def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
+        if pre.dim() == self.rank + 1:
+            pre, post = pre[None], post[None]
+        padded = _as(self._padded(pre), post.dtype)
+        return self._backward(post, padded, self.weight, [post.shape[1]] if bias else None, [False, weight, bias])[1:]
+
+    def units_last(self, drive: Tensor) -> Tensor:
+        return drive.movedim(-self.rank - 1, -1).reshape(-1, drive.shape[-self.rank - 1])
+
+
+@synapses_of(nn.Conv1d)
+class Conv1dSynapses(_ConvSynapses):
+    """Synapses shared along a line: (batch, channels, length)."""
+
+    convolve = F.conv1d
+    rank = 1
+
+
+@synapses_of(nn.Conv2d)
+class Conv2dSynapses(_ConvSynapses):
+    """Synapses shared over a plane: (batch, channels, height, width)."""
+
+    convolve = F.conv2d
+    rank = 2

@@ -1,0 +1,133 @@
+"""Cost: what a whole training step takes, as a ratio to plain PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from apical.circuit import Circuit
+from apical.rules import LearningRule
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one rule's whole step takes beside plain PyTorch's, measured in turns.
+
+    Attributes:
+        ratio: median over the turns of (this step's time) / (plain PyTorch's step in the same turn).
+        low: first quartile of the same.
+        high: third quartile of the same.
+        milliseconds: median time of this step.
+        plain_milliseconds: median time of plain PyTorch's.
+        repeats: number of turns.
+        batch_size: samples in a step.
+        threads: torch's threads.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    milliseconds: float
+    plain_milliseconds: float
+    repeats: int
+    batch_size: int
+    threads: int
+
+
+def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Plain stochastic gradient descent, small enough that nothing diverges while it is timed."""
+    return torch.optim.SGD(parameters, lr=1e-4)
+
+
+def step_cost(
+    model: nn.Module,
+    rules: Mapping[str, Callable[[], LearningRule]],
+    x: Tensor,
+    y: Tensor,
+    *,
+    loss: Loss = nn.functional.cross_entropy,
+    optimizer: MakeOptimizer = sgd,
+    repeats: int = 30,
+    warmup: int = 3,
+    steps_per_turn: int = 1,
+    check_finite: bool = True,
+    on_turn: Callable[[int], None] | None = None,
+) -> dict[str, StepCost]:
+    """Time whole training steps (zero_grad, forward, loss, backward, optimizer) against plain PyTorch.
+
+    In every turn plain PyTorch and each rule make their step one after the other, so that a noisy machine
+    disturbs all alike; each has a copy of the model and an optimizer of its own.
+
+    Args:
+        model: the network; it is copied.
+        rules: for each arm, what makes its rule.
+        x: (batch, ...), one batch.
+        y: its targets.
+        loss: of the answer and the targets.
+        optimizer: makes the optimizer of an arm's parameters.
+        repeats: turns that count.
+        warmup: turns before that.
+        steps_per_turn: steps that one timing covers, for steps too short to time.
+        check_finite: as for a circuit.
+        on_turn: called with the number of turns done.
+
+    Returns:
+        the cost of every arm.
+    """
+
+    def stepper(network: nn.Module, parameters: list[nn.Parameter]) -> Callable[[], None]:
+        descend = optimizer(parameters)
+
+        def step() -> None:
+            descend.zero_grad()
+            loss(network(x), y).backward()
+            descend.step()
+
+        return step
+
+    plain = copy.deepcopy(model)
+    arms = {"": stepper(plain, list(plain.parameters()))}
+    for name, make in rules.items():
+        circuit = Circuit(copy.deepcopy(model), make(), check_finite=check_finite)
+        circuit(x)  # rules that need an answer's shapes make their feedback weights now
+        arms[name] = stepper(circuit, list(circuit.parameters()))
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    names = list(arms)
+    for turn in range(warmup + repeats):
+        # Whoever comes first pays for a cold cache: take it in turns.
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            step = arms[name]
+            start = time.perf_counter()
+            for _ in range(steps_per_turn):
+                step()
+            spent = (time.perf_counter() - start) / steps_per_turn
+            if turn >= warmup:
+                times[name].append(spent)
+        if on_turn is not None:
+            on_turn(turn + 1)
+    return {name: _cost(times[name], times[""], len(x)) for name in rules}
+
+
+def _cost(own: list[float], plain: list[float], batch_size: int) -> StepCost:
+    ratios = [a / b for a, b in zip(own, plain, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return StepCost(
+        ratio=statistics.median(ratios),
+        low=low,
+        high=high,
+        milliseconds=1e3 * statistics.median(own),
+        plain_milliseconds=1e3 * statistics.median(plain),
+        repeats=len(ratios),
+        batch_size=batch_size,
+        threads=torch.get_num_threads(),
+    )

@@ -1,0 +1,104 @@
+"""Learning rules, by name. Other packages add theirs through the entry-point group `apical.rules`."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from importlib.metadata import entry_points
+from typing import Any
+
+from apical.errors import ConfigError
+from apical.rules.backprop import Backprop
+from apical.rules.direct_feedback import DirectFeedbackAlignment, DirectRandomTargetProjection
+from apical.rules.feedback_alignment import FeedbackAlignment, KolenPollack, WeightMirror
+from apical.rules.rule import LearningRule, PerLayer, Sweep
+from apical.rules.sign_symmetry import SignSymmetry
+
+_RULES: tuple[type[LearningRule], ...] = (
+    Backprop,
+    FeedbackAlignment,
+    SignSymmetry,
+    KolenPollack,
+    WeightMirror,
+    DirectFeedbackAlignment,
+    DirectRandomTargetProjection,
+)
+
+__all__ = [
+    "Backprop",
+    "DirectFeedbackAlignment",
+    "DirectRandomTargetProjection",
+    "FeedbackAlignment",
+    "KolenPollack",
+    "LearningRule",
+    "PerLayer",
+    "SignSymmetry",
+    "Sweep",
+    "WeightMirror",
+    "get",
+    "make",
+    "names",
+]
+
+
+def _all() -> dict[str, type[LearningRule]]:
+    known = {rule.name: rule for rule in _RULES}
+    for point in entry_points(group="apical.rules"):
+        try:
+            rule = point.load()
+        except Exception as error:  # whatever another package's import raises
+            warnings.warn(f"the rule {point.name!r} of {point.value} cannot be loaded: {error}", stacklevel=3)
+            continue
+        if not (isinstance(rule, type) and issubclass(rule, LearningRule)):
+            warnings.warn(f"{point.value}, offered as the rule {point.name!r}, is no LearningRule", stacklevel=3)
+            continue
+        if point.name in known:
+            warnings.warn(f"the rule {point.name!r} of {point.value} is ignored: the name is taken", stacklevel=3)
+            continue
+        known[point.name] = rule
+    return known
+
+
+def names() -> list[str]:
+    """The names of all rules, apical's own first."""
+    return list(_all())
+
+
+def get(name: str) -> type[LearningRule]:
+    """The rule of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    known = _all()
+    wanted = name.replace("-", "_").lower()
+    if wanted in known:
+        return known[wanted]
+    by_class = {rule.__name__.lower(): rule for rule in known.values()}
+    if wanted.replace("_", "") in by_class:
+        return by_class[wanted.replace("_", "")]
+    close = difflib.get_close_matches(wanted, known, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(f"there is no rule {name!r}.{meant} Known are: {', '.join(known)}.")
+
+
+def make(name: str, **options: Any) -> LearningRule:
+    """A rule by its name, with options of its constructor.
+
+    Raises:
+        ConfigError: no such rule, or no such option.
+    """
+    rule = get(name)
+    allowed = rule.option_names()
+    for option in options:
+        if option not in allowed:
+            close = difflib.get_close_matches(option, allowed, n=1)
+            meant = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(
+                f"the rule {rule.name!r} has no option {option!r}.{meant} "
+                + (f"It has: {', '.join(allowed)}." if allowed else "It has none.")
+            )
+    try:
+        return rule(**options)
+    except TypeError as error:
+        raise ConfigError(f"the rule {rule.name!r} does not take {options}: {error}.") from error

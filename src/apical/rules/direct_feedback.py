@@ -1,0 +1,165 @@
+"""Direct feedback: the output speaks to every layer at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from apical.errors import CircuitError, ConfigError
+from apical.layers import Node, Record
+from apical.rules.randomness import Randomness, standard_deviation
+from apical.rules.rule import LearningRule, PerLayer
+from apical.wiring import Activity, Credit, Wiring
+
+
+class DirectFeedbackAlignment(LearningRule):
+    """Direct feedback alignment: fixed random weights carry the output's error straight to every layer.
+
+        delta_l = (B_l e) * phi'(a_l),   e = dL/dy,   B_l (units of layer l, outputs), fixed
+        dW_l    = -eta delta_l h_(l-1)^T
+
+    The layers that the output reads use the error itself. A convolution gets a dense map from the outputs to its
+    whole feature map, as in the paper; nothing travels over skip connections, so a residual network gets direct
+    feedback at every layer and from nowhere else.
+
+    Args:
+        init: standard deviation of B (uniform): "match" (that of the weights of the layers that the output reads,
+            so that the layer below them is taught as by feedback alignment) or "outputs" (1 / sqrt(outputs)).
+        scale: multiplies the feedback weights.
+        seed: of the feedback weights.
+
+    Shapes: B_l is kept as (outputs, units of layer l ...). It is made at the circuit's first response, since only
+    an answer shows the size of a feature map.
+
+    Needs: any circuit whose answers have one size. Raises: CircuitError where the input is to be taught (no direct
+    path leads there) or where a later answer has another size.
+
+    Source: Nokland, NeurIPS 2016, eq. 4.
+    """
+
+    name = "direct_feedback_alignment"
+    title = "Direct feedback alignment"
+    summary = "Fixed random weights carry the output's error straight to every layer."
+    paper = "Nokland 2016"
+    needs = "any circuit; answers of one size"
+    records_rates = True
+
+    def __init__(self, *, init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        if init not in ("match", "outputs"):
+            raise ConfigError(f"{type(self).__name__}: init={init!r} is unknown; use 'match' or 'outputs'.")
+        if not scale > 0:
+            raise ConfigError(f"{type(self).__name__}: scale={scale!r} must be a positive number.")
+        self.init = init
+        self.scale = scale
+        self.seed = seed
+        self.randomness = Randomness(seed)
+        self.weights = PerLayer(grows=True)
+        self._spread = 0.0
+
+    def bind(self, wiring: Wiring) -> None:
+        if wiring.teach_input:
+            raise CircuitError(
+                f"{type(self).__name__}: teach_input=True, but direct feedback has no path to the input: "
+                "it goes from the output to every layer. Use FeedbackAlignment, or leave the input untaught."
+            )
+        self.randomness = Randomness(self.seed)
+        self.weights = PerLayer(grows=True)
+        readouts = [layer for layer in wiring.layers if layer in wiring.readouts()]
+        self._spread = sum(standard_deviation(layer.weight) for layer in readouts) / len(readouts)
+
+    @property
+    def ready(self) -> bool:
+        return len(self.weights) > 0
+
+    def prepare(self, wiring: Wiring, activity: Activity, y: Tensor) -> None:
+        outputs = y[0].numel()
+        spread = self._spread if self.init == "match" else outputs**-0.5
+        readouts = wiring.readouts()
+        for node in wiring.nodes:
+            record = activity.records[node.index]
+            if record is None or record.rate is None or node in readouts or not node.own_slots:
+                continue
+            like = record.rate.new_empty((outputs, *record.rate.shape[1:]), dtype=self._dtype(wiring))
+            self.weights.hold(node, self.randomness.uniform(like, self.scale * spread))
+        if not len(self.weights):  # one layer: nothing to send, and no need to ask again
+            self.weights.register_buffer("none", y.new_zeros(0))
+
+    @staticmethod
+    def _dtype(wiring: Wiring) -> torch.dtype:
+        return wiring.layers[0].weight.dtype
+
+    def signal(self, wiring: Wiring, error: Tensor) -> Tensor:
+        """What is sent to every layer: (batch, outputs)."""
+        return error.flatten(1)
+
+    def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
+        sent = self.signal(wiring, error)
+
+        def project(node: Node, record: Record) -> Tensor | None:
+            if node not in self.weights:
+                return None
+            assert record.rate is not None
+            weights = self.weights[node]
+            if weights.shape[1:] != record.rate.shape[1:] or weights.shape[0] != sent.shape[1]:
+                raise CircuitError(
+                    f"{node.name}: direct feedback was made for rates {tuple(weights.shape[1:])} and "
+                    f"{weights.shape[0]} outputs, and now there are {tuple(record.rate.shape[1:])} and {sent.shape[1]}. Keep the "
+                    "size of the input fixed, or use FeedbackAlignment, which has no dense maps."
+                )
+            return sent.mm(weights.flatten(1).to(sent.dtype)).view(record.rate.shape)
+
+        for layer, record, arrived in (descent := wiring.descend(activity, error, project)):
+            if arrived is None:
+                continue
+            assert record.pre is not None
+            yield Credit(layer, record.pre, descent.somatic(layer, record, arrived))
+
+
+class DirectRandomTargetProjection(DirectFeedbackAlignment):
+    """Direct random target projection: the target, not the error, goes to every layer.
+
+        delta_l = -(B_l y*) * phi'(a_l),   y* the one-hot target;   the output layer uses its own error
+
+    y* stands in for minus the error's sign, so no layer has to wait for the output. It is read off the error
+    itself: under cross-entropy, or squared error with one-hot targets and outputs in [0, 1], the true class is
+    the one place where the error is negative. A sample whose error has vanished teaches the hidden layers
+    nothing.
+
+    Args:
+        init: as for direct feedback alignment.
+        scale: as for direct feedback alignment.
+        seed: of the feedback weights.
+
+    Needs: a loss over classes whose derivative is negative at the true class alone. Raises: CircuitError for any
+    other.
+
+    Source: Frenkel, Lefebvre and Bol, Frontiers in Neuroscience 15, 629892 (2021).
+    """
+
+    name = "direct_random_target_projection"
+    title = "Direct random target projection"
+    summary = "Fixed random weights carry the target, not the error, to every layer."
+    paper = "Frenkel et al. 2021"
+    needs = "a loss over classes whose derivative is negative at the true class alone"
+
+    def signal(self, wiring: Wiring, error: Tensor) -> Tensor:
+        negative = error.flatten(1) < 0
+        if not torch.compiler.is_compiling():
+            most = int(negative.sum(1).max())
+            if error.dim() != 2 or most > 1:
+                raise CircuitError(
+                    "DirectRandomTargetProjection: the target cannot be read off this loss: its derivative "
+                    + (
+                        f"is negative at {most} outputs of one sample"
+                        if most > 1
+                        else f"has shape {tuple(error.shape)}"
+                    )
+                    + ", and it must be (batch, classes) and negative at the true class alone. "
+                    "Use cross-entropy without label smoothing, or squared error to one-hot targets with outputs in [0, 1], or "
+                    "DirectFeedbackAlignment, which needs no target."
+                )
+        samples = error.shape[0] if wiring.reduction == "mean" else 1
+        return negative.to(error.dtype) * (-1.0 / samples)

@@ -1,0 +1,268 @@
+"""The wiring of a circuit: the verbs by which a learning rule reaches a layer and its neighbours.
+
+respond: an input is answered, node by node, and what learning needs of it is kept (`Activity`)
+descend: an error at the output travels back, from layer to layer, over the junctions between them
+credit: a pair of signals, before and after a layer's synapses, becomes the update of these synapses
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from apical.layers import Gradients, Junction, Layer, Node, Record
+from apical.tracing import Plan
+
+
+class Credit(NamedTuple):
+    """What the synapses of one layer see: before them `pre`, after them `post`.
+
+    Attributes:
+        layer: the layer whose synapses learn.
+        pre: (batch, fan-in ...), the rate that arrived.
+        post: (batch, units ...), the teaching signal at the soma, with the sign of a gradient.
+        reciprocal: feedback weights of the rule that take the identical increment.
+    """
+
+    layer: Layer
+    pre: Tensor
+    post: Tensor
+    reciprocal: nn.Parameter | None = None
+
+
+class Reach(NamedTuple):
+    """What can learn in one pass.
+
+    Attributes:
+        learns: for every parameter of the circuit, whether it learns.
+        values: for every value, whether anything at or above its source learns, so that errors are wanted there.
+    """
+
+    learns: tuple[bool, ...]
+    values: tuple[bool, ...]
+
+
+class Activity:
+    """What a circuit keeps of one answer.
+
+    Attributes:
+        reach: what can learn.
+        gradients: what the neurons' own parameters learn in this pass.
+        batch: number of samples.
+        at_input: the error that arrived at the circuit's input.
+    """
+
+    def __init__(self, records: list[Record | None], reach: Reach, batch: int) -> None:
+        self.records = records
+        self.reach = reach
+        self.batch = batch
+        self.gradients: Gradients = {}
+        self.at_input: Tensor | None = None
+
+    def __getitem__(self, node: Node) -> Record:
+        record = self.records[node.index]
+        assert record is not None
+        return record
+
+    def pack(self) -> tuple[list[Tensor], Any]:
+        """The tensors in it, for autograd to keep, and the rest."""
+        tensors: list[Tensor] = []
+
+        def place(item: Any) -> Any:
+            if isinstance(item, Tensor):
+                tensors.append(item)
+                return _TENSOR
+            return item
+
+        layout = []
+        for record in self.records:
+            if record is None:
+                layout.append(None)
+                continue
+            heads = (place(record.pre), place(record.drive), place(record.rate))
+            layout.append((heads, [tuple([place(item) for item in kept]) for kept in record.saved]))
+        return tensors, (layout, self.reach, self.batch)
+
+    @classmethod
+    def unpack(cls, tensors: Sequence[Tensor], packed: Any) -> Activity:
+        """The activity that was packed."""
+        layout, reach, batch = packed
+        stream = iter(tensors)
+        records: list[Record | None] = []
+        for entry in layout:
+            if entry is None:
+                records.append(None)
+                continue
+            (pre, drive, rate), saved = entry
+            records.append(
+                Record(
+                    next(stream) if pre is _TENSOR else None,
+                    next(stream) if drive is _TENSOR else None,
+                    next(stream) if rate is _TENSOR else None,
+                    [tuple([next(stream) if item is _TENSOR else item for item in kept]) for kept in saved],
+                )
+            )
+        return cls(records, reach, batch)
+
+
+_TENSOR = "a tensor, kept by autograd"
+
+
+class Wiring:
+    """The nodes of a circuit in the order in which they answer.
+
+    Attributes:
+        nodes: layers and junctions.
+        layers: the layers alone.
+        output: the value that is the circuit's answer; value 0 is the input, value i + 1 the rate of node i.
+        reduction: how the loss adds up a batch, "mean" or "sum".
+        teach_input: whether errors are sent to the input, too.
+    """
+
+    def __init__(self, plan: Plan, reduction: str, teach_input: bool) -> None:
+        self.nodes = plan.nodes
+        self.layers = [node for node in plan.nodes if isinstance(node, Layer)]
+        self.output = plan.output
+        self.last_use = plan.last_use
+        self.slots = plan.slots
+        self.reduction = reduction
+        self.teach_input = teach_input
+        self._reaches: dict[tuple[bool, ...], Reach] = {}
+
+    def readouts(self) -> set[Node]:
+        """The nodes that the answer is read from: an error at the output reaches them over no synapse."""
+        found: set[Node] = set()
+        pending = [self.output]
+        while pending:
+            value = pending.pop()
+            if value == 0 or self.nodes[value - 1] in found:
+                continue
+            node = self.nodes[value - 1]
+            found.add(node)
+            if isinstance(node, Junction):
+                pending.extend(node.sources)
+        return found
+
+    def reach(self, learns: tuple[bool, ...], input_wanted: bool) -> Reach:
+        """What can learn when these parameters do."""
+        key = (*learns, input_wanted)
+        known = None if torch.compiler.is_compiling() else self._reaches.get(key)
+        if known is not None:
+            return known
+        values = [input_wanted]
+        for node in self.nodes:
+            own = any(learns[slot] for slot in node.own_slots)
+            values.append(own or any(values[source] for source in node.sources))
+        found = Reach(learns, tuple(values))
+        if not torch.compiler.is_compiling():
+            self._reaches[key] = found
+        return found
+
+    def respond(self, x: Tensor, reach: Reach, *, drives: bool = False, rates: bool = False) -> tuple[Tensor, Activity]:
+        """Answer an input.
+
+        Args:
+            x: (batch, ...).
+            reach: what can learn; nodes below all that learns keep nothing.
+            drives: keep every layer's drive.
+            rates: keep every node's rate.
+
+        Returns:
+            the rate of the output, and what the nodes kept.
+        """
+        values: list[Tensor | None] = [x] + [None] * len(self.nodes)
+        records: list[Record | None] = []
+        for node, wanted, done in zip(self.nodes, reach.values[1:], self.last_use, strict=True):
+            if isinstance(node, Layer):
+                pre = values[node.sources[0]]
+                assert pre is not None
+                rate, record = node.answer(pre, drives, rates)
+            else:
+                assert isinstance(node, Junction)
+                rate, record = node.answer([values[source] for source in node.sources], rates)  # type: ignore[misc]
+            values[node.index + 1] = rate
+            records.append(record if wanted else None)
+            for value in done:
+                values[value] = None
+        y = values[self.output]
+        assert y is not None
+        return y, Activity(records, reach, x.shape[0] if x.dim() else 1)
+
+    def descend(
+        self,
+        activity: Activity,
+        error: Tensor,
+        otherwise: Callable[[Node, Record], Tensor | None] | None = None,
+    ) -> Descent:
+        """An error at the output, on its way back through the circuit.
+
+        Args:
+            activity: what the circuit kept of its answer.
+            error: dL/dy.
+            otherwise: gives the error at a node's rate where none arrived by the circuit's own paths.
+        """
+        return Descent(self, activity, error, otherwise)
+
+
+class Descent:
+    """One error's way back, layer by layer from the output.
+
+    Iterating gives every layer that something can still be learned at or below: the layer, its record, and
+    the error that arrived at its rate (None where nobody sent any). Junctions are passed on the way.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        activity: Activity,
+        error: Tensor,
+        otherwise: Callable[[Node, Record], Tensor | None] | None,
+    ) -> None:
+        self.wiring = wiring
+        self.activity = activity
+        self.otherwise = otherwise
+        self.arrived: list[Tensor | None] = [None] * (len(wiring.nodes) + 1)
+        self.arrived[wiring.output] = error
+
+    def __iter__(self) -> Iterator[tuple[Layer, Record, Tensor | None]]:
+        activity = self.activity
+        wanted = activity.reach.values
+        for node in reversed(self.wiring.nodes):
+            value = node.index + 1
+            if not wanted[value]:
+                continue
+            error = self.arrived[value]
+            self.arrived[value] = None
+            given = error is None and self.otherwise is not None
+            if given and self.otherwise is not None:
+                error = self.otherwise(node, activity[node])
+            if isinstance(node, Layer):
+                yield node, activity[node], error
+            elif isinstance(node, Junction) and error is not None:
+                handed = node.hand_back(activity[node], error, activity.reach.learns, activity.gradients)
+                # An error that did not come by the circuit's paths is for this node alone.
+                if not given:
+                    for source, signal in zip(node.sources, handed, strict=True):
+                        self._arrive(source, signal)
+        activity.at_input = self.arrived[0]
+
+    def _arrive(self, value: int, signal: Tensor) -> None:
+        if self.activity.reach.values[value]:
+            before = self.arrived[value]
+            self.arrived[value] = signal if before is None else before + signal
+
+    def somatic(self, layer: Layer, record: Record, error: Tensor) -> Tensor:
+        """An error at a layer's rate, taken through its neurons to the soma; their own parameters learn."""
+        activity = self.activity
+        return layer.through_neurons(record, error, activity.reach.learns, activity.gradients)
+
+    def goes_on(self, layer: Layer) -> bool:
+        """Whether anything below the layer waits for an error."""
+        return self.activity.reach.values[layer.sources[0]]
+
+    def send(self, layer: Layer, error: Tensor) -> None:
+        """Send an error down from a layer, to whatever made the rate that arrived at its synapses."""
+        self._arrive(layer.sources[0], error)
