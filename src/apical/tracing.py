@@ -149,7 +149,8 @@ def _graph(root: _Root) -> fx.Graph:
     if [(n.op, n.target) for n in evaluation] != [(n.op, n.target) for n in training]:
         raise CircuitError(
             f"{type(root.model).__name__}: it performs other operations in training than in evaluation, and a "
-            "circuit has one list of layers. Move what differs into a module of its own without synapses, such as nn.Dropout."
+            "circuit has one list of layers. Move what differs into a module of its own without synapses, "
+            "such as nn.Dropout."
         )
     # Where the two differ in a `training` argument, the call follows the mode of the module that makes it.
     for node, other in zip(training, evaluation, strict=True):
@@ -169,8 +170,8 @@ def _trace_once(root: _Root) -> fx.Graph:
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
         raise CircuitError(
             f"{type(root.model).__name__}: torch.fx cannot trace its forward ({type(error).__name__}: {error}). "
-            "A circuit needs one fixed list of operations: control flow that depends on values cannot be read. Move the decision "
-            "out of forward, or into a module of its own without synapses, which is taken as it is."
+            "A circuit needs one fixed list of operations: control flow that depends on values cannot be read. "
+            "Move the decision out of forward, or into a module of its own without synapses, which is taken as it is."
         ) from error
 
 

@@ -89,7 +89,7 @@ def step_cost(
 
         def step() -> None:
             descend.zero_grad()
-            loss(network(x), y).backward()
+            torch.autograd.backward(loss(network(x), y))
             descend.step()
 
         return step

@@ -106,8 +106,8 @@ class DirectFeedbackAlignment(LearningRule):
             if weights.shape[1:] != record.rate.shape[1:] or weights.shape[0] != sent.shape[1]:
                 raise CircuitError(
                     f"{node.name}: direct feedback was made for rates {tuple(weights.shape[1:])} and "
-                    f"{weights.shape[0]} outputs, and now there are {tuple(record.rate.shape[1:])} and {sent.shape[1]}. Keep the "
-                    "size of the input fixed, or use FeedbackAlignment, which has no dense maps."
+                    f"{weights.shape[0]} outputs, and now there are {tuple(record.rate.shape[1:])} and "
+                    f"{sent.shape[1]}. Keep the size of the input fixed, or use FeedbackAlignment, which has no dense maps."
                 )
             return sent.mm(weights.flatten(1).to(sent.dtype)).view(record.rate.shape)
 
@@ -158,8 +158,8 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
                         else f"has shape {tuple(error.shape)}"
                     )
                     + ", and it must be (batch, classes) and negative at the true class alone. "
-                    "Use cross-entropy without label smoothing, or squared error to one-hot targets with outputs in [0, 1], or "
-                    "DirectFeedbackAlignment, which needs no target."
+                    "Use cross-entropy without label smoothing, or squared error to one-hot targets with outputs "
+                    "in [0, 1], or DirectFeedbackAlignment, which needs no target."
                 )
         samples = error.shape[0] if wiring.reduction == "mean" else 1
         return negative.to(error.dtype) * (-1.0 / samples)
