@@ -1,0 +1,70 @@
+"""Experiments: a configuration, a trainer, run folders that survive interruption, and comparisons of rules.
+
+    from apical.study import Config, compare, evaluate, resume, train
+
+    config = Config().with_settings(["task=mnist", "model=mlp:500,500", "rule=feedback_alignment"])
+    result = train(config, "runs/first")
+    comparison = compare(config, ["backprop", "feedback_alignment"], seeds=3, folder="runs/both")
+
+The names are loaded when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apical.study.comparing import compare
+    from apical.study.comparison import Comparison
+    from apical.study.config import Config, OptimizerConfig, RuleConfig, ScheduleConfig
+    from apical.study.evaluation import evaluate
+    from apical.study.interrupts import Interrupted
+    from apical.study.models import build
+    from apical.study.results import Evaluation, Result
+    from apical.study.runs import RunFolder
+    from apical.study.trainer import resume, train
+
+_HOMES = {
+    "Comparison": "comparison",
+    "Config": "config",
+    "Evaluation": "results",
+    "Interrupted": "interrupts",
+    "OptimizerConfig": "config",
+    "Result": "results",
+    "RuleConfig": "config",
+    "RunFolder": "runs",
+    "ScheduleConfig": "config",
+    "build": "models",
+    "compare": "comparing",
+    "evaluate": "evaluation",
+    "resume": "trainer",
+    "train": "trainer",
+}
+
+__all__ = [
+    "Comparison",
+    "Config",
+    "Evaluation",
+    "Interrupted",
+    "OptimizerConfig",
+    "Result",
+    "RuleConfig",
+    "RunFolder",
+    "ScheduleConfig",
+    "build",
+    "compare",
+    "evaluate",
+    "resume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'apical.study' has no attribute {name!r}")
+    found = getattr(import_module(f"apical.study.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

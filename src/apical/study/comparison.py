@@ -1,0 +1,172 @@
+"""The document that a comparison leaves: comparison.json, read by the page and by `Comparison.load`.
+
+Its form is stable: `format` rises when a reader would have to change. Losses are means over examples,
+accuracies fractions, angles degrees between the rule's update and the true gradient, by layer in forward order
+(null where an update is zero).
+"""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from apical.errors import RunError
+from apical.study import durable
+
+FILE = "comparison.json"
+
+
+class Part(BaseModel):
+    """A part of the document: immutable, and without keys that this version does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskInfo(Part):
+    """What was learned: examples in each part, classes, the shape of one example."""
+
+    name: str
+    train: int
+    validation: int
+    test: int
+    classes: int
+    input_shape: list[int]
+    source: str
+    licence: str
+
+
+class Settings(Part):
+    """What one rule was run with, where rules may differ."""
+
+    learning_rate: float
+    weight_decay: float
+    options: dict[str, Any]
+
+
+class Run(Part):
+    """One rule with one seed.
+
+    `epochs` are the records of its metrics.jsonl. A failed run has an `error`, and whatever epochs it came to.
+    """
+
+    seed: int
+    status: Literal["finished", "failed"]
+    error: str | None = None
+    folder: str
+    epochs: list[dict[str, Any]]
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    angles: dict[str, float | None] | None = None
+
+
+class Cost(Part):
+    """Whole-step time as a ratio to plain PyTorch: the median, and the quartiles around it."""
+
+    ratio: float
+    low: float
+    high: float
+    repeats: int
+    batch_size: int
+    milliseconds: float
+    plain_milliseconds: float
+
+
+class Spread(Part):
+    """Mean and sample standard deviation over runs; the latter is 0 for a single run."""
+
+    mean: float
+    deviation: float
+    count: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> Self | None:
+        """Of some numbers; None of none."""
+        if not values:
+            return None
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return cls(mean=statistics.fmean(values), deviation=deviation, count=len(values))
+
+
+class Arm(Part):
+    """One rule: what it is, how it was set, its runs over seeds, what its step costs."""
+
+    rule: str
+    title: str
+    summary: str
+    paper: str
+    settings: Settings
+    notes: list[str]
+    runs: list[Run]
+    cost: Cost | None = None
+
+    def finished(self) -> list[Run]:
+        """The runs that came to their end."""
+        return [run for run in self.runs if run.status == "finished"]
+
+    def accuracy(self) -> Spread | None:
+        """On the test set, over the finished runs; None when there is none."""
+        return Spread.of([run.test_accuracy for run in self.finished() if run.test_accuracy is not None])
+
+    def angles(self) -> dict[str, float]:
+        """At the end of training, by layer, the mean over the finished runs that have one."""
+        measured: dict[str, list[float]] = {}
+        for run in self.finished():
+            for layer, angle in (run.angles or {}).items():
+                if angle is not None:
+                    measured.setdefault(layer, []).append(angle)
+        return {layer: statistics.fmean(angles) for layer, angles in measured.items()}
+
+
+class Comparison(Part):
+    """Many rules and seeds on one task and network."""
+
+    format: Literal[1] = 1
+    title: str
+    created: str
+    command: str
+    environment: dict[str, Any]
+    task: TaskInfo
+    config: dict[str, Any]
+    arms: list[Arm]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as nested dicts, ready for JSON and for the page."""
+        return self.model_dump(mode="json")
+
+    def write(self, folder: Path) -> Path:
+        """Write comparison.json into `folder`, whole or not at all; returns its path."""
+        path = folder / FILE
+        durable.replace_json(path, self.to_dict())
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read comparison.json, or the one in a folder.
+
+        Raises:
+            RunError: it is not there, or not such a document.
+        """
+        path = Path(path)
+        file = path / FILE if path.is_dir() else path
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise RunError(f"cannot read the comparison {file}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise RunError(f"{file} is not a comparison of format 1: {place}: {first['msg']}") from error
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+    """What differs between two nested configurations, as `optimizer.lr: 0.1 there, 0.2 now`."""
+    found = []
+    for key in sorted({*then, *now}):
+        old, new = then.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += difference(old, new, prefix=f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old!r} there, {new!r} now")
+    return found

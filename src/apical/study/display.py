@@ -1,0 +1,105 @@
+"""How a run shows itself while it runs: a bar on the terminal, scalars for TensorBoard."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from apical.errors import ConfigError
+
+REFRESH = 0.1  # seconds; redrawing at every step would take longer than a small network's step
+
+
+class Bar:
+    """The progress of one run: steps of all epochs, and the last epoch's numbers. Use it as a context.
+
+    Args:
+        title: before the bar.
+        total: steps of the whole run.
+        shown: True, False, or None for whether standard error is a terminal.
+    """
+
+    def __init__(self, title: str, total: int, *, shown: bool | None) -> None:
+        visible = sys.stderr.isatty() if shown is None else shown
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=Console(stderr=True),
+            disable=not visible,
+            transient=True,
+        )
+        self._task = self._progress.add_task(title, total=total, numbers="")
+        self._drawn = 0.0
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def step(self, steps: int) -> None:
+        """Move to so many steps taken."""
+        now = time.monotonic()
+        if now - self._drawn > REFRESH:
+            self._drawn = now
+            self._progress.update(self._task, completed=steps)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Show an epoch's record."""
+        numbers = f"epoch {record['epoch']}  loss {record['train_loss']:.4f}"
+        if record["validation_accuracy"] is not None:
+            numbers += f"  validation {record['validation_accuracy']:.2%}"
+        self.show(record["step"], numbers)
+
+    def show(self, completed: int, text: str) -> None:
+        """Move to so many completed, with a text behind the bar."""
+        self._progress.update(self._task, completed=completed, numbers=text)
+
+
+class Scalars:
+    """The records of metrics.jsonl as TensorBoard scalars, over steps."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Write an epoch's record."""
+        names = ("learning_rate", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+        values = {name.replace("_", "/", 1) if "_" in name else name: record[name] for name in names}
+        values |= {f"angle/{layer}": angle for layer, angle in (record["angles"] or {}).items()}
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, record["step"])
+
+
+@contextmanager
+def tensorboard(folder: Path, first_step: int) -> Iterator[Scalars]:
+    """Write scalars for TensorBoard into `folder`.
+
+    Args:
+        folder: made when it is missing.
+        first_step: of a resumed run: what an earlier process wrote from here on is hidden.
+
+    Raises:
+        ConfigError: the package tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            'log = "tensorboard" needs the package tensorboard: pip install "apical[tensorboard]"'
+        ) from error
+    writer = SummaryWriter(folder, purge_step=first_step)
+    try:
+        yield Scalars(writer)
+    finally:
+        writer.close()

@@ -1,0 +1,94 @@
+"""From a configuration as it was given to the one that is run: every number there, and a note for each choice.
+
+What the user left open is chosen here: the optimizer's defaults, the learning rate and weight decay that the
+rule is known to want (`recommended` of its class), the rule's seed, the number of threads.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from apical import rules
+from apical.study import models
+from apical.study.config import OPTIMIZERS, Config
+
+# Chosen for backprop on standardised data; momentum is part of what "sgd" means in this field.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "sgd": {"lr": 0.05, "momentum": 0.9},
+        "adam": {"lr": 1e-3},
+        "adamw": {"lr": 1e-3},
+        "rmsprop": {"lr": 1e-3},
+    }
+)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A complete configuration.
+
+    Attributes:
+        config: it; as the configuration of one run it stays what it is when it is resolved again.
+        notes: what was chosen because the rule recommends it, a sentence each.
+    """
+
+    config: Config
+    notes: tuple[str, ...]
+
+
+def resolve(config: Config, *, shared_rate: bool = False) -> Resolved:
+    """Fill in what `config` leaves open.
+
+    A rule may recommend `learning_rate_factor`, times the rate that suits backprop, and `weight_decay`. A
+    learning rate given for one run is taken as it is. In a comparison the rate is shared by all rules, and the
+    factor is applied to it (`shared_rate`). A weight decay that was given is always kept.
+
+    Args:
+        config: as it was given.
+        shared_rate: whether `optimizer.lr` speaks of backprop rather than of this rule.
+    """
+    rule = rules.get(config.rule.name)
+    notes = []
+    defaults = dict(DEFAULTS[config.optimizer.name])
+    default_rate = defaults.pop("lr")
+    rate = config.optimizer.lr or default_rate
+    factor = rule.recommended.get("learning_rate_factor", 1.0)
+    if factor != 1.0 and (shared_rate or config.optimizer.lr is None):
+        whose = "shared" if shared_rate else "default"
+        notes.append(
+            f"uses {factor:g} times the {whose} learning rate ({rate * factor:g} instead of {rate:g}), "
+            "as the rule recommends"
+        )
+        rate *= factor
+    decay = config.optimizer.weight_decay
+    if decay is None and "weight_decay" in rule.recommended:
+        decay = rule.recommended["weight_decay"]
+        notes.append(f"uses a weight decay of {decay:g}, as the rule recommends")
+    if decay is None:
+        decay = inspect.signature(OPTIMIZERS[config.optimizer.name]).parameters["weight_decay"].default
+    values: dict[str, Any] = {"optimizer.lr": rate, "optimizer.weight_decay": float(decay)}
+    for key, value in defaults.items():
+        if key not in config.optimizer.options:
+            values[f"optimizer.{key}"] = value
+    if "seed" in inspect.signature(rule).parameters and "seed" not in config.rule.options:
+        values["rule.seed"] = config.seed
+    if not config.threads:
+        values["threads"] = torch.get_num_threads()
+    values |= _absolute_paths(config)
+    return Resolved(config.with_values(values), tuple(notes))
+
+
+def _absolute_paths(config: Config) -> dict[str, str]:
+    """A run must find its files again from wherever it is resumed."""
+    values = {}
+    if config.task.startswith("npz:"):
+        values["task"] = f"npz:{Path(config.task[4:]).expanduser().resolve()}"
+    spec = models.parse(config.model)
+    if spec.file is not None:
+        values["model"] = f"{spec.file.expanduser().resolve()}:{spec.function}"
+    return values

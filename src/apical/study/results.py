@@ -1,0 +1,72 @@
+"""What training and evaluation return."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run. Losses are means over examples, accuracies fractions, angles degrees.
+
+    Attributes:
+        folder: of the run.
+        status: "finished" after the last epoch, or "stopped early".
+        epochs: run.
+        steps: taken.
+        tested_epoch: the epoch whose weights were tested: the last, or with early stopping the best.
+        test_loss, test_accuracy: on the test set, measured once.
+        validation_loss, validation_accuracy: of the same weights; None without a validation part.
+        angles: between the rule's update and the true gradient, of the same weights, by layer; None: not asked
+            for, or for a layer where either is zero.
+        notes: what somebody who reads the numbers should know, a sentence each.
+    """
+
+    folder: Path
+    status: str
+    epochs: int
+    steps: int
+    tested_epoch: int
+    test_loss: float
+    test_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    angles: dict[str, float | None] | None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of result.json: all but the folder, which may move."""
+        content = asdict(self)
+        del content["folder"]
+        return content
+
+    @classmethod
+    def from_dict(cls, folder: Path, content: Mapping[str, Any]) -> "Result":
+        """The reverse of `to_dict`."""
+        return cls(folder=folder, **{**content, "notes": tuple(content["notes"])})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run's weights, measured on some data.
+
+    Attributes:
+        folder: of the run.
+        task: the name of the data.
+        epoch: after which the weights were saved.
+        finished: whether the run had ended then.
+        examples: how many were answered.
+        loss: mean over them.
+        accuracy: fraction answered correctly.
+        by_class: the same for each class; None where it has no example.
+    """
+
+    folder: Path
+    task: str
+    epoch: int
+    finished: bool
+    examples: int
+    loss: float
+    accuracy: float
+    by_class: tuple[float | None, ...]

@@ -1,0 +1,281 @@
+"""A configuration: three ways to write it, one meaning; and what a mistake is answered with."""
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from apical import rules
+from apical.errors import ConfigError
+from apical.study import Config, RuleConfig
+from apical.study.config import OPTIMIZERS
+from apical.study.recommend import DEFAULTS, resolve
+from apical.study.settings import line_of, parse_setting
+
+TOML = """
+# a comment
+task = "mnist"
+epochs = 3
+
+[rule]
+name = "sign_symmetry"
+magnitude = "fixed"
+
+[optimizer]
+name = "adam"
+betas = [
+  0.8,
+  0.99,
+]
+"""
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text):
+        path = tmp_path / "study.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def refusal(action):
+    with pytest.raises(ConfigError) as caught:
+        action()
+    return str(caught.value)
+
+
+def test_toml_flags_and_python_say_the_same(toml):
+    from_file = Config.load(toml(TOML))
+    settings = [
+        "task=mnist",
+        "epochs=3",
+        "rule=sign_symmetry",
+        'rule.magnitude="fixed"',
+        'optimizer={name = "adam", betas = [0.8, 0.99]}',
+    ]
+    assert Config().with_settings(settings) == from_file
+    values = {
+        "task": "mnist",
+        "epochs": 3,
+        "rule": {"name": "sign_symmetry", "magnitude": "fixed"},
+        "optimizer.name": "adam",
+        "optimizer.betas": [0.8, 0.99],
+    }
+    assert Config().with_values(values) == from_file
+
+
+@pytest.mark.parametrize("name", rules.names())
+def test_every_rule_survives_toml(toml, name):
+    config = resolve(Config().with_settings([f"rule={name}"])).config
+    again = Config.load(toml(config.to_toml()))
+    assert again == config
+    assert again.rule.options == config.rule.options
+
+
+@hypothesis_settings(max_examples=40)
+@given(
+    epochs=st.integers(1, 10**6),
+    lr=st.floats(min_value=1e-300, allow_infinity=False, allow_nan=False),
+    model=st.sampled_from(["mlp:5", "conv:3,4:tanh", 'C:\\a "quoted" path\\net.py:make', "é.py:f"]),
+    finite=st.booleans(),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_toml_keeps_every_value_exactly(tmp_path_factory, epochs, lr, model, finite, seed):
+    values = {"epochs": epochs, "optimizer.lr": lr, "model": model, "check_finite": finite, "seed": seed}
+    config = Config().with_values(values)
+    path = tmp_path_factory.mktemp("toml") / "c.toml"
+    path.write_text(config.to_toml(), encoding="utf-8")
+    assert Config.load(path) == config
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        Config().epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("a=0.1", 0.1),
+        ("a=3", 3),
+        ("a=true", True),
+        ("a=[1, 2]", [1, 2]),
+        ('a="text"', "text"),
+        ("a=mlp:500,500", "mlp:500,500"),
+        ("a = spaced ", "spaced"),
+        ("a=", ""),
+        ("a=x=y", "x=y"),
+        ("a=1\nb = 2", "1\nb = 2"),
+    ],
+)
+def test_a_setting_is_a_toml_literal_or_a_bare_string(setting, expected):
+    path, value = parse_setting(setting)
+    assert path == ("a",)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("epochz=3", ["--set epochz=3", "unknown setting 'epochz'", "did you mean 'epochs'?", "batch_size"]),
+        ("dataset=mnist", ["did you mean 'task'?"]),
+        ("epochs=1.5", ["epochs = 1.5", "integer"]),
+        ("epochs=0", ["epochs = 0", "greater than or equal to 1"]),
+        ("epochs=three", ["epochs = 'three'", "integer"]),
+        ("epochs.x=3", ["--set epochs.x=3"]),
+        ("epochs", ["write it as key=value"]),
+        ("=3", ["write it as key=value"]),
+        ("batch_size=[1", ["batch_size=[1", "not valid TOML"]),
+        ("validation=nan", ["validation", "finite number"]),
+        ("task=minst", ["unknown task 'minst'", "did you mean 'mnist'?", "npz:PATH"]),
+        ("model=mpl:500", ["unknown model 'mpl'", "did you mean 'mlp:500,500'?", "file.py:function"]),
+        ("model=mlp:5:tahn", ["unknown activation 'tahn'", "did you mean 'tanh'?"]),
+        ("loss=mes", ["unknown value 'mes'", "did you mean 'mse'?", "cross_entropy"]),
+        ("device=gpu0", ["no such device 'gpu0'", "cuda"]),
+        ("rule=feedbak_alignment", ["unknown rule", "did you mean 'feedback_alignment'?", "backprop"]),
+        ("rule.bias=1", ["unknown option of backprop 'bias'", "allowed: none"]),
+        ("optimizer.name=sdg", ["optimizer.name", "did you mean 'sgd'?", "rmsprop"]),
+        ("optimizer.lr=-1", ["optimizer.lr = -1", "greater than 0"]),
+        ("optimizer.learning_rate=1", ["unknown option of sgd", "did you mean 'lr'?"]),
+        ("optimizer.lerning_rate=1", ["did you mean 'lr'?"]),
+        ("optimizer.momentum=x", ["optimizer.momentum", "'x'", "a number"]),
+        ("optimizer.momentum=-1", ["optimizer.momentum", "-1"]),
+        ("optimizer.nesterov=1", ["optimizer.nesterov", "true or false"]),
+        ("schedule.name=cosin", ["did you mean 'cosine'?"]),
+        ("schedule.warmpu=1", ["unknown setting in [schedule] 'warmpu'", "did you mean 'warmup'?"]),
+    ],
+)
+def test_a_wrong_setting_is_named_explained_and_corrected(setting, says):
+    message = refusal(lambda: Config().with_settings([setting]))
+    for part in says:
+        assert part in message
+
+
+def test_a_wrong_option_of_a_rule_is_told_with_what_the_rule_takes():
+    base = Config().with_settings(["rule=sign_symmetry"])
+    unknown = refusal(lambda: base.with_settings(["rule.magnitdue=fixed"]))
+    assert "did you mean 'magnitude'?" in unknown
+    assert "rule.magnitude: " in refusal(lambda: base.with_settings(["rule.magnitude=huge"]))
+    assert "rule.seed: " in refusal(lambda: base.with_settings(["rule.seed=abc"]))
+
+
+def test_early_stopping_needs_something_to_watch():
+    message = refusal(lambda: Config().with_settings(["validation=0.0", "patience=3"]))
+    assert "validation above 0" in message
+
+
+def test_an_error_in_a_file_has_its_line(toml):
+    text = TOML.replace("magnitude", "magnitdue").replace("0.99,", "1.99,").replace("epochs = 3", "epochs = 'three'")
+    message = refusal(lambda: Config.load(toml(text)))
+    for place in ("study.toml:4: epochs =", "study.toml:8: rule.magnitdue:", "study.toml:12: optimizer.betas:"):
+        assert message.count(place) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("epochs = 3\nfoo bar\n", "study.toml:2: not valid TOML"),
+        ("epochs = ", "study.toml:1: not valid TOML"),
+        ("rule.name = 'backprop'\nrule.beta = 1", "study.toml:2: rule.beta"),
+        ("rule = {name = 'backprop', beta = 1}", "study.toml:1: rule.beta"),
+        ("[optimizer]\nname = 'adam'\nbetas = [3.0,\n 1]", "study.toml:3: optimizer.betas"),
+    ],
+)
+def test_the_line_is_found_however_toml_is_written(toml, text, says):
+    assert says in refusal(lambda: Config.load(toml(text)))
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    assert "No such file" in refusal(lambda: Config.load(tmp_path / "none.toml"))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    assert "UTF-8" in refusal(lambda: Config.load(tmp_path / "binary.toml"))
+
+
+def test_line_of_skips_comments_and_strings_over_several_lines():
+    text = 'a = """\nb = 1\n"""\n# b = 2\nb = 3\n[t]\n\nc = [\n1,\n]\nd = 1'
+    assert [line_of(text, (key,)) for key in "ab"] == [1, 5]
+    assert [line_of(text, ("t", key)) for key in "cd"] == [8, 11]
+    assert line_of(text, ("t", "none")) is None
+
+
+def test_a_named_table_may_be_its_name_alone(toml):
+    config = Config.load(toml('rule = "kolen_pollack"\noptimizer = "adam"\nschedule = "cosine"'))
+    assert (config.rule.name, config.optimizer.name, config.schedule.name) == ("kolen_pollack", "adam", "cosine")
+
+
+def test_another_rule_by_name_forgets_the_options_of_the_first():
+    config = Config().with_settings(["rule=sign_symmetry", "rule.magnitude=fixed"])
+    assert config.with_settings(["rule=backprop"]).rule.options == {}
+
+
+@pytest.mark.parametrize("text", ["backprop", "sign_symmetry:magnitude=fixed", "feedback_alignment:scale=0.5,seed=3"])
+def test_a_rule_on_one_line(text):
+    assert RuleConfig.parse(text).label == text
+
+
+def test_a_rule_on_one_line_is_checked_too():
+    assert "did you mean 'magnitude'?" in refusal(lambda: RuleConfig.parse("sign_symmetry:magnitdue=1"))
+    assert "did you mean 'backprop'?" in refusal(lambda: RuleConfig.parse("backprob"))
+
+
+class TestResolve:
+    """What is left open is chosen, and said."""
+
+    def test_nothing_is_left_open_and_once_is_enough(self):
+        for name in rules.names():
+            resolved = resolve(Config().with_settings([f"rule={name}"]))
+            assert resolved.config.optimizer.lr
+            assert resolved.config.optimizer.weight_decay is not None
+            assert resolved.config.threads > 0
+            again = resolve(resolved.config)
+            assert again.config == resolved.config
+            assert again.notes == ()
+
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_another_optimizer_has_its_own_defaults(self, name):
+        config = resolve(Config().with_settings([f"optimizer.name={name}"])).config
+        assert config.optimizer.lr == DEFAULTS[name]["lr"]
+        assert ("momentum" in config.optimizer.options) == (name == "sgd")
+
+    def test_what_was_given_stays(self):
+        given = Config().with_settings(
+            ["rule=kolen_pollack", "rule.seed=7", "optimizer.lr=0.3", "optimizer.weight_decay=0", "threads=1", "seed=5"]
+        )
+        resolved = resolve(given)
+        assert resolved.notes == ()
+        assert resolved.config.optimizer.lr == 0.3
+        assert resolved.config.optimizer.weight_decay == 0
+        assert resolved.config.rule.options["seed"] == 7
+
+    def test_the_rules_own_seed_follows_the_runs(self):
+        config = Config().with_settings(["rule=feedback_alignment", "seed=5"])
+        assert resolve(config).config.rule.options["seed"] == 5
+
+    @pytest.fixture
+    def picky(self, monkeypatch):
+        kind = rules.get("feedback_alignment")
+        monkeypatch.setattr(kind, "recommended", {"learning_rate_factor": 0.1, "weight_decay": 0.01})
+        return Config().with_settings(["rule=feedback_alignment"])
+
+    def test_a_recommendation_is_followed_and_said(self, picky):
+        resolved = resolve(picky)
+        assert resolved.config.optimizer.lr == pytest.approx(0.1 * DEFAULTS["sgd"]["lr"])
+        assert resolved.config.optimizer.weight_decay == 0.01
+        assert ["0.1 times the default learning rate" in resolved.notes[0], "0.01" in resolved.notes[1]] == [True, True]
+
+    def test_a_given_rate_is_this_rules_or_shared_by_all(self, picky):
+        given = picky.with_settings(["optimizer.lr=0.2"])
+        assert resolve(given).config.optimizer.lr == 0.2
+        shared = resolve(given, shared_rate=True)
+        assert shared.config.optimizer.lr == pytest.approx(0.02)
+        assert "0.1 times the shared learning rate (0.02 instead of 0.2)" in shared.notes[0]
+
+    def test_paths_are_found_again_from_elsewhere(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config = resolve(Config().with_settings(["task=npz:data.npz", "model=net.py:make"])).config
+        assert config.task == f"npz:{tmp_path / 'data.npz'}"
+        assert config.model == f"{tmp_path / 'net.py'}:make"
