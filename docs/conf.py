@@ -1,0 +1,78 @@
+"""How Sphinx builds the documentation: sphinx-build -W docs docs/_build."""
+
+import re
+from importlib.metadata import version as version_of
+
+project = "apical"
+author = "The apical developers"
+copyright = f"2026, {author}"
+version = release = version_of("apical")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = f"apical {version}"
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+
+SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields|Example|Examples):$")
+
+
+def as_read_in_code(lines: list[str]) -> list[str]:
+    """A docstring, written to be read in the code, as reStructuredText.
+
+    An indented block below a blank line is an equation or a drawing: it is set as it stands, and so is a table. In
+    running text the marks that reStructuredText would take for links and substitutions (`B_(l+1)`, `|W - B|`) are
+    plain signs.
+    """
+    shown: list[str] = []
+    in_section = in_block = False
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        after_blank = not shown or not shown[-1]
+        if re.fullmatch(r"\|.*\|", line):
+            shown += [] if in_block else ["::", ""]
+            shown.append(f"    {line}")
+            in_block, in_section = True, False
+            continue
+        if line and indent == 0:
+            in_section, in_block = bool(SECTION.match(line)), False
+        elif line and not in_section and not in_block and after_blank:
+            shown += ["::", ""]
+            in_block = True
+        shown.append(line if in_block else escape(line))
+    return shown
+
+
+def escape(line: str) -> str:
+    """Running text: `code` as reStructuredText writes it; a trailing underscore, a bar or a star as plain signs."""
+    marks = re.compile(r"(?<=\w)_(?!\w)|\||(?<!\*)\*(?!\*)")
+    pieces = re.split(r"(`[^`]+`)", line)
+    return "".join(f"`{piece}`" if piece.startswith("`") else marks.sub(r"\\\g<0>", piece) for piece in pieces)
+
+
+def process_docstring(app, what, name, obj, options, lines):
+    lines[:] = as_read_in_code(lines)
+
+
+def process_signature(app, what, name, obj, options, signature, returns):
+    """Classes without arguments of their own do not show those of nn.Module."""
+    return ("()", returns) if what == "class" and signature == "(*args: Any, **kwargs: Any)" else None
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", process_docstring, priority=400)  # before napoleon's 500
+    app.connect("autodoc-process-signature", process_signature)
