@@ -170,6 +170,8 @@ class Circuit(nn.Module):
             if not self.rule.ready:
                 self.rule.prepare(self.wiring, activity, y)
         tensors, packed = activity.pack()
+        if torch.compiler.is_compiling():
+            y = y.view_as(y)  # it may be among the tensors, and the compiler takes none twice
         answer: Tensor = _Boundary.apply(self, packed, len(parameters), y, x, *parameters, *tensors)  # type: ignore[no-untyped-call]
         return answer
 

@@ -68,14 +68,19 @@ class Activity:
         return record
 
     def pack(self) -> tuple[list[Tensor], Any]:
-        """The tensors in it, for autograd to keep, and the rest."""
+        """The tensors in it, for autograd to keep, and all else with the tensors' places in it."""
         tensors: list[Tensor] = []
+        compiling = torch.compiler.is_compiling()
 
         def place(item: Any) -> Any:
-            if isinstance(item, Tensor):
-                tensors.append(item)
-                return _TENSOR
-            return item
+            if not isinstance(item, Tensor):
+                return item
+            if compiling:  # takes no tensor twice
+                for index, known in enumerate(tensors):
+                    if known is item:
+                        return (_TENSOR, index)
+            tensors.append(item)
+            return (_TENSOR, len(tensors) - 1)
 
         layout = []
         for record in self.records:
@@ -89,26 +94,23 @@ class Activity:
     @classmethod
     def unpack(cls, tensors: Sequence[Tensor], packed: Any) -> Activity:
         """The activity that was packed."""
+
+        def fetch(item: Any) -> Any:
+            return tensors[item[1]] if type(item) is tuple and item[0] is _TENSOR else item
+
         layout, reach, batch = packed
-        stream = iter(tensors)
         records: list[Record | None] = []
         for entry in layout:
             if entry is None:
                 records.append(None)
                 continue
             (pre, drive, rate), saved = entry
-            records.append(
-                Record(
-                    next(stream) if pre is _TENSOR else None,
-                    next(stream) if drive is _TENSOR else None,
-                    next(stream) if rate is _TENSOR else None,
-                    [tuple([next(stream) if item is _TENSOR else item for item in kept]) for kept in saved],
-                )
-            )
+            kept = [tuple([fetch(item) for item in items]) for items in saved]
+            records.append(Record(fetch(pre), fetch(drive), fetch(rate), kept))
         return cls(records, reach, batch)
 
 
-_TENSOR = "a tensor, kept by autograd"
+_TENSOR = "the tensor at this place"
 
 
 class Wiring:
@@ -130,6 +132,7 @@ class Wiring:
         self.slots = plan.slots
         self.reduction = reduction
         self.teach_input = teach_input
+        self._own_slots = [node.own_slots for node in plan.nodes]
         self._reaches: dict[tuple[bool, ...], Reach] = {}
 
     def readouts(self) -> set[Node]:
@@ -153,9 +156,9 @@ class Wiring:
         if known is not None:
             return known
         values = [input_wanted]
-        for node in self.nodes:
-            own = any(learns[slot] for slot in node.own_slots)
-            values.append(own or any(values[source] for source in node.sources))
+        for node, slots in zip(self.nodes, self._own_slots, strict=True):
+            own = any([learns[slot] for slot in slots])
+            values.append(own or any([values[source] for source in node.sources]))
         found = Reach(learns, tuple(values))
         if not torch.compiler.is_compiling():
             self._reaches[key] = found

@@ -107,7 +107,8 @@ class DirectFeedbackAlignment(LearningRule):
                 raise CircuitError(
                     f"{node.name}: direct feedback was made for rates {tuple(weights.shape[1:])} and "
                     f"{weights.shape[0]} outputs, and now there are {tuple(record.rate.shape[1:])} and "
-                    f"{sent.shape[1]}. Keep the size of the input fixed, or use FeedbackAlignment, which has no dense maps."
+                    f"{sent.shape[1]}. Keep the size of the input fixed, or use FeedbackAlignment, "
+                    "which has no dense maps."
                 )
             return sent.mm(weights.flatten(1).to(sent.dtype)).view(record.rate.shape)
 
