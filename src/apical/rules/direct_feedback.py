@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -134,8 +136,9 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
         scale: as for direct feedback alignment.
         seed: of the feedback weights.
 
-    Needs: a loss over classes whose derivative is negative at the true class alone. Raises: CircuitError for any
-    other.
+    Needs: a loss over classes whose derivative is negative at the true class alone, and neurons that saturate, such
+    as tanh: the target never vanishes as an error does, so every unit is pushed for ever, and ReLU units die or grow
+    without bound. Raises: CircuitError for any other loss.
 
     Source: Frenkel, Lefebvre and Bol, Frontiers in Neuroscience 15, 629892 (2021).
     """
@@ -144,7 +147,8 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
     title = "Direct random target projection"
     summary = "Fixed random weights carry the target, not the error, to every layer."
     paper = "Frenkel et al. 2021"
-    needs = "a loss over classes whose derivative is negative at the true class alone"
+    needs = "neurons that saturate (tanh); a loss whose derivative is negative at the true class alone"
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.1})
 
     def signal(self, wiring: Wiring, error: Tensor) -> Tensor:
         negative = error.flatten(1) < 0

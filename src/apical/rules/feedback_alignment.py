@@ -118,7 +118,9 @@ class WeightMirror(FeedbackAlignment):
         scale: as for feedback alignment.
         seed: of the initial feedback weights and of the noise.
 
-    Needs: any circuit.
+    Needs: any circuit, and smaller steps than backpropagation. B lags behind W, and what it lacks is the same for
+    many steps: with steps that suit backpropagation a ReLU network diverges (the paper's code takes a quarter, which
+    is `recommended` here; Kunin et al. 2020 found the rule to be sensitive in the same way).
 
     Departs from the paper: the noise is normalised out of the update (its variance times eta_m is `rate`, and the
     decay that the paper sets apart is the same `rate`), so that B settles at W and at no multiple of it; y~ is the
@@ -132,6 +134,8 @@ class WeightMirror(FeedbackAlignment):
     title = "Weight mirror"
     summary = "Feedback weights learn the forward ones from noise, between responses."
     paper = "Akrout et al. 2019"
+    needs = "any circuit; smaller steps than backpropagation"
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.25})
 
     def __init__(
         self,
