@@ -1,0 +1,170 @@
+"""The figures of a comparison as Plotly specifications: plain data, two layouts each (wide page, phone).
+
+Colours and fonts are CSS variables, which the page's script resolves, so that a figure follows the light or
+dark page. Traces carry the number of their rule in `meta`, which is what a legend entry hides.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from apical.report.canvas import Spec
+from apical.report.document import Arm, Comparison
+from apical.report.dotplot import Row, bar, dots, lines
+from apical.report.panels import Panel, arms_with_curves, curves, grid
+from apical.report.spread import Curve
+from apical.report.styles import Styles
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and the words around it; `legend` numbers the rules that its legend lists."""
+
+    name: str
+    heading: str
+    caption: str
+    legend: tuple[int, ...]
+    data: list[Spec]
+    wide: Spec
+    narrow: Spec
+
+    @property
+    def spec(self) -> Spec:
+        """What the page's script draws."""
+        return {"data": self.data, "wide": self.wide, "narrow": self.narrow}
+
+
+def figures(comparison: Comparison, styles: Styles) -> list[Figure]:
+    """Every figure that the comparison has numbers for."""
+    makers = (learning_curves, final_accuracy, angles, cost)
+    return [figure for make in makers if (figure := make(comparison, styles)) is not None]
+
+
+def learning_curves(comparison: Comparison, styles: Styles) -> Figure | None:
+    """Training loss and validation accuracy over epochs: mean, and a band of one standard deviation."""
+    decimals = comparison.accuracy_decimals
+    both = (
+        Panel("Training loss", lambda arm: arm.curve("train_loss"), decimals=3),
+        Panel("Validation accuracy", lambda arm: arm.curve("validation_accuracy"), 100, " %", decimals),
+    )
+    panels = [panel for panel in both if arms_with_curves(comparison, [panel])]
+    if not panels:
+        return None
+    several = "Mean over seeds; the band is ± one standard deviation (n = {n})."
+    return Figure(
+        name="learning",
+        heading="Learning curves",
+        caption=_over_seeds(comparison, several, "One seed."),
+        legend=arms_with_curves(comparison, panels),
+        data=curves(comparison, styles, panels),
+        wide=grid(comparison, panels, columns=len(panels), height=300),
+        narrow=grid(comparison, panels, columns=1, height=220, narrow=True),
+    )
+
+
+def final_accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
+    """Test accuracy of every seed, with mean and standard deviation."""
+    if sum(arm.accuracy.n for arm in comparison.arms if arm.accuracy) < 2:
+        return None  # a single number needs no figure
+    decimals = comparison.accuracy_decimals
+    rows: list[Row] = []
+    data: list[Spec] = []
+    for index, arm in enumerate(comparison.arms):
+        if arm.accuracy is None:
+            rows.append(Row(arm.label, "failed" if arm.failures else "not measured"))
+            continue
+        style, spread = styles[arm.label], arm.accuracy
+        mean, deviation = 100 * spread.mean, 100 * (spread.deviation or 0.0)
+        seeds = {run.seed: 100 * run.test_accuracy for run in arm.finished if run.test_accuracy is not None}
+        hover = [f"{arm.label}, seed {seed}: {accuracy:.{decimals}f} %" for seed, accuracy in seeds.items()]
+        data.append(dots(index, style, list(seeds.values()), hover=hover, size=7, offset=0.24) | {"opacity": 0.6})
+        text = spread.text(decimals, factor=100)
+        hover = [f"{arm.label}: {text} % (n = {spread.n})"]
+        data.append(dots(index, style, [mean], hover=hover, size=11, offset=-0.08))
+        if spread.n > 1:
+            data[-1]["error_x"] = bar(style, deviation, deviation)
+        rows.append(Row(arm.label, text, (*seeds.values(), mean - deviation, mean + deviation)))
+    reference = comparison.reference
+    mark = 100 * reference.accuracy.mean if reference and reference.accuracy else None
+    several = "Large marker and bar: mean ± one standard deviation over seeds (n = {n}). Small: every seed."
+    caption = _over_seeds(comparison, several, "One seed.")
+    return Figure(
+        name="accuracy",
+        heading="Final test accuracy",
+        caption=caption + (" Dotted: the mean of backpropagation." if mark is not None else ""),
+        legend=(),
+        data=data,
+        wide=lines(rows, "test accuracy (%)", mark),
+        narrow=lines(rows, "test accuracy (%)", mark, narrow=True),
+    )
+
+
+def angles(comparison: Comparison, styles: Styles) -> Figure | None:
+    """The angle to the true gradient through training, one panel a layer."""
+    layers = comparison.layers
+    known = [curve for arm in comparison.arms for layer in layers if (curve := arm.angle_curve(layer))]
+    if not known:
+        return None
+    top = max(95.0, 5 + max(point.mean for curve in known for point in curve.points))
+    ends = {layers[0]: " · first", layers[-1]: " · last"} if len(layers) > 1 else {}
+    panels = [
+        Panel(
+            f"layer {layer}{ends.get(layer, '')}",
+            functools.partial(_angle_curve, layer=layer),
+            unit="°",
+            range=(-4, top),
+            ticks=tuple(range(0, int(top) + 1, 30)),
+            line=90,
+        )
+        for layer in layers
+    ]
+    columns = min(4, len(layers))
+    single = "0° is the gradient itself, 90° (dotted) no better than a random direction."
+    several = single + " Mean ± one standard deviation over seeds (n = {n})."
+    return Figure(
+        name="angles",
+        heading="Angle to the true gradient",
+        caption=_over_seeds(comparison, several, single),
+        legend=arms_with_curves(comparison, panels),
+        data=curves(comparison, styles, panels),
+        wide=grid(comparison, panels, columns=columns, height=240 if columns < 4 else 190, shared=True),
+        narrow=grid(comparison, panels, columns=min(2, columns), height=150, shared=True, narrow=True),
+    )
+
+
+def cost(comparison: Comparison, styles: Styles) -> Figure | None:
+    """Time of a training step as a ratio to plain PyTorch."""
+    if not any(arm.cost for arm in comparison.arms):
+        return None
+    rows: list[Row] = []
+    data: list[Spec] = []
+    for index, arm in enumerate(comparison.arms):
+        if arm.cost is None:
+            rows.append(Row(arm.label, "not measured"))
+            continue
+        style, ratio = styles[arm.label], arm.cost.ratio
+        low = ratio if arm.cost.low is None else arm.cost.low
+        high = ratio if arm.cost.high is None else arm.cost.high
+        hover = [f"{arm.label}: {ratio:.3f} × ({low:.3f} to {high:.3f})"]
+        data.append(dots(index, style, [ratio], hover=hover, size=11))
+        data[-1]["error_x"] = bar(style, ratio - low, high - ratio)
+        rows.append(Row(arm.label, f"{ratio:.2f} ×", (ratio, low, high)))
+    return Figure(
+        name="cost",
+        heading="Cost of a training step",
+        caption="Time of a whole step divided by that of plain PyTorch (dotted): median and quartiles.",
+        legend=(),
+        data=data,
+        wide=lines(rows, "ratio to plain PyTorch", 1.0),
+        narrow=lines(rows, "ratio to plain PyTorch", 1.0, narrow=True),
+    )
+
+
+def _angle_curve(arm: Arm, *, layer: str) -> Curve | None:
+    return arm.angle_curve(layer)
+
+
+def _over_seeds(comparison: Comparison, several: str, single: str) -> str:
+    seeds = len(comparison.seeds)
+    return several.format(n=seeds) if seeds > 1 else single

@@ -1,0 +1,135 @@
+"""What a comparison found, in plain words: every sentence is computed from its numbers."""
+
+from __future__ import annotations
+
+from apical.report.document import Arm, Comparison
+from apical.report.spread import Spread
+
+
+def headline(comparison: Comparison) -> str:
+    """One sentence that says what was found."""
+    ranked = _ranked(comparison)
+    where = _where(comparison)
+    if not ranked:
+        return f"No run{where} came to an end: there is no accuracy to report."
+    best, highest = ranked[0]
+    if len(ranked) == 1:
+        return f"{best.label} reaches {_percent(comparison, highest)} test accuracy{where}."
+    reference = comparison.reference
+    if reference is None or reference.accuracy is None:
+        last, lowest = ranked[-1]
+        return (
+            f"Of {count(len(ranked))} rules{where}, {best.label} reaches the highest test accuracy, "
+            f"{_percent(comparison, highest)}, and {last.label} the lowest, {_percent(comparison, lowest)}"
+            f"{_within_spread(highest, lowest)}."
+        )
+    others = [pair for pair in ranked if pair[0] is not reference]
+    best, highest = others[0]
+    rank = f", the best of {count(len(others))} other rules," if len(others) > 1 else ""
+    return (
+        f"{best.label}{rank} reaches {_percent(comparison, highest)} test accuracy{where}; backpropagation "
+        f"reaches {_percent(comparison, reference.accuracy)}{_within_spread(highest, reference.accuracy)}."
+    )
+
+
+def details(comparison: Comparison) -> list[str]:
+    """Further sentences: the other end of the ranking, seeds, angles, cost, and what went wrong."""
+    makers = (_last, _seeds, _angles, _costs, _failures)
+    return [sentence for make in makers if (sentence := make(comparison))]
+
+
+def points_beside_reference(comparison: Comparison, arm: Arm) -> str:
+    """Percentage points of mean accuracy above or below backpropagation; "" where that says nothing."""
+    reference = comparison.reference
+    if reference is None or arm is reference or reference.accuracy is None or arm.accuracy is None:
+        return ""
+    points = 100 * (arm.accuracy.mean - reference.accuracy.mean)
+    return f"{points:+.{comparison.accuracy_decimals}f}".replace("-", "−")
+
+
+def _ranked(comparison: Comparison) -> list[tuple[Arm, Spread]]:
+    """The rules with a test accuracy, the highest mean first."""
+    measured = [(arm, arm.accuracy) for arm in comparison.arms if arm.accuracy is not None]
+    return sorted(measured, key=lambda pair: -pair[1].mean)
+
+
+def _last(comparison: Comparison) -> str:
+    reference = comparison.reference
+    others = [pair for pair in _ranked(comparison) if pair[0] is not reference]
+    if reference is None or reference.accuracy is None or len(others) < 2:
+        return ""
+    last, lowest = others[-1]
+    points = round(100 * (lowest.mean - reference.accuracy.mean), comparison.accuracy_decimals)
+    side = "above" if points > 0 else "below"
+    away = f"{abs(points):.{comparison.accuracy_decimals}f} points {side}" if points else "level with"
+    return f"{last.label} comes last with {_percent(comparison, lowest)}, {away} backpropagation."
+
+
+def _within_spread(one: Spread, other: Spread) -> str:
+    deviations = [d for d in (one.deviation, other.deviation) if d is not None]
+    if not deviations or one.mean == other.mean or abs(one.mean - other.mean) > max(deviations):
+        return ""
+    return ", a difference within the spread over seeds"
+
+
+def _percent(comparison: Comparison, value: Spread) -> str:
+    return f"{100 * value.mean:.{comparison.accuracy_decimals}f}\u00a0%"
+
+
+def count(number: int) -> str:
+    """A small number as a word."""
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    return words[number] if number < len(words) else str(number)
+
+
+def _where(comparison: Comparison) -> str:
+    task = comparison.task.get("name")
+    return f" on {task}" if task else ""
+
+
+def _seeds(comparison: Comparison) -> str:
+    seeds = len(comparison.seeds)
+    if seeds == 0 or not any(arm.accuracy for arm in comparison.arms):
+        return ""
+    if seeds == 1:
+        each = " each" if len(comparison.arms) > 1 else ""
+        return f"One seed{each}: nothing here says how far another seed would land."
+    return f"All are means over {count(seeds)} seeds."
+
+
+def _angles(comparison: Comparison) -> str:
+    if not comparison.layers:
+        return ""
+    first = comparison.layers[0]
+    known = [(arm, spread) for arm in comparison.arms if arm.rule != "backprop" and (spread := arm.angle(first))]
+    if not known:
+        return ""
+    known.sort(key=lambda pair: pair[1].mean)
+    (nearest, low), (furthest, high) = known[0], known[-1]
+    opening = "At the end of training, the update of the first layer points"
+    if nearest is furthest:
+        return f"{opening} {low.mean:.0f}° away from the true gradient."
+    return (
+        f"{opening} between {low.mean:.0f}° ({nearest.label}) and {high.mean:.0f}° ({furthest.label}) "
+        "away from the true gradient."
+    )
+
+
+def _costs(comparison: Comparison) -> str:
+    known = sorted(((arm, arm.cost) for arm in comparison.arms if arm.cost is not None), key=lambda pair: pair[1].ratio)
+    if not known:
+        return ""
+    (cheapest, low), (dearest, high) = known[0], known[-1]
+    if cheapest is dearest:
+        return f"A training step takes {low.ratio:.2f} times as long as in plain PyTorch."
+    return (
+        f"A training step takes {low.ratio:.2f} ({cheapest.label}) to {high.ratio:.2f} ({dearest.label}) "
+        "times as long as in plain PyTorch."
+    )
+
+
+def _failures(comparison: Comparison) -> str:
+    failed, runs = len(comparison.failures), sum(len(arm.runs) for arm in comparison.arms)
+    if not failed:
+        return ""
+    return f"{failed} of {runs} runs failed and {'enters' if failed == 1 else 'enter'} no mean."

@@ -1,0 +1,142 @@
+"""From comparison documents to one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from apical.errors import DataError
+from apical.report import findings, styles
+from apical.report.document import Comparison, flatten, read
+from apical.report.figures import Figure, figures
+from apical.report.protocol import protocol
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One comparison on the page."""
+
+    id: str
+    comparison: Comparison
+    figures: Sequence[Figure]
+
+
+def render(comparison: Document | Sequence[Document]) -> str:
+    """The page as HTML text.
+
+    Args:
+        comparison: a comparison document (what `comparison.json` holds), or several, which become sections of
+            one page in which a rule keeps its colour and marker.
+
+    Raises:
+        DataError: when a document is no comparison, is of a later format, or none is given.
+    """
+    documents = [comparison] if isinstance(comparison, Mapping) else list(comparison)
+    if not documents:
+        raise DataError("There is nothing to report: give at least one comparison.")
+    comparisons = [read(document) for document in documents]
+    looks = styles.assign((arm.rule, arm.label) for each in comparisons for arm in each.arms)
+    sections = [
+        Section(f"section-{number}", each, figures(each, looks)) for number, each in enumerate(comparisons, start=1)
+    ]
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=comparisons[0].title
+            if len(comparisons) == 1
+            else f"{findings.count(len(comparisons)).capitalize()} comparisons",
+            sections=sections,
+            looks=looks,
+            palette={"light": styles.LIGHT, "dark": styles.DARK},
+            specs={f"{section.id}-{f.name}": f.spec for section in sections for f in section.figures},
+            plotly=get_plotlyjs(),
+        )
+    )
+
+
+def write(comparison: Document | Sequence[Document], path: str | Path) -> Path:
+    """Write the page to `path`, making its folder where needed, and return the path.
+
+    Raises:
+        DataError: as `render`.
+    """
+    page = render(comparison)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("apical.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # NaN is no JSON: a browser would refuse the whole page, so refuse to write it.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters |= {"date": _date, "setting": _setting}
+    environment.globals |= {
+        "headline": findings.headline,
+        "details": findings.details,
+        "points": findings.points_beside_reference,
+        "protocol": protocol,
+        "shared_settings": _shared_settings,
+        "facts": _facts,
+    }
+    return environment
+
+
+def _date(text: str) -> str:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{moment.day} {moment:%B %Y, %H:%M}"
+
+
+def _setting(value: Any) -> str:
+    """A setting as a reader expects it: lists without Python's brackets, switches in words."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return " × ".join(map(str, value)) or "–"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _shared_settings(comparison: Comparison) -> dict[str, Any]:
+    """The configuration without what each rule and each seed has of its own."""
+    settings = dict(comparison.config)
+    if len(comparison.arms) > 1:
+        settings.pop("rule", None)
+    if len(comparison.seeds) > 1:
+        settings.pop("seed", None)
+    return {key: value for key, value in flatten(settings).items() if value is not None}
+
+
+def _facts(comparison: Comparison) -> list[str]:
+    """The few words under the title: task, network, length, seeds."""
+    config, seeds = comparison.config, comparison.seeds
+    facts = [str(value) for value in (comparison.task.get("name"), config.get("model")) if value]
+    if len(comparison.arms) > 1:
+        facts.append(f"{len(comparison.arms)} rules")
+    if config.get("epochs"):
+        facts.append(f"{config['epochs']} epoch{'s' * (config['epochs'] != 1)}")
+    if seeds:
+        facts.append(f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds")
+    return facts

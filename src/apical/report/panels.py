@@ -1,0 +1,183 @@
+"""Grids of panels with a curve for every rule: learning curves, angles."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from apical.report.canvas import Spec, axis, canvas, reference_line
+from apical.report.document import Arm, Comparison
+from apical.report.spread import Curve
+from apical.report.styles import Style, Styles
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes with a curve for every rule.
+
+    `factor`, `unit` and `decimals` turn a value into what is shown; `range` and `ticks` of the vertical axis
+    are Plotly's own choice where None; `line` is where a dotted reference runs across.
+    """
+
+    title: str
+    curve: Callable[[Arm], Curve | None]
+    factor: float = 1.0
+    unit: str = ""
+    decimals: int = 1
+    range: tuple[float, float] | None = None
+    ticks: tuple[int, ...] | None = None
+    line: float | None = None
+
+
+def arms_with_curves(comparison: Comparison, panels: Sequence[Panel]) -> tuple[int, ...]:
+    """The numbers of the rules that have a curve in any of the panels."""
+    return tuple(i for i, arm in enumerate(comparison.arms) if any(panel.curve(arm) for panel in panels))
+
+
+def curves(comparison: Comparison, styles: Styles, panels: Sequence[Panel]) -> list[Spec]:
+    """For every panel and rule the mean, and behind it the band of one standard deviation."""
+    data = []
+    for position, panel in enumerate(panels):
+        axes = {"xaxis": f"x{_suffix(position)}", "yaxis": f"y{_suffix(position)}"}
+        for index, arm in enumerate(comparison.arms):
+            curve = panel.curve(arm)
+            if curve is not None:
+                look = styles[arm.label]
+                traces = [*_band(curve, panel, look), _mean(curve, panel, arm, look)]
+                data += [{**trace, **axes, "meta": index} for trace in traces]
+    return data
+
+
+def grid(
+    comparison: Comparison,
+    panels: Sequence[Panel],
+    *,
+    columns: int,
+    height: int,
+    shared: bool = False,
+    narrow: bool = False,
+) -> Spec:
+    """The layout of the panels, `height` pixels each.
+
+    `shared`: one vertical scale for all, written beside the left column only.
+    """
+    rows = math.ceil(len(panels) / columns)
+    between = 52 if shared else 66
+    total = rows * height + (rows - 1) * between
+    gap = (0.025 if shared else 0.075) * (2 if narrow else 1)
+    width = (1 - gap * (columns - 1)) / columns
+    epochs = [epoch for arm in comparison.arms for panel in panels for epoch in _epochs(panel.curve(arm))]
+    layout = canvas(height=total, left=44, right=8, top=30, narrow=narrow)
+    layout["hovermode"] = "x unified"
+    for position, panel in enumerate(panels):
+        suffix = _suffix(position)
+        row, column = divmod(position, columns)
+        left, above = column * (width + gap), row * (height + between)
+        layout[f"xaxis{suffix}"] = axis(
+            narrow,
+            domain=[left, min(1.0, left + width)],
+            anchor=f"y{suffix}",
+            showgrid=False,
+            tickmode="linear",
+            tick0=0,
+            dtick=_step(max(epochs, default=1), 4 if narrow or columns > 2 else 8),
+            title="epoch" if position + columns >= len(panels) else "",
+            **({"matches": "x"} if position else {}),
+        )
+        layout[f"yaxis{suffix}"] = axis(
+            narrow,
+            domain=[max(0.0, 1 - (above + height) / total), 1 - above / total],
+            anchor=f"x{suffix}",
+            ticksuffix=panel.unit,
+            showticklabels=not shared or column == 0,
+            **_scale(panel),
+            **({"matches": "y"} if shared and position else {}),
+        )
+        layout["annotations"].append(_heading(panel, suffix))
+        if panel.line is not None:
+            across = {"x0": 0, "x1": 1, "xref": f"x{suffix} domain", "yref": f"y{suffix}"}
+            layout["shapes"].append(reference_line(y0=panel.line, y1=panel.line, **across))
+    return layout
+
+
+def _band(curve: Curve, panel: Panel, style: Style) -> list[Spec]:
+    if all(point.n == 1 for point in curve.points):
+        return []
+    deviation = [point.deviation or 0.0 for point in curve.points]
+    upper = [panel.factor * (p.mean + d) for p, d in zip(curve.points, deviation, strict=True)]
+    lower = [panel.factor * (p.mean - d) for p, d in zip(curve.points, deviation, strict=True)]
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [*curve.epochs, *reversed(curve.epochs)],
+            "y": [*upper, *reversed(lower)],
+            "fill": "toself",
+            "fillcolor": style.band,
+            "line": {"width": 0, "color": style.band},
+            "hoverinfo": "skip",
+        }
+    ]
+
+
+def _mean(curve: Curve, panel: Panel, arm: Arm, style: Style) -> Spec:
+    name = html.escape(arm.label)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": list(curve.epochs),
+        "y": [panel.factor * point.mean for point in curve.points],
+        "name": name,
+        "line": {"color": style.color, "width": 2, "dash": style.dash},
+        "marker": {"color": style.color, "symbol": style.marker, "size": 7, "maxdisplayed": 12},
+        "hovertext": [
+            point.text(panel.decimals, unit=panel.unit, factor=panel.factor)
+            + (f" (n = {point.n})" if point.n != len(arm.runs) else "")
+            for point in curve.points
+        ],
+        "hovertemplate": "%{hovertext}<extra>%{fullData.name}</extra>",
+    }
+
+
+def _heading(panel: Panel, suffix: str) -> Spec:
+    return {
+        "text": f"<b>{html.escape(panel.title)}</b>",
+        "xref": f"x{suffix} domain",
+        "yref": f"y{suffix} domain",
+        "x": 0,
+        "y": 1,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 6,
+        "showarrow": False,
+    }
+
+
+def _scale(panel: Panel) -> Spec:
+    scale: Spec = {} if panel.range is None else {"range": list(panel.range)}
+    if panel.ticks is None:
+        return scale | {"nticks": 6}
+    values = list(panel.ticks)
+    return scale | {"tickmode": "array", "tickvals": values, "ticktext": [f"{value}{panel.unit}" for value in values]}
+
+
+def _epochs(curve: Curve | None) -> Sequence[int]:
+    return curve.epochs if curve else ()
+
+
+def _step(last: int, most: int) -> int:
+    """The least of 1, 2, 5, 10, 20, ... that makes at most `most` steps up to `last`."""
+    step = 1
+    for factor in itertools.cycle((2, 2.5, 2)):
+        if last <= step * most:
+            break
+        step = round(step * factor)
+    return step
+
+
+def _suffix(position: int) -> str:
+    """Plotly calls the first axis "x", the second "x2"."""
+    return "" if position == 0 else str(position + 1)

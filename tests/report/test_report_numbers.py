@@ -1,0 +1,186 @@
+"""Every number on the page against NumPy, straight from the document."""
+
+import math
+
+import numpy as np
+import pytest
+
+from apical.report.document import read
+from apical.report.figures import angles, cost, final_accuracy, learning_curves
+from apical.report.findings import details, headline, points_beside_reference
+from apical.report.page import render
+from apical.report.protocol import protocol
+from apical.report.spread import Curve, Spread
+from apical.report.styles import assign
+
+
+def drawn(make, document):
+    comparison = read(document)
+    return make(comparison, assign((arm.rule, arm.label) for arm in comparison.arms))
+
+
+def of_arm(figure, index, axis="x"):
+    """The traces of one rule in one panel: (band, mean)."""
+    traces = [t for t in figure.data if t["meta"] == index and t["xaxis"] == axis]
+    return (traces[0], traces[1]) if len(traces) == 2 else (None, traces[0])
+
+
+def test_mean_and_deviation_are_numpys():
+    values = np.random.default_rng(1).normal(0.9, 0.05, 7)
+    spread = Spread.of(values.tolist())
+    assert spread.mean == pytest.approx(values.mean(), rel=1e-12)
+    assert spread.deviation == pytest.approx(values.std(ddof=1), rel=1e-12)
+    assert spread.text(1, unit=" %", factor=100) == f"{100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f} %"
+
+
+def test_what_is_no_number_enters_no_mean():
+    spread = Spread.of([0.5, None, math.nan, math.inf, "0.9", True, 0.7])
+    assert spread.values == (0.5, 0.7)
+    assert Spread.of([None, math.nan]) is None
+    assert Spread.of([0.5]).deviation is None
+    assert Spread.of([0.5]).text(2) == "0.50"
+
+
+def test_curve_counts_the_runs_that_reached_an_epoch():
+    curve = Curve.of([(1, 1.0), (2, 2.0), (1, 3.0), (2, math.nan), (3, None)])
+    assert curve.epochs == (1, 2)
+    assert [point.values for point in curve.points] == [(1.0, 3.0), (2.0,)]
+
+
+@pytest.mark.parametrize(("axis", "quantity", "factor"), [("x", "train_loss", 1), ("x2", "validation_accuracy", 100)])
+def test_learning_curves_show_mean_and_band(document, axis, quantity, factor):
+    figure = drawn(learning_curves, document)
+    for index, arm in enumerate(document["arms"]):
+        values = factor * np.array([[record[quantity] for record in run["epochs"]] for run in arm["runs"]])
+        mean, deviation = values.mean(0), values.std(0, ddof=1)
+        band, line = of_arm(figure, index, axis)
+        np.testing.assert_allclose(line["y"], mean, rtol=1e-12)
+        np.testing.assert_allclose(band["y"], [*(mean + deviation), *(mean - deviation)[::-1]], rtol=1e-12)
+        assert band["x"] == [*line["x"], *reversed(line["x"])]
+
+
+def test_angles_are_drawn_where_they_were_measured(document):
+    figure = drawn(angles, document)
+    _, line = of_arm(figure, 1, "x2")
+    runs = document["arms"][1]["runs"]
+    measured = [[r["angles"]["3"] for r in run["epochs"] if r["angles"]] for run in runs]
+    assert line["x"] == list(range(2, 21, 2))
+    np.testing.assert_allclose(line["y"], np.mean(measured, axis=0), rtol=1e-12)
+
+
+def test_final_accuracies_show_every_seed_and_one_deviation(document):
+    figure = drawn(final_accuracy, document)
+    for index, arm in enumerate(document["arms"]):
+        values = 100 * np.array([run["test_accuracy"] for run in arm["runs"]])
+        seeds, mean = (trace for trace in figure.data if trace["meta"] == index)
+        np.testing.assert_allclose(seeds["x"], values)
+        np.testing.assert_allclose(mean["x"], [values.mean()])
+        np.testing.assert_allclose(mean["error_x"]["array"], [values.std(ddof=1)])
+        np.testing.assert_allclose(mean["error_x"]["arrayminus"], [values.std(ddof=1)])
+    assert "n = 3" in figure.caption
+    assert "standard deviation" in figure.caption
+
+
+def test_cost_shows_ratio_and_quartiles(document):
+    figure = drawn(cost, document)
+    mirror = next(trace for trace in figure.data if trace["meta"] == 4)
+    assert mirror["x"] == [1.31]
+    assert mirror["error_x"]["array"] == [pytest.approx(0.02)]
+    assert mirror["error_x"]["arrayminus"] == [pytest.approx(0.015)]
+    assert all(trace["meta"] != 6 for trace in figure.data)
+    assert any(words["text"] == "not measured" for words in figure.wide["annotations"])
+
+
+def test_failed_runs_enter_no_number(failing):
+    comparison = read(failing)
+    mirror = failing["arms"][4]["runs"][:2]
+    assert comparison.arms[4].accuracy.mean == pytest.approx(np.mean([run["test_accuracy"] for run in mirror]))
+    _, line = of_arm(drawn(learning_curves, failing), 4)
+    np.testing.assert_allclose(
+        line["y"], np.mean([[record["train_loss"] for record in run["epochs"]] for run in mirror], axis=0)
+    )
+    assert comparison.arms[6].accuracy is None
+    assert any(words["text"] == "failed" for words in drawn(final_accuracy, failing).wide["annotations"])
+    assert "4 of 21 runs failed and enter no mean." in details(comparison)
+    assert dict(protocol(comparison))["Failed runs"]
+
+
+def test_the_table_holds_the_numbers(document):
+    page = render(document)
+    for arm in document["arms"]:
+        accuracy = 100 * np.array([run["test_accuracy"] for run in arm["runs"]])
+        assert f"{accuracy.mean():.1f} ± {accuracy.std(ddof=1):.1f} %" in page
+        for layer in ("1", "3", "5"):
+            angle = np.array([run["angles"][layer] for run in arm["runs"]])
+            assert f"{angle.mean():.1f} ± {angle.std(ddof=1):.1f}°" in page
+        if arm["cost"]:
+            assert f"{arm['cost']['ratio']:.2f} ×" in page
+            assert f"{arm['cost']['low']:.2f} to {arm['cost']['high']:.2f}" in page
+
+
+def set_accuracies(document, *accuracies):
+    """Keep as many arms as there are tuples, each with these test accuracies."""
+    document["arms"] = document["arms"][: len(accuracies)]
+    for arm, values in zip(document["arms"], accuracies, strict=True):
+        arm["runs"] = arm["runs"][: len(values)]
+        for run, value in zip(arm["runs"], values, strict=True):
+            run["test_accuracy"] = value
+    return read(document)
+
+
+def test_headline_names_the_best_rule_beside_backprop(document):
+    comparison = set_accuracies(document, (0.95, 0.97), (0.90, 0.92), (0.93, 0.94))
+    assert headline(comparison) == (
+        "Sign symmetry, the best of two other rules, reaches 93.5\u00a0% test accuracy on digits; "
+        "backpropagation reaches 96.0\u00a0%."
+    )
+    assert details(comparison)[0] == (
+        "Feedback alignment comes last with 91.0\u00a0%, 5.0 points below backpropagation."
+    )
+    assert [points_beside_reference(comparison, arm) for arm in comparison.arms] == ["", "−5.0", "−2.5"]
+
+
+def test_headline_says_when_a_difference_is_within_the_spread(document):
+    comparison = set_accuracies(document, (0.95, 0.97), (0.94, 0.97))
+    assert headline(comparison).endswith("96.0\u00a0%, a difference within the spread over seeds.")
+
+
+def test_headline_without_backprop(document):
+    document["arms"] = document["arms"][1:]
+    comparison = set_accuracies(document, (0.90, 0.92), (0.94, 0.96))
+    assert headline(comparison) == (
+        "Of two rules on digits, Sign symmetry reaches the highest test accuracy, 95.0\u00a0%, "
+        "and Feedback alignment the lowest, 91.0\u00a0%."
+    )
+
+
+def test_headline_of_one_run_claims_no_spread(single):
+    comparison = read(single)
+    accuracy = single["arms"][0]["runs"][0]["test_accuracy"]
+    assert headline(comparison) == f"Feedback alignment reaches {accuracy:.1%}".replace("%", "\u00a0%") + (
+        " test accuracy on digits."
+    )
+    assert details(comparison)[0].startswith("One seed:")
+    assert "±" not in render(single).split("<main>")[1].split('id="specs"')[0].replace("± and bars", "")
+
+
+def test_headline_when_nothing_finished(document):
+    for arm in document["arms"]:
+        for run in arm["runs"]:
+            run |= {"status": "failed", "error": "no memory", "test_accuracy": None, "epochs": [], "angles": None}
+    assert headline(read(document)) == "No run on digits came to an end: there is no accuracy to report."
+    assert render(document).count("no memory") == 21
+
+
+def test_decimals_follow_the_size_of_the_test_set(document):
+    assert read(document).accuracy_decimals == 1
+    document["task"]["test"] = 10_000
+    assert read(document).accuracy_decimals == 2
+
+
+def test_protocol_says_what_validation_was_for(document):
+    assert "neither when to stop nor which weights" in dict(protocol(read(document)))["Validation accuracy"]
+    document["config"]["patience"] = 3
+    assert "3 epochs without a lower validation loss" in dict(protocol(read(document)))["Validation accuracy"]
+    document["task"]["validation"] = 0
+    assert "No part" in dict(protocol(read(document)))["Validation accuracy"]
