@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from apical import rules
 from apical.errors import CircuitError, ConfigError, NonFiniteError
@@ -19,24 +21,30 @@ from apical.wiring import Activity, Wiring
 class _Boundary(torch.autograd.Function):
     """Above it autograd; below it the circuit's rule."""
 
-    # One variadic argument: autograd binds the arguments to this signature at every call, and a short one is quick.
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        # The answer is there already: this only ties it to the parameters.
+        # The answer is there already: this only ties it to the parameters. No view of it, since autograd forbids to
+        # overwrite a view made here, and an answer may be overwritten.
         y: Tensor = inputs[3]
-        return y.view_as(y)
+        return y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.circuit, ctx.packed, ctx.count, _, _, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
+    # A rule's update is no derivative: differentiating it again has no meaning, and is refused.
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         # Looking at the saved parameters lets autograd notice one that was overwritten since the answer.
         kept = ctx.saved_tensors[ctx.count :]
         x, gradients = ctx.circuit._teach(kept, ctx.packed, error, ctx.needs_input_grad[4])
         return (None, None, None, None, x, *gradients, *(None,) * len(kept))
+
+
+# Function.apply asks for the signature of forward at every call; given once, it is not worked out anew.
+_Boundary.forward.__signature__ = inspect.signature(_Boundary.forward)  # type: ignore[attr-defined]
 
 
 class Circuit(nn.Module):
@@ -159,14 +167,11 @@ class Circuit(nn.Module):
         reach = self.wiring.reach(learns, wanted)
         with torch.no_grad():
             source = x.detach()
-            check = self.check_finite and not torch.compiler.is_compiling()
-            if check and not _finite(source):
+            if self.check_finite and not torch.compiler.is_compiling() and not _finite(source):
                 raise NonFiniteError("the circuit's input holds NaN or infinity: look at the data.", layer="input")
             if self.training:
                 self.rule.between(self.wiring)
             y, activity = self.rule.respond(self.wiring, source, reach)
-            if check and not _finite(y):
-                self._name_the_layer(source)
             if not self.rule.ready:
                 self.rule.prepare(self.wiring, activity, y)
         tensors, packed = activity.pack()
@@ -180,13 +185,6 @@ class Circuit(nn.Module):
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """Let the rule turn the loss's derivative into the gradients of all parameters, and of the input."""
         activity = Activity.unpack(kept, packed)
-        check = self.check_finite and not torch.compiler.is_compiling()
-        if check and not _finite(error):
-            raise NonFiniteError(
-                "the derivative of the loss by the circuit's answer holds NaN or infinity: look at the loss and the "
-                "targets, or lower the learning rate.",
-                layer="loss",
-            )
         gradients: list[Tensor | None] = [None] * len(self._slots)
         learns = activity.reach.learns
         post = error
@@ -201,9 +199,8 @@ class Circuit(nn.Module):
                 _add(gradients, layer.bias_slot, bias)
             if reciprocal is not None and weight is not None:
                 _add(gradients, self._slot_of(reciprocal), weight.clone())
-        # An error that is no number stays none on its way down, so the last signal tells of all.
-        if check and not _finite(post):
-            self._name_the_teaching(Activity.unpack(kept, packed), error)
+        if self.check_finite and not torch.compiler.is_compiling() and not _finite(error, post):
+            self._name_the_layer(Activity.unpack(kept, packed), error)
         for slot, gradient in activity.gradients.items():
             _add(gradients, slot, gradient)
         return (activity.at_input if input_wanted else None), gradients
@@ -215,29 +212,30 @@ class Circuit(nn.Module):
                 return slot
         raise AssertionError("a rule gave credit to a parameter that is not its own")
 
-    def _name_the_layer(self, x: Tensor) -> NoReturn:
-        """Answer again, and say where the first number was lost."""
-        everything = self.wiring.reach((True,) * len(self._slots), False)
-        _, activity = self.wiring.respond(x, everything, drives=True, rates=True)
-        for node in self.wiring.nodes:
-            record = activity[node]
-            lost = "rate" if record.rate is not None and not _finite(record.rate) else ""
-            if record.drive is not None and not _finite(record.drive):
-                lost = "drive"
-            if not lost:
+    def _name_the_layer(self, activity: Activity, error: Tensor) -> NoReturn:
+        """Go through what was kept of the answer, then through the teaching, for where the first number was lost."""
+        for layer in self.wiring.layers:
+            record = activity.records[layer.index]
+            if record is None or record.pre is None:
                 continue
-            reason = "its arriving rates are finite and so are its weights: they have grown too large"
-            if isinstance(node, Layer) and not _finite(node.weight.detach()):
-                reason = "its weights are no numbers any more: an earlier update destroyed them"
+            if not _finite(layer.weight.detach()):
+                raise NonFiniteError(
+                    f"{layer.name}: its weights hold NaN or infinity: an earlier update destroyed them. Go back to an "
+                    "earlier state, and lower the learning rate or clip the gradient.",
+                    layer=layer.name,
+                )
+            if not (_finite(record.pre) and _finite(layer.synapses.drive(record.pre.to(layer.weight.dtype)))):
+                raise NonFiniteError(
+                    f"{layer.name}: its drive holds NaN or infinity: the weights have grown too large. Lower the "
+                    "learning rate or clip the gradient.",
+                    layer=layer.name,
+                )
+        if not _finite(error):
             raise NonFiniteError(
-                f"{node.name}: its {lost} holds NaN or infinity ({reason}). "
-                "Lower the learning rate, or clip the gradient.",
-                layer=node.name,
+                "the derivative of the loss by the circuit's answer holds NaN or infinity, and the answer does not: look "
+                "at the loss and the targets.",
+                layer="loss",
             )
-        raise NonFiniteError("the circuit's answer holds NaN or infinity.", layer=self.wiring.layers[-1].name)
-
-    def _name_the_teaching(self, activity: Activity, error: Tensor) -> NoReturn:
-        """Teach again, and say where the first number was lost."""
         lost = self.wiring.layers[0].name
         for layer, _, post, _ in self.rule.teach(self.wiring, activity, error):
             if not _finite(post):
@@ -250,9 +248,15 @@ class Circuit(nn.Module):
         )
 
 
-def _finite(tensor: Tensor) -> bool:
-    # A finite sum has only finite terms; only a sum that overflows asks for a closer look.
-    return not tensor.is_floating_point() or math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
+def _finite(*tensors: Tensor) -> bool:
+    """Whether the tensors hold finite numbers alone."""
+    # A finite sum has only finite terms, and one number is one wait for the device; only a sum that overflows asks
+    # for a closer look.
+    sums = [tensor.sum() for tensor in tensors if tensor.is_floating_point()]
+    if not sums:
+        return True
+    total = sums[0] if len(sums) == 1 else sums[0] + sums[1]
+    return math.isfinite(total.item()) or all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _add(gradients: list[Tensor | None], slot: int, gradient: Tensor | None) -> None:
