@@ -232,8 +232,8 @@ class Circuit(nn.Module):
                 )
         if not _finite(error):
             raise NonFiniteError(
-                "the derivative of the loss by the circuit's answer holds NaN or infinity, and the answer does not: look "
-                "at the loss and the targets.",
+                "the derivative of the loss by the circuit's answer holds NaN or infinity, and the answer does not: "
+                "look at the loss and the targets.",
                 layer="loss",
             )
         lost = self.wiring.layers[0].name

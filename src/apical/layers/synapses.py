@@ -146,7 +146,8 @@ class LinearSynapses(Synapses):
         return F.linear(pre, weight, parameters["bias"])
 
     def transport(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
-        return post.matmul(_as(weight, post.dtype))
+        weight = _as(weight, post.dtype)
+        return post.mm(weight) if post.dim() == 2 else post.matmul(weight)
 
     def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
         if post.dim() != 2:

@@ -105,7 +105,7 @@ class KolenPollack(FeedbackAlignment):
 class WeightMirror(FeedbackAlignment):
     """Weight mirrors: between responses each layer fires noise, and feedback weights learn from what comes of it.
 
-        x~ ~ N(0, 1),  y~ = W x~         (mirror mode)
+        x~ ~ U, mean 0, variance 1,  y~ = W x~         (mirror mode)
         B <- (1 - rate) B + rate E[y~ x~^T],   E[y~ x~^T] = W
 
     The mirror's update is made in place between responses while the circuit trains; the optimizer never sees B.
@@ -172,7 +172,7 @@ class WeightMirror(FeedbackAlignment):
 
     def _mirror(self, feedback: Tensor, weight: Tensor) -> None:
         flat = weight.flatten(1)
-        noise = self.randomness.normal((self.samples, flat.shape[1]), weight)
+        noise = self.randomness.noise((self.samples, flat.shape[1]), weight)
         answer = noise.mm(flat.t())
         feedback.view(flat.shape).addmm_(answer.t(), noise, beta=1 - self.rate, alpha=self.rate / self.samples)
 

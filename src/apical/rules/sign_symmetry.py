@@ -81,7 +81,7 @@ class SignSymmetry(Sweep):
         """The feedback weights of a layer for one batch: a batchwise call draws anew."""
         signs = layer.weight.detach().sign()
         if self.magnitude == "batchwise":
-            return signs.mul_(self.randomness.odd_bytes(signs)) * (math.sqrt(3) / _LEVELS * self.sizes[layer])
+            return self.randomness.odd_bytes(signs).mul_(signs) * (math.sqrt(3) / _LEVELS * self.sizes[layer])
         return signs.mul_(self.sizes[layer])
 
     def feedback(self, layer: Layer, record: Record, post: Tensor) -> Tensor:
@@ -92,6 +92,6 @@ class SignSymmetry(Sweep):
         signs = layer.weight.detach().sign()
         size = self.sizes[layer]
         if self.magnitude == "batchwise":
-            signs.mul_(self.randomness.odd_bytes(signs))
+            signs = self.randomness.odd_bytes(signs).mul_(signs)
             size = size * (math.sqrt(3) / _LEVELS)
         return layer.synapses.transport(post * size, signs, record.pre)
