@@ -140,9 +140,9 @@ class WeightMirror(FeedbackAlignment):
     def __init__(
         self,
         *,
-        rate: float = 0.01,
+        rate: float = 0.02,
         samples: int = 16,
-        every: int = 2,
+        every: int = 8,
         init: str = "match",
         scale: float = 1.0,
         seed: int = 0,
