@@ -205,7 +205,7 @@ class Config(Table):
     """
 
     task: Annotated[str, Field(min_length=1)] = "digits"
-    model: str = "mlp:128,64"
+    model: str = "mlp:128,64:tanh"
     rule: RuleConfig = Field(default_factory=RuleConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)

@@ -1,0 +1,272 @@
+"""A run that was interrupted, at whatever moment, ends in the bits of one that was not."""
+
+import logging
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import doomed
+import pytest
+import torch
+
+from apical.errors import CheckpointError, RunError
+from apical.study import Interrupted, RunFolder, display, resume, train
+
+ARMS = {
+    "momentum": ["rule=kolen_pollack"],
+    "adam": ["rule=sign_symmetry", "rule.magnitude=batchwise", "optimizer.name=adam", "schedule=cosine", "clip=0.5"],
+    "patience": [
+        "rule=direct_feedback_alignment",
+        "optimizer=rmsprop",
+        "patience=3",
+        "schedule.warmup=1.5",
+        "loss=mse",
+    ],
+}
+
+
+def bits(content):
+    """Everything in a checkpoint, tensors as bytes."""
+    if isinstance(content, torch.Tensor):
+        return (content.dtype, tuple(content.shape), content.contiguous().numpy().tobytes())
+    if isinstance(content, dict):
+        return {key: bits(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [bits(value) for value in content]
+    return content
+
+
+def outcome(folder):
+    """All of a finished run that must not depend on interruptions."""
+    run = RunFolder(folder)
+    return {
+        "metrics": run.metrics.read_bytes(),
+        "result": run.result(),
+        "state": bits(run.checkpoints.latest().content),
+        "model": bits(torch.load(run.model, weights_only=True)),
+    }
+
+
+@pytest.fixture
+def uninterrupted(tmp_path):
+    def run(*settings):
+        given = doomed.config(tmp_path, *settings)
+        train(given, tmp_path / "whole", task=doomed.blobs())
+        return given, outcome(tmp_path / "whole")
+
+    return run
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_killed_at_random_again_and_again(arm, uninterrupted, tmp_path):
+    given, expected = uninterrupted("epochs=12", *ARMS[arm])
+    folder = tmp_path / "killed"
+    chance = random.Random(arm)
+    saved = RunFolder(folder).checkpoints.paths
+    for _ in range(5):
+        before = saved()
+        child = doomed.Child(given, folder)
+        for _ in range(chance.randint(1, 6)):
+            while saved() == before:
+                time.sleep(0.001)
+            before = saved()
+        time.sleep(chance.uniform(0, 0.02))
+        child.kill()
+        assert child.end() == (None, -signal.SIGKILL)
+    resume(folder, task=doomed.blobs())
+    assert outcome(folder) == expected
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_killed_in_every_moment_of_writing(call, uninterrupted, tmp_path):
+    """In place of the first, second, third ... time that it brings something to the disk."""
+    given, expected = uninterrupted("epochs=2", "checkpoints.steps=6", "rule=kolen_pollack")
+    count = 0
+    word = None
+    while word != "finished":
+        count += 1
+        folder = tmp_path / f"{call}-{count}"
+        word, code = doomed.Child(given, folder, doom=(call, count)).end()
+        assert (word, code) in ((None, -signal.SIGKILL), ("finished", 0))
+        if word is None:
+            if RunFolder(folder).result() is None:
+                doomed.begin_or_go_on(given, folder)
+            assert outcome(folder) == expected
+            assert not [path for path in folder.rglob("*.tmp") if path.parent.name == "checkpoints"]
+    assert count > 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(number, uninterrupted, tmp_path):
+    given, expected = uninterrupted("epochs=20", "checkpoints.steps=0", "checkpoints.epochs=1000")
+    folder = tmp_path / "stopped"
+    child = doomed.Child(given, folder, doom="linger")
+    while not RunFolder(folder).epochs():
+        time.sleep(0.005)
+    child.kill(number)
+    word, code = child.end()
+    assert code == 0
+    assert word[0] == number
+    assert f"apical resume {folder}" in word[1]
+    assert RunFolder(folder).checkpoints.latest().content["step"] > 0
+    resume(folder, task=doomed.blobs())
+    assert outcome(folder) == expected
+
+
+def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
+    given = doomed.config(tmp_path)
+
+    def twice(training):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("apical.study.training.Training.check_weights", twice)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(given, tmp_path / "run", task=doomed.blobs())
+    assert not isinstance(caught.value, Interrupted)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """A run that was stopped within its third epoch, and its configuration."""
+
+    def stop(*settings):
+        given = doomed.config(tmp_path, "epochs=5", *settings)
+
+        def step(bar, steps):
+            if steps == 23:
+                signal.raise_signal(signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(display.Bar, "step", step)
+            with pytest.raises(Interrupted) as caught:
+                train(given, tmp_path / "run", task=doomed.blobs())
+        assert "step 24 (epoch 3 of 5)" in str(caught.value)
+        return given
+
+    return stop
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [damage, lambda path: path.write_bytes(path.read_bytes()[:100])])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(harm, stopped, uninterrupted, tmp_path, caplog):
+    stopped()
+    _, expected = uninterrupted("epochs=5")
+    newest = RunFolder(tmp_path / "run").checkpoints.paths()[-1]
+    harm(newest)
+    with caplog.at_level(logging.WARNING, "apical"):
+        result = resume(tmp_path / "run", task=doomed.blobs())
+    assert f"checkpoint {newest.name} is damaged" in caplog.text
+    assert f"checkpoint {newest.name} is damaged" in result.notes[0]
+    assert {**outcome(tmp_path / "run"), "result": None} == {**expected, "result": None}
+    assert result.to_dict() == {**expected["result"], "notes": result.notes}
+
+
+def test_with_all_checkpoints_damaged_it_says_so(stopped, tmp_path):
+    stopped()
+    paths = RunFolder(tmp_path / "run").checkpoints.paths()
+    for path in paths:
+        damage(path)
+    with pytest.raises(CheckpointError) as caught:
+        resume(tmp_path / "run", task=doomed.blobs())
+    assert all(path.name in str(caught.value) for path in paths)
+
+
+def test_half_a_line_of_metrics_is_dropped(stopped, uninterrupted, tmp_path):
+    stopped()
+    _, expected = uninterrupted("epochs=5")
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        with (tmp_path / "run" / name).open("a") as file:
+            file.write('{"epoch": 3, "st')
+    resume(tmp_path / "run", task=doomed.blobs())
+    assert outcome(tmp_path / "run") == expected
+    assert [line["epoch"] for line in RunFolder(tmp_path / "run").epochs()] == [1, 2, 3, 4, 5]
+
+
+def test_metrics_that_somebody_shortened_are_refused(stopped, tmp_path):
+    stopped()
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    with pytest.raises(RunError, match="somebody changed it"):
+        resume(tmp_path / "run", task=doomed.blobs())
+
+
+def test_a_run_does_not_go_on_with_other_data(stopped, tmp_path):
+    stopped()
+    with pytest.raises(RunError, match=r"not those it began with .*train: 144 then, 216 now"):
+        resume(tmp_path / "run", task=doomed.blobs(300))
+    with pytest.raises(RunError, match="their values differ"):
+        resume(tmp_path / "run", task=doomed.blobs(seed=1))
+    with pytest.raises(RunError, match="pass it as task"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_another_network(stopped, tmp_path):
+    stopped()
+    (tmp_path / "net.py").write_text(doomed.NET.replace("16", "17"))
+    with pytest.raises(CheckpointError, match="another network"):
+        resume(tmp_path / "run", task=doomed.blobs())
+
+
+def test_another_environment_is_noted(stopped, tmp_path, monkeypatch):
+    stopped()
+    monkeypatch.setattr("apical.study.environment.cpu_name", lambda: "abacus")
+    assert "abacus now" in resume(tmp_path / "run", task=doomed.blobs()).notes[0]
+
+
+def test_a_finished_run_is_not_gone_on_with(tmp_path):
+    train(doomed.config(tmp_path, "epochs=1"), tmp_path / "run", task=doomed.blobs())
+    with pytest.raises(RunError, match=r"has finished: apical evaluate"):
+        resume(tmp_path / "run", task=doomed.blobs())
+
+
+def test_what_is_no_run_is_not_gone_on_with(tmp_path):
+    with pytest.raises(RunError, match="does not exist"):
+        resume(tmp_path / "none")
+    with pytest.raises(RunError, match=r"holds no config\.toml"):
+        resume(tmp_path)
+
+
+def test_two_processes_do_not_share_a_run(tmp_path):
+    given = doomed.config(tmp_path, "epochs=100000")
+    folder = tmp_path / "run"
+    child = doomed.Child(given, folder)
+    while not RunFolder(folder).epochs():
+        time.sleep(0.005)
+    with pytest.raises(RunError, match=f"in use by process {child.process.pid} "):
+        resume(folder, task=doomed.blobs())
+    child.kill()
+    assert child.end() == (None, -signal.SIGKILL)
+    with RunFolder(folder).locked():
+        pass
+
+
+SCRIPT = """
+import sys
+from apical.study import Config, train
+train(Config().with_settings(["epochs=1000", "threads=1"]), sys.argv[1])
+"""
+
+
+def test_a_program_of_its_own_is_killed_too(tmp_path):
+    """Digits, as anyone would train on them; what it had learned by then is a prefix of what comes."""
+    folder = tmp_path / "run"
+    program = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], stderr=subprocess.PIPE)
+    while len(RunFolder(folder).epochs()) < 3:
+        assert program.poll() is None, program.stderr.read()
+        time.sleep(0.01)
+    program.kill()
+    program.communicate()
+    done = RunFolder(folder).checkpoints.latest().content["epoch"]
+    config = RunFolder(folder).config().with_values({"epochs": done + 1})
+    train(config, tmp_path / "whole")
+    (folder / "config.toml").write_text(config.to_toml())
+    resume(folder)
+    assert outcome(folder) == outcome(tmp_path / "whole")
