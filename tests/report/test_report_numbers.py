@@ -59,6 +59,33 @@ def test_learning_curves_show_mean_and_band(document, axis, quantity, factor):
         assert band["x"] == [*line["x"], *reversed(line["x"])]
 
 
+def test_a_rule_that_diverges_leaves_the_others_readable(document):
+    for run, factor in zip(document["arms"][6]["runs"], (1, 1, 10_000), strict=True):
+        for record in run["epochs"]:
+            record["train_loss"] *= factor
+    figure = drawn(learning_curves, document)
+    axis = figure.wide["yaxis"]
+    assert axis["type"] == "log"
+    low, high = 10 ** np.array(axis["range"])
+    losses = np.array(
+        [[[record["train_loss"] for record in run["epochs"]] for run in arm["runs"]] for arm in document["arms"]]
+    )
+    mean, deviation = losses.mean(1), losses.std(1, ddof=1)
+    assert low < mean.min()
+    assert high > (mean + deviation).max()
+    band, _ = of_arm(figure, 6)
+    assert (mean[6] < deviation[6]).all()
+    assert 0 < min(band["y"]) < low  # what would reach below zero leaves the panel at its lower edge
+    assert 4 <= len(axis["tickvals"]) <= 8
+    assert all(low <= tick <= high for tick in axis["tickvals"])
+
+
+def test_a_loss_of_zero_is_drawn_on_a_linear_scale(document):
+    for run in document["arms"][0]["runs"]:
+        run["epochs"][-1]["train_loss"] = 0.0
+    assert "type" not in drawn(learning_curves, document).wide["yaxis"]
+
+
 def test_angles_are_drawn_where_they_were_measured(document):
     figure = drawn(angles, document)
     _, line = of_arm(figure, 1, "x2")

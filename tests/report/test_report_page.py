@@ -151,6 +151,17 @@ def test_a_rule_that_stands_twice_is_told_apart_by_its_settings(document):
     assert labels == ["Backpropagation", "Sign symmetry (magnitude=uniform)", "Sign symmetry (magnitude=fixed)"]
 
 
+def test_layers_are_called_by_their_paths(document):
+    document["arms"] = document["arms"][:2]
+    for arm in document["arms"]:
+        for run in arm["runs"]:
+            run["angles"] = {"0": 1.0, "features.conv1": 2.0, "3.1": 3.0}
+    text = Page(render(document)).text
+    for title in ("layer 0", "features.conv1", "layer 3.1"):
+        assert title in text
+    assert "layer features" not in text
+
+
 def test_configuration_environment_and_command_are_there(document):
     text = Page(render(document)).text
     for words in ("optimizer.momentum", "0.9", "batch_size", "2.13.0+cpu", "AMD EPYC", "CC BY 4.0", "14 March 2026"):

@@ -164,6 +164,11 @@ def read(document: Mapping[str, Any]) -> Comparison:
     )
 
 
+def layer_title(layer: str) -> str:
+    """A layer's module path as a reader takes it: "layer 3", but "features.conv1" as it is."""
+    return f"layer {layer}" if layer.replace(".", "").isdigit() else layer
+
+
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings under dotted names: {"optimizer": {"lr": 0.1}} becomes {"optimizer.lr": 0.1}."""
     flat: dict[str, Any] = {}

@@ -7,10 +7,11 @@ dark page. Traces carry the number of their rule in `meta`, which is what a lege
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 from apical.report.canvas import Spec
-from apical.report.document import Arm, Comparison
+from apical.report.document import Arm, Comparison, layer_title
 from apical.report.dotplot import Row, bar, dots, lines
 from apical.report.panels import Panel, arms_with_curves, curves, grid
 from apical.report.spread import Curve
@@ -44,10 +45,7 @@ def figures(comparison: Comparison, styles: Styles) -> list[Figure]:
 def learning_curves(comparison: Comparison, styles: Styles) -> Figure | None:
     """Training loss and validation accuracy over epochs: mean, and a band of one standard deviation."""
     decimals = comparison.accuracy_decimals
-    both = (
-        Panel("Training loss", lambda arm: arm.curve("train_loss"), decimals=3),
-        Panel("Validation accuracy", lambda arm: arm.curve("validation_accuracy"), 100, " %", decimals),
-    )
+    both = (_loss_panel(comparison), Panel("Validation accuracy", _validation_accuracy, 100, " %", decimals))
     panels = [panel for panel in both if arms_with_curves(comparison, [panel])]
     if not panels:
         return None
@@ -106,20 +104,22 @@ def angles(comparison: Comparison, styles: Styles) -> Figure | None:
     known = [curve for arm in comparison.arms for layer in layers if (curve := arm.angle_curve(layer))]
     if not known:
         return None
-    top = max(95.0, 5 + max(point.mean for curve in known for point in curve.points))
-    ends = {layers[0]: " · first", layers[-1]: " · last"} if len(layers) > 1 else {}
+    top = max(95.0, 5 + max(point.mean + (point.deviation or 0) for curve in known for point in curve.points))
+    titles = [layer_title(layer) for layer in layers]
+    longest = max(len(title) for title in titles)
+    columns = max(1, min(4, len(layers), 120 // longest))  # some 120 letters fit side by side, on a phone 40
+    narrow = max(1, min(2, columns, 40 // longest))
     panels = [
         Panel(
-            f"layer {layer}{ends.get(layer, '')}",
+            title,
             functools.partial(_angle_curve, layer=layer),
             unit="°",
             range=(-4, top),
             ticks=tuple(range(0, int(top) + 1, 30)),
             line=90,
         )
-        for layer in layers
+        for layer, title in zip(layers, titles, strict=True)
     ]
-    columns = min(4, len(layers))
     single = "0° is the gradient itself, 90° (dotted) no better than a random direction."
     several = single + " Mean ± one standard deviation over seeds (n = {n})."
     return Figure(
@@ -129,7 +129,7 @@ def angles(comparison: Comparison, styles: Styles) -> Figure | None:
         legend=arms_with_curves(comparison, panels),
         data=curves(comparison, styles, panels),
         wide=grid(comparison, panels, columns=columns, height=240 if columns < 4 else 190, shared=True),
-        narrow=grid(comparison, panels, columns=min(2, columns), height=150, shared=True, narrow=True),
+        narrow=grid(comparison, panels, columns=narrow, height=150, shared=True, narrow=True),
     )
 
 
@@ -159,6 +159,36 @@ def cost(comparison: Comparison, styles: Styles) -> Figure | None:
         wide=lines(rows, "ratio to plain PyTorch", 1.0),
         narrow=lines(rows, "ratio to plain PyTorch", 1.0, narrow=True),
     )
+
+
+def _loss_panel(comparison: Comparison) -> Panel:
+    """Logarithmic, so that a rule that diverges does not flatten the others; linear where a loss is 0."""
+    known = [curve for arm in comparison.arms if (curve := _training_loss(arm))]
+    points = [point for curve in known for point in curve.points]
+    lowest = min((point.mean for point in points), default=0.0)
+    if lowest <= 0:
+        return Panel("Training loss", _training_loss, decimals=3)
+    low = min(max(point.mean - (point.deviation or 0), point.mean / 3) for point in points) / 1.1
+    high = max(point.mean + (point.deviation or 0) for point in points) * 1.1
+    title = "Training loss (log scale)"
+    return Panel(title, _training_loss, decimals=3, range=(low, high), ticks=_log_ticks(low, high), log=True)
+
+
+def _log_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Some round numbers between: 1, 2, 5, 10, ... or, over more than two decades, powers of ten."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    stride = math.ceil((last - first) / 8)
+    digits = (1, 2, 5) if last - first <= 3 else (1,)
+    values = (digit * 10.0**power for power in range(first, last + 1, stride) for digit in digits)
+    return tuple(value for value in values if low <= value <= high)
+
+
+def _training_loss(arm: Arm) -> Curve | None:
+    return arm.curve("train_loss")
+
+
+def _validation_accuracy(arm: Arm) -> Curve | None:
+    return arm.curve("validation_accuracy")
 
 
 def _angle_curve(arm: Arm, *, layer: str) -> Curve | None:

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from apical.errors import DataError
 from apical.report import findings, styles
-from apical.report.document import Comparison, flatten, read
+from apical.report.document import Comparison, flatten, layer_title, read
 from apical.report.figures import Figure, figures
 from apical.report.protocol import protocol
 
@@ -86,7 +86,7 @@ def _environment() -> jinja2.Environment:
     )
     # NaN is no JSON: a browser would refuse the whole page, so refuse to write it.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"date": _date, "setting": _setting}
+    environment.filters |= {"date": _date, "setting": _setting, "layer_title": layer_title}
     environment.globals |= {
         "headline": findings.headline,
         "details": findings.details,

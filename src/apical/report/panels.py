@@ -19,7 +19,8 @@ class Panel:
     """One pair of axes with a curve for every rule.
 
     `factor`, `unit` and `decimals` turn a value into what is shown; `range` and `ticks` of the vertical axis
-    are Plotly's own choice where None; `line` is where a dotted reference runs across.
+    are Plotly's own choice where None; `line` is where a dotted reference runs across; `log` makes the vertical
+    axis logarithmic and needs a `range`.
     """
 
     title: str
@@ -28,8 +29,9 @@ class Panel:
     unit: str = ""
     decimals: int = 1
     range: tuple[float, float] | None = None
-    ticks: tuple[int, ...] | None = None
+    ticks: tuple[float, ...] | None = None
     line: float | None = None
+    log: bool = False
 
 
 def arms_with_curves(comparison: Comparison, panels: Sequence[Panel]) -> tuple[int, ...]:
@@ -83,6 +85,7 @@ def grid(
             showgrid=False,
             tickmode="linear",
             tick0=0,
+            unifiedhovertitle={"text": "epoch %{x}"},
             dtick=_step(max(epochs, default=1), 4 if narrow or columns > 2 else 8),
             title="epoch" if position + columns >= len(panels) else "",
             **({"matches": "x"} if position else {}),
@@ -109,6 +112,8 @@ def _band(curve: Curve, panel: Panel, style: Style) -> list[Spec]:
     deviation = [point.deviation or 0.0 for point in curve.points]
     upper = [panel.factor * (p.mean + d) for p, d in zip(curve.points, deviation, strict=True)]
     lower = [panel.factor * (p.mean - d) for p, d in zip(curve.points, deviation, strict=True)]
+    if panel.log and panel.range:  # zero and below are nowhere on a logarithmic axis: run out of the panel instead
+        lower = [max(y, panel.range[0] / 2) for y in lower]
     return [
         {
             "type": "scatter",
@@ -157,11 +162,15 @@ def _heading(panel: Panel, suffix: str) -> Spec:
 
 
 def _scale(panel: Panel) -> Spec:
-    scale: Spec = {} if panel.range is None else {"range": list(panel.range)}
+    scale: Spec = {}
+    if panel.range is not None:
+        scale["range"] = [math.log10(y) if panel.log else y for y in panel.range]
+    if panel.log:
+        scale["type"] = "log"
     if panel.ticks is None:
         return scale | {"nticks": 6}
     values = list(panel.ticks)
-    return scale | {"tickmode": "array", "tickvals": values, "ticktext": [f"{value}{panel.unit}" for value in values]}
+    return scale | {"tickmode": "array", "tickvals": values, "ticktext": [f"{value:g}{panel.unit}" for value in values]}
 
 
 def _epochs(curve: Curve | None) -> Sequence[int]:
