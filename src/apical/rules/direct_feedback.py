@@ -13,7 +13,7 @@ from apical.errors import CircuitError, ConfigError
 from apical.layers import Node, Record
 from apical.rules.randomness import Randomness, standard_deviation
 from apical.rules.rule import LearningRule, PerLayer
-from apical.wiring import Activity, Credit, Wiring
+from apical.wiring import Activity, Credit, Reach, Wiring
 
 
 class DirectFeedbackAlignment(LearningRule):
@@ -76,6 +76,14 @@ class DirectFeedbackAlignment(LearningRule):
     def ready(self) -> bool:
         return len(self.weights) > 0
 
+    def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:
+        if self.ready:
+            return super().respond(wiring, x, reach)
+        # The first answer shows the size of every rate: of those too that are frozen for now.
+        y, activity = super().respond(wiring, x, wiring.reach((True,) * len(reach.learns), False))
+        activity.reach = reach
+        return y, activity
+
     def prepare(self, wiring: Wiring, activity: Activity, y: Tensor) -> None:
         outputs = y[0].numel()
         spread = self._spread if self.init == "match" else outputs**-0.5
@@ -95,7 +103,7 @@ class DirectFeedbackAlignment(LearningRule):
 
     def signal(self, wiring: Wiring, error: Tensor) -> Tensor:
         """What is sent to every layer: (batch, outputs)."""
-        return error.flatten(1)
+        return error.reshape(error.shape[0], -1)
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
         sent = self.signal(wiring, error)
@@ -112,7 +120,7 @@ class DirectFeedbackAlignment(LearningRule):
                     f"{sent.shape[1]}. Keep the size of the input fixed, or use FeedbackAlignment, "
                     "which has no dense maps."
                 )
-            return sent.mm(weights.flatten(1).to(sent.dtype)).view(record.rate.shape)
+            return sent.mm(weights.flatten(1).to(sent.dtype)).view(record.rate.shape).to(record.rate.dtype)
 
         for layer, record, arrived in (descent := wiring.descend(activity, error, project)):
             if arrived is None:
@@ -151,7 +159,7 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.1})
 
     def signal(self, wiring: Wiring, error: Tensor) -> Tensor:
-        negative = error.flatten(1) < 0
+        negative = error.reshape(error.shape[0], -1) < 0
         if not torch.compiler.is_compiling():
             most = int(negative.sum(1).max())
             if error.dim() != 2 or most > 1:
