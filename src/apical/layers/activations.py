@@ -109,8 +109,9 @@ class LeakyReLU(_FromInput):
 class ELU(_FromInput):
     """The exponential units: scale * (x where positive, else alpha * (exp(input_scale x) - 1))."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Any) -> None:
         super().__init__(module)
+        self.constants: tuple[float, float, float]
         if isinstance(module, nn.SELU):
             self.constants = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
         elif isinstance(module, nn.CELU):

@@ -165,10 +165,17 @@ class Add(Meeting):
         total = arriving[0] + arriving[1]
         for rate in arriving[2:]:
             total = total + rate
-        return total, tuple(rate.shape for rate in arriving)
+        return total, tuple([(rate.shape, rate.dtype) for rate in arriving])
 
     def backward(self, error: Tensor, saved: Saved) -> Sequence[Tensor]:
-        return [error if error.shape == shape else error.sum_to_size(shape) for shape in saved]
+        return [_as_arrived(error, shape, dtype) for shape, dtype in saved]
+
+
+def _as_arrived(error: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    if error.shape != shape:
+        error = error.sum_to_size(shape)
+    # Under autocast the rates that meet may be of different types.
+    return error if error.dtype == dtype else error.to(dtype)
 
 
 class Concatenate(Meeting):
@@ -180,10 +187,12 @@ class Concatenate(Meeting):
         self.axis = axis
 
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
-        return torch.cat(tuple(arriving), self.axis), tuple(rate.shape[self.axis] for rate in arriving)
+        sizes = tuple([rate.shape[self.axis] for rate in arriving])
+        return torch.cat(tuple(arriving), self.axis), (sizes, tuple([rate.dtype for rate in arriving]))
 
     def backward(self, error: Tensor, saved: Saved) -> Sequence[Tensor]:
-        return error.split(list(saved), self.axis)
+        sizes, types = saved
+        return [part.to(dtype) for part, dtype in zip(torch.split(error, sizes, self.axis), types, strict=True)]
 
 
 class AnyMeeting(Meeting):

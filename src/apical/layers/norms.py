@@ -64,17 +64,19 @@ class BatchNorm(Norm):
             0.0 if momentum is None else momentum,
             module.eps,
         )
-        return y, (x, batch_mean, batch_scale, from_batch)
+        # Kept with the rest, so that autograd notices statistics that moved on before the error came back.
+        moving = (None, None) if from_batch else (mean, variance)
+        return y, (x, *moving, batch_mean, batch_scale, from_batch)
 
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
-        x, batch_mean, batch_scale, from_batch = saved
+        x, mean, variance, batch_mean, batch_scale, from_batch = saved
         module = self.module
         found = aten.native_batch_norm_backward.default(
             grad,
             x,
             self._affine()[0],
-            module.running_mean,
-            module.running_var,
+            mean,
+            variance,
             batch_mean,
             batch_scale,
             from_batch,

@@ -207,7 +207,8 @@ class AdaptiveAvgPool2d(Elementwise):
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
         x = saved[0]
         if grad.shape[-2:] == (1, 1):
-            return (grad / (x.shape[-1] * x.shape[-2])).expand_as(x)
+            spread: Tensor = (grad / (x.shape[-1] * x.shape[-2])).expand_as(x)
+            return spread
         below: Tensor = aten._adaptive_avg_pool2d_backward.default(grad, x)
         return below
 

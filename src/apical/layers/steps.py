@@ -1,7 +1,7 @@
 """Steps: what happens between the synapses' drive and the rate, one module or function at a time.
 
 A step answers (`forward`, under no_grad) and keeps what it needs to hand a signal back (`backward`). Most
-steps do this in closed form with the same kernels that autograd would call (`activations`, `pooling`,
+steps do this in closed form with the same kernels that autograd would call (`activations`, `shapes`,
 `norms`); any other module or function has a local autograd graph, of this one step (`LocalGraph`).
 """
 
@@ -22,11 +22,12 @@ class Step(ABC):
     """One parameter-free or per-unit operation on the way from the drive to the rate.
 
     Attributes:
+        module: where the step's options and parameters are.
         parameters: names of the step's own parameters in `module`; they learn by their local derivative.
     """
 
     parameters: tuple[str, ...] = ()
-    module: nn.Module
+    module: Any
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
@@ -40,7 +41,7 @@ class Step(ABC):
 class Elementwise(Step):
     """A step without parameters: `backward` in one line."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Any) -> None:
         self.module = module
 
     @abstractmethod

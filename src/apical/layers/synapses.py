@@ -35,12 +35,13 @@ class Synapses(ABC):
     def __init__(self, module: nn.Module, name: str) -> None:
         self.module = module
         self.name = name
-        if "weight" not in module._parameters:
-            raise CircuitError(
-                f"{name} ({type(module).__name__}): its weight is computed from other tensors (parametrised, "
-                "pruned or weight-normalised), so a local update of the weight has nowhere to go. Make it "
-                "plain first, e.g. with torch.nn.utils.parametrize.remove_parametrizations."
-            )
+        for own in ("weight", "bias"):
+            if own not in module._parameters:
+                raise CircuitError(
+                    f"{name} ({type(module).__name__}): its {own} is computed from other tensors (parametrised, "
+                    "pruned or weight-normalised), so a local update of it has nowhere to go. Make it plain first, "
+                    "e.g. with torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove."
+                )
 
     @property
     def weight(self) -> Tensor:
@@ -75,7 +76,7 @@ class Synapses(ABC):
         Args:
             post: (batch, units ...), at the soma.
             weight: of the shape of the synapses' own weight.
-            pre: (batch, fan-in ...), for its shape alone.
+            pre: (batch, fan-in ...), for its shape and type alone.
 
         Returns:
             (batch, fan-in ...)
@@ -112,7 +113,7 @@ def kind_of(module: nn.Module) -> type[Synapses] | None:
     """
     for base in type(module).__mro__:
         kind = _KINDS.get(base)
-        if kind is not None and type(module).forward is base.forward:
+        if kind is not None and type(module).forward is getattr(base, "forward", None):
             return kind
     return None
 
@@ -147,7 +148,7 @@ class LinearSynapses(Synapses):
 
     def transport(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
         weight = _as(weight, post.dtype)
-        return post.mm(weight) if post.dim() == 2 else post.matmul(weight)
+        return _as(post.mm(weight) if post.dim() == 2 else post.matmul(weight), pre.dtype)
 
     def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
         if post.dim() != 2:
@@ -232,10 +233,11 @@ class _ConvSynapses(Synapses):
         padded = _as(self._padded(pre), post.dtype)
         below = self._backward(post, padded, weight, None, [True, False, False])[0]
         assert below is not None
+        below = _as(below, pre.dtype)
         if self.pads is None:
             return below
         # Padding is linear: its transpose is its own backward, wherever it is evaluated.
-        _, transpose = torch.func.vjp(self._padded, pre.to(post.dtype))
+        transpose: Any = torch.func.vjp(self._padded, pre)[1]
         result: Tensor = transpose(below)[0]
         return result
 
@@ -243,7 +245,9 @@ class _ConvSynapses(Synapses):
         if pre.dim() == self.rank + 1:
             pre, post = pre[None], post[None]
         padded = _as(self._padded(pre), post.dtype)
-        return self._backward(post, padded, self.weight, [post.shape[1]] if bias else None, [False, weight, bias])[1:]
+        units = [post.shape[1]] if bias else None
+        _, to_weight, to_bias = self._backward(post, padded, self.weight, units, [False, weight, bias])
+        return to_weight, to_bias
 
     def units_last(self, drive: Tensor) -> Tensor:
         return drive.movedim(-self.rank - 1, -1).reshape(-1, drive.shape[-self.rank - 1])
