@@ -71,6 +71,16 @@ _RESHAPES = ("view", "reshape", torch.reshape, "squeeze", "unsqueeze", torch.squ
 _SIZES = ("size", "dim", "numel", "ndimension", "nelement", "stride", "is_contiguous")
 _SIZE_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "is_cuda", "requires_grad")
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
+# Several tensors at once, always and only where an axis is given; what takes one of them is the operation.
+_PARTS = ("chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit", "unbind", "meshgrid")
+_EXTREMES = ("max", "min", "median", "mode", "kthvalue", "topk", "sort", "cummax", "cummin", "std_mean", "var_mean")
+# What may answer with the memory of its argument.
+_VIEWS = (
+    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "contiguous", "expand", "expand_as"),
+    *("transpose", "permute", "movedim", "swapaxes", "t", "narrow", "select", "detach", "view_as", "to", "getattr"),
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "getitem", *_PARTS),
+)
+_VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 
 
 def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
@@ -79,10 +89,39 @@ def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
         return bool(getattr(module, "inplace", False))
     if node.target in _IN_PLACE or node.kwargs.get("inplace", False):
         return True
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = _called(node)
     if name.endswith("_") and not name.endswith("__"):
         return True
     return _bound(node).get("inplace", False) is True
+
+
+def may_share_memory(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the answer may be a view of the first argument."""
+    return isinstance(module, _VIEW_MODULES) if module is not None else _called(node) in _VIEWS
+
+
+def _called(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def is_parts(node: fx.Node) -> bool:
+    """Whether the node is several tensors at once, so that only what is taken of them is an operation."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = _called(node)
+    if name in _PARTS:
+        return True
+    if node.target is operator.getitem and isinstance(node.args[1], slice):
+        return isinstance(node.args[0], fx.Node) and is_parts(node.args[0])
+    return name in _EXTREMES and bool(node.users) and all(_takes_one(user, node) for user in node.users)
+
+
+def _takes_one(user: fx.Node, parts: fx.Node) -> bool:
+    if user.op != "call_function" or user.args[:1] != (parts,):
+        return False
+    return (user.target is operator.getitem and isinstance(user.args[1], int)) or (
+        user.target is getattr and user.args[1] in ("values", "indices")
+    )
 
 
 def is_size(node: fx.Node) -> bool:
@@ -102,12 +141,11 @@ def _bound(node: fx.Node) -> dict[str, Any]:
     return {**dict(zip(entry[1], node.args[1:], strict=False)), **node.kwargs}
 
 
-def as_module(node: fx.Node) -> tuple[nn.Module, bool | None] | None:
+def as_module(node: fx.Node) -> tuple[nn.Module, nn.Module] | None:
     """The module that a functional call stands for.
 
     Returns:
-        the module, and the `training` flag that the call was given (None where it has none); or None where
-        no module stands for the call.
+        the module, and the module whose training mode counts; or None where no module stands for the call.
     """
     if node.op not in ("call_function", "call_method"):
         return None
@@ -120,13 +158,16 @@ def as_module(node: fx.Node) -> tuple[nn.Module, bool | None] | None:
     if options.get("dtype", 0) is None:
         del options["dtype"]
     if kind is nn.GELU and set(options) == {"approximate"}:
-        return nn.GELU(**options), None
-    if set(options) - set(names) or any(isinstance(value, fx.Node) for value in options.values()):
+        module: nn.Module = nn.GELU(**options)
+        return module, module
+    training = options.pop("training", True)  # F.dropout's own default
+    if set(options) - set(names) or any(isinstance(value, (fx.Node, ByMode)) for value in options.values()):
         return None
-    training = options.pop("training", None)
-    if kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d) and training is None:
-        training = True  # F.dropout's own default
-    return kind(**options), training
+    module = kind(**options)
+    if not isinstance(training, ByMode):
+        module.train(bool(training))
+        return module, module
+    return (module, training.owner) if training.training and not training.evaluation else None
 
 
 @dataclass(frozen=True)
@@ -142,6 +183,21 @@ class Constant:
 
     owner: nn.Module
     name: str
+
+
+@dataclass(frozen=True)
+class ByMode:
+    """A plain value that is one in training and another in evaluation, such as `training=self.training`.
+
+    Attributes:
+        owner: the module that makes the call; its mode counts.
+        training: the value in training.
+        evaluation: the value in evaluation.
+    """
+
+    owner: nn.Module
+    training: Any
+    evaluation: Any
 
 
 class Expression:
@@ -161,12 +217,24 @@ class Expression:
             return getattr(args[0], self.target)(*args[1:], **kwargs)
         return self.target(*args, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Some of torch's functions are closures: pickle cannot find them by the name that they say they have.
+        known = getattr(F, self.__name__, None) is self.target
+        return {**self.__dict__, "target": None} if known else self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.target is None:
+            self.target = getattr(F, self.__name__)
+
 
 def _fill(template: Any, tensors: Sequence[Tensor]) -> Any:
     if isinstance(template, Argument):
         return tensors[template.place]
     if isinstance(template, Constant):
         return getattr(template.owner, template.name)
+    if isinstance(template, ByMode):
+        return template.training if template.owner.training else template.evaluation
     if isinstance(template, Expression):
         return template(*tensors)
     if isinstance(template, (list, tuple)):
@@ -181,7 +249,7 @@ def _fill(template: Any, tensors: Sequence[Tensor]) -> Any:
 def expression(node: fx.Node, places: dict[fx.Node, int], model: nn.Module) -> Expression:
     """The call of a node as an expression of the tensors in `places`.
 
-    Sizes are computed inside the expression from the tensors that they are read off.
+    Sizes and parts are computed inside the expression from the tensors that they are taken off.
     """
 
     def template(value: Any) -> Any:

@@ -8,17 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import ParametrizationList
 
 from apical.errors import CircuitError
 from apical.functions import (
     ADDITIONS,
     CONCATENATIONS,
+    ByMode,
     Reshape,
     as_module,
     expression,
+    is_parts,
     is_reshape,
     is_size,
+    may_share_memory,
     works_in_place,
 )
 from apical.layers import (
@@ -115,8 +121,9 @@ def trace(model: nn.Module, *, teach_input: bool = False) -> Plan:
     """
     _refuse_unknown_weights(model)
     _refuse_more_inputs(model)
-    root = _Root(model)
-    return _Reader(root, _graph(root), teach_input).read()
+    plan = _Reader(*_read_graph(model), teach_input).read()
+    _warn_of_hooks(model)
+    return plan
 
 
 def _refuse_more_inputs(model: nn.Module) -> None:
@@ -133,35 +140,77 @@ def _refuse_more_inputs(model: nn.Module) -> None:
         )
 
 
-def _graph(root: _Root) -> fx.Graph:
-    """The model's graph; what it does in training and in evaluation must be the same operations."""
-    before = {module: module.training for module in root.modules()}
-    graphs = []
+def _read_graph(model: nn.Module) -> tuple[_Root, fx.Graph]:
+    """The model's graph; what it does in training and in evaluation must be the same operations.
+
+    Plain values that differ between the two (`training=self.training`) become `ByMode` arguments.
+    """
+    before = {module: module.training for module in model.modules()}
+    traced = []
     try:
-        for mode in (False, True):
+        for mode in (False, True, True):
             for module in before:
                 module.training = mode
-            graphs.append(_trace_once(root))
+            root = _Root(model)
+            traced.append((root, _trace_once(root)))
     finally:
         for module, mode in before.items():
             module.training = mode
-    evaluation, training = (list(graph.nodes) for graph in graphs)
-    if [(n.op, n.target) for n in evaluation] != [(n.op, n.target) for n in training]:
+    (_, evaluation), (root, training), (_, again) = traced
+    others = {other: node for node, other in zip(training.nodes, evaluation.nodes, strict=False)}
+    operations = [[(node.op, node.target) for node in graph.nodes] for _, graph in traced]
+    constants = [[value for value in vars(root).values() if isinstance(value, Tensor)] for root, _ in traced]
+    if operations[1] != operations[2] or not _same(constants[1], constants[2]) or str(training) != str(again):
         raise CircuitError(
-            f"{type(root.model).__name__}: it performs other operations in training than in evaluation, and a "
+            f"{type(model).__name__}: its forward does something else every time it is called, and what it did while "
+            "it was read would be done for ever. Draw random numbers with torch.rand_like and its kin, or in a module "
+            "of its own without synapses, which is called anew for every answer."
+        )
+    try:
+        if operations[0] != operations[1] or not _same(constants[0], constants[1]):
+            raise _OtherOperationsError
+        for node, other in zip(training.nodes, evaluation.nodes, strict=True):
+            stack = node.meta.get("nn_module_stack")
+            path, _ = list(stack.values())[-1] if stack else ("model", None)
+            owner = root.get_submodule(path)
+            node.args = _by_mode(node.args, other.args, others, owner)
+            node.kwargs = _by_mode(node.kwargs, other.kwargs, others, owner)
+    except _OtherOperationsError:
+        raise CircuitError(
+            f"{type(model).__name__}: it performs other operations in training than in evaluation, and a "
             "circuit has one list of layers. Move what differs into a module of its own without synapses, "
             "such as nn.Dropout."
-        )
-    # Where the two differ in a `training` argument, the call follows the mode of the module that makes it.
-    for node, other in zip(training, evaluation, strict=True):
-        node.meta["follows_mode"] = node.op in ("call_function", "call_method") and (
-            (_plain(node.args), _plain(node.kwargs)) != (_plain(other.args), _plain(other.kwargs))
-        )
-    return graphs[1]
+        ) from None
+    return root, training
 
 
-def _plain(value: Any) -> Any:
-    return fx.node.map_arg(value, lambda node: node.name)
+class _OtherOperationsError(Exception):
+    """Training and evaluation differ in more than a plain value."""
+
+
+def _same(some: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(some) == len(other) and all(torch.equal(a, b) for a, b in zip(some, other, strict=True))
+
+
+def _by_mode(training: Any, evaluation: Any, others: dict[fx.Node, fx.Node], owner: nn.Module) -> Any:
+    """The arguments of a call, with `ByMode` where a plain value differs between the modes."""
+    if isinstance(training, fx.Node) or isinstance(evaluation, fx.Node):
+        if others.get(evaluation) is not training:
+            raise _OtherOperationsError
+        return training
+    if isinstance(training, (list, tuple)) and isinstance(evaluation, (list, tuple)):
+        if len(training) != len(evaluation):
+            raise _OtherOperationsError
+        items = [_by_mode(a, b, others, owner) for a, b in zip(training, evaluation, strict=True)]
+        return tuple(items) if isinstance(training, tuple) else items
+    if isinstance(training, dict) and isinstance(evaluation, dict):
+        if training.keys() != evaluation.keys():
+            raise _OtherOperationsError
+        return {key: _by_mode(training[key], evaluation[key], others, owner) for key in training}
+    if isinstance(training, slice) and isinstance(evaluation, slice):
+        ends = ((training.start, evaluation.start), (training.stop, evaluation.stop), (training.step, evaluation.step))
+        return slice(*(_by_mode(a, b, others, owner) for a, b in ends))
+    return training if training == evaluation else ByMode(owner, training, evaluation)
 
 
 def _trace_once(root: _Root) -> fx.Graph:
@@ -177,28 +226,34 @@ def _trace_once(root: _Root) -> fx.Graph:
 
 def _refuse_unknown_weights(model: nn.Module) -> None:
     for path, module in model.named_modules():
-        if isinstance(module, _NORMS):
+        if isinstance(module, (*_NORMS, ParametrizationList)):
             continue
-        named = path or type(model).__name__
+        named = f"{path or type(model).__name__} ({type(module).__name__})"
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+            raise CircuitError(
+                f"{named}: its weights have no shape yet. Let the model answer one example first, then build the "
+                "circuit."
+            )
         for kinds, remedy in _REMEDIES:
             if isinstance(module, kinds):
-                raise CircuitError(
-                    f"{named} ({type(module).__name__}): a weighted module that apical has no synapses for; {remedy}."
-                )
+                raise CircuitError(f"{named}: a weighted module that apical has no synapses for; {remedy}.")
         if kind_of(module) is not None:
             continue
         heavy = [(name, weight.dim()) for name, weight in module.named_parameters(recurse=False) if weight.dim() > 1]
         if heavy:
             raise CircuitError(
-                f"{named} ({type(module).__name__}): its parameter {heavy[0][0]!r} has {heavy[0][1]} "
-                f"axes, so it connects units with each other, and apical has no synapses for it. Known are "
-                f"{', '.join(known_kinds())}. Use one of these, register a kind of your own with "
-                "@apical.layers.synapses_of, or keep the module outside the circuit."
+                f"{named}: its parameter {heavy[0][0]!r} has {heavy[0][1]} axes, so it connects units with each other, "
+                f"and apical has no synapses for it. Known are {', '.join(known_kinds())}. Use one of these, register "
+                "a kind of your own with @apical.layers.synapses_of, or keep the module outside the circuit."
             )
-        if module._forward_hooks or module._forward_pre_hooks:
+
+
+def _warn_of_hooks(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             warnings.warn(
-                f"{named} ({type(module).__name__}) has forward hooks; a circuit calls synapses and neurons itself "
-                "while it learns, so they fire only where no gradient is wanted.",
+                f"{path or type(model).__name__} ({type(module).__name__}) has hooks; a circuit calls synapses and "
+                "neurons itself while it learns, so they fire only where no gradient is wanted.",
                 stacklevel=4,
             )
 
@@ -216,6 +271,7 @@ class _Reader:
         self.fresh: set[int] = set()
         self.learns = [teach_input]
         self.calls: dict[nn.Module, str] = {}
+        self.names: set[str] = set()
         self.slots: list[tuple[nn.Module, str]] = []
         self.slot_of: dict[nn.Parameter, int] = {}
         for name, parameter in root.named_parameters():
@@ -224,6 +280,7 @@ class _Reader:
             self.slots.append((root.get_submodule(owner), own))
 
     def read(self) -> Plan:
+        self._pass_identities()
         self._respect_in_place()
         output: int | None = None
         for node in self.graph.nodes:
@@ -233,7 +290,7 @@ class _Reader:
                 output = self._output(node)
             elif node.op == "get_attr":
                 self._attribute(node)
-            elif not is_size(node):
+            elif not is_size(node) and not is_parts(node):
                 self._operation(node)
         assert output is not None
         if not any(isinstance(node, Layer) for node in self.nodes):
@@ -246,18 +303,56 @@ class _Reader:
     def _path(self, target: Any) -> str:
         return str(target).removeprefix("model").removeprefix(".") or self.model
 
+    def _named(self, node: fx.Node) -> str:
+        """What the user calls the operation: a module by its path, anything else by its function."""
+        return self._path(node.target) if node.op == "call_module" else node.name
+
+    def _unique(self, node: fx.Node) -> str:
+        name = wanted = self._named(node)
+        times = 1
+        while name in self.names:
+            times += 1
+            name = f"{wanted}:{times}"
+        self.names.add(name)
+        return name
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def _pass_identities(self) -> None:
+        for node in list(self.graph.nodes):
+            if isinstance(self._module(node), nn.Identity) and len(node.args) == 1:
+                node.replace_all_uses_with(node.args[0])
+                self.graph.erase_node(node)
+
     def _respect_in_place(self) -> None:
         """Whoever reads a tensor after it was overwritten reads what it became."""
         order = {node: place for place, node in enumerate(self.graph.nodes)}
+        memory: dict[fx.Node, fx.Node] = {}
+
+        def read_after(tensor: fx.Node, node: fx.Node) -> list[fx.Node]:
+            return [user for user in tensor.users if order[user] > order[node] and not is_size(user)]
+
         for node in self.graph.nodes:
-            if node.op not in ("call_function", "call_method", "call_module") or not node.args:
+            first = node.args[0] if node.args else None
+            if node.op not in ("call_function", "call_method", "call_module") or not isinstance(first, fx.Node):
                 continue
-            module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-            overwritten = node.args[0]
-            if isinstance(overwritten, fx.Node) and works_in_place(node, module):
-                for user in list(overwritten.users):
-                    if order[user] > order[node]:
-                        user.replace_input_with(overwritten, node)
+            module = self._module(node)
+            if works_in_place(node, module):
+                for user in read_after(first, node):
+                    user.replace_input_with(first, node)
+                own = memory.get(first, first)
+                sharing = [own, *(tensor for tensor, base in memory.items() if base is own)]
+                for tensor in sharing:
+                    if tensor is not first and read_after(tensor, node):
+                        raise CircuitError(
+                            f"{self._named(node)}: it overwrites the answer of {self._named(first)}, which may share "
+                            f"its memory with that of {self._named(tensor)}, and the latter is read again later: what "
+                            "would be read there? Do not work in place here."
+                        )
+                memory[node] = own
+            elif may_share_memory(node, module):
+                memory[node] = memory.get(first, first)
 
     def _output(self, node: fx.Node) -> int:
         answer = node.args[0]
@@ -280,57 +375,61 @@ class _Reader:
             )
 
     def _operation(self, node: fx.Node) -> None:
-        module: nn.Module | None = None
-        if node.op == "call_module":
-            module = self.root.get_submodule(str(node.target))
+        module = self._module(node)
+        if module is not None:
             self._refuse_reuse(module, self._path(node.target))
-        arriving = [n for n in node.all_input_nodes if n in self.values]
-        if not arriving:
+        direct, read_off = self._arriving(node)
+        if not direct and not read_off:
             raise CircuitError(
-                f"{self._path(node.target)}: an operation on no rate ({node.format_node()}). Compute constants in "
+                f"{self._named(node)}: an operation on no rate ({node.format_node()}). Compute constants in "
                 "__init__ and register them as buffers."
             )
         kind = None if module is None else kind_of(module)
         if module is not None and kind is not None:
-            if len(arriving) != 1 or len(node.args) != 1:
-                raise CircuitError(f"{self._path(node.target)}: synapses take one tensor.")
+            if [*node.args, *node.kwargs.values()] != direct:
+                raise CircuitError(
+                    f"{self._path(node.target)} ({type(module).__name__}): synapses take one tensor and nothing else."
+                )
             layer = Layer(
                 len(self.nodes),
-                self._path(node.target),
-                self.values[arriving[0]],
+                self._unique(node),
+                self.values[direct[0]],
                 kind(module, self._path(node.target)),
             )
             layer.weight_slot = self.slot_of[module._parameters["weight"]]  # type: ignore[index]
             bias = module._parameters["bias"]
             layer.bias_slot = None if bias is None else self.slot_of[bias]
             self._append(layer, node, learns=True, fresh=True)
-            return
-        if isinstance(module, nn.Identity):
-            value = self.values[arriving[0]]
-            self.values[node] = value
-            if self.tails.get(value) is arriving[0] and len(arriving[0].users) == 1:
-                self.tails[value] = node
-            return
-        # Sizes may be read off tensors that do not themselves take part.
-        direct = [n for n in arriving if n in _direct_arguments(node)]
-        read_off = self._sizes_from(node, set(direct))
-        if len(direct) == 1 and not read_off:
-            step = self._step(node, module, direct[0])
-            self._follow(step, node, direct[0])
+        elif len(direct) == 1 and not read_off:
+            self._follow(self._step(node, module, direct[0]), node, direct[0])
         else:
             self._meet(node, module, direct, read_off)
 
-    def _sizes_from(self, node: fx.Node, known: set[fx.Node]) -> list[fx.Node]:
-        found: dict[fx.Node, None] = {}
-        pending = [n for n in node.all_input_nodes if n not in known]
+    def _arriving(self, node: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+        """The rates that the operation takes, and those that it only reads a size off."""
+        direct: dict[fx.Node, None] = {}
+        read_off: dict[fx.Node, None] = {}
+        pending = [(source, direct) for source in reversed(node.all_input_nodes)]
         while pending:
-            source = pending.pop()
+            source, found = pending.pop()
             if source in self.values:
-                if source not in known:
-                    found[source] = None
+                found[source] = None
             else:
-                pending.extend(source.all_input_nodes)
-        return list(found)
+                found = read_off if is_size(source) else found
+                pending.extend((below, found) for below in reversed(source.all_input_nodes))
+        return list(direct), [source for source in read_off if source not in direct]
+
+    def _readers(self, source: fx.Node) -> set[fx.Node]:
+        """The operations that take the tensor, its size, or a part of it."""
+        found: set[fx.Node] = set()
+        pending = list(source.users)
+        while pending:
+            user = pending.pop()
+            if is_size(user) or is_parts(user):
+                pending.extend(user.users)
+            else:
+                found.add(user)
+        return found
 
     def _refuse_reuse(self, module: nn.Module, path: str) -> None:
         keeps = any(True for _ in module.parameters()) or any(True for _ in module.buffers())
@@ -349,30 +448,22 @@ class _Reader:
         call = expression(node, {source: 0}, self.root)
         stands_for = as_module(node)
         if stands_for is not None:
-            equivalent, training = stands_for
+            equivalent, mode = stands_for
             step = closed_form_of(equivalent)
             if isinstance(step, (Dropout, ChannelDropout)):
-                if node.meta["follows_mode"]:
-                    step.mode = self._owner(node)
-                else:
-                    equivalent.train(training is not False)
+                step.mode = mode
             if step is not None:
                 return step
         if is_reshape(node):
             return Reshape(call)
         return LocalGraph(module if module is not None else nn.Identity(), call)
 
-    def _owner(self, node: fx.Node) -> nn.Module:
-        stack = node.meta["nn_module_stack"]
-        path, _ = stack[next(reversed(stack))]
-        return self.root.get_submodule(path)
-
     def _follow(self, step: Step, node: fx.Node, source: fx.Node) -> None:
         """Add a step to the node that made its argument, or to a new junction where others read that, too."""
         value = self.values[source]
-        alone = value > 0 and len(source.users) == 1 and self.tails.get(value) is source
+        alone = value > 0 and self.tails.get(value) is source and self._readers(source) == {node}
         if not alone:
-            junction = Junction(len(self.nodes), node.name, (value,), PassOn())
+            junction = Junction(len(self.nodes), self._unique(node), (value,), PassOn())
             self._append(junction, node, learns=self.learns[value], fresh=False)
             value = self.values[node]
         owner = self.nodes[value - 1]
@@ -403,11 +494,11 @@ class _Reader:
         meeting = self._meeting(node, direct) if not read_off else None
         if meeting is None:
             places = {source: place for place, source in enumerate((*direct, *read_off))}
-            meeting = AnyMeeting(expression(node, places, self.root), node.name)
+            meeting = AnyMeeting(expression(node, places, self.root), self._named(node))
         sources = tuple(self.values[n] for n in (*direct, *read_off))
         if isinstance(meeting, (Add, Concatenate)):
             sources = tuple(self.values[n] for n in _operands(node))
-        junction = Junction(len(self.nodes), node.name, sources, meeting)
+        junction = Junction(len(self.nodes), self._unique(node), sources, meeting)
         learns = any(self.learns[self.values[n]] for n in direct)
         self._append(junction, node, learns=learns, fresh=isinstance(meeting, Add))
 
@@ -439,7 +530,7 @@ class _Reader:
             if node.index + 1 in alive:
                 alive.update(node.sources)
         places = {0: 0}
-        nodes = []
+        nodes: list[Node] = []
         for node in self.nodes:
             if node.index + 1 not in alive:
                 continue
@@ -454,10 +545,6 @@ class _Reader:
         output = places[output]
         done = [tuple(value for value, at in last.items() if at == node.index and value != output) for node in nodes]
         return Plan(nodes, output, self.slots, done)
-
-
-def _direct_arguments(node: fx.Node) -> set[fx.Node]:
-    return {n for n in node.all_input_nodes if not is_size(n) and n.op != "get_attr"}
 
 
 def _operands(node: fx.Node) -> tuple[fx.Node, ...]:
