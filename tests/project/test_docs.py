@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_configurations_are_valid(text, tmp_path):
     Config.load(path)
 
 
-without_cli = not (ROOT / "src" / "apical" / "cli.py").exists()
+without_cli = not (ROOT / "src" / "apical" / "cli" / "claims.py").exists()
 
 
 @pytest.mark.skipif(without_cli, reason="no command line yet")
@@ -127,19 +128,28 @@ def check_apical(arguments: list[str]) -> None:
 
     from apical.cli import app
 
-    if not arguments or "--help" in arguments:
-        assert CliRunner().invoke(app, arguments).exit_code == 0
+    if not arguments or {"--help", "--version"} & set(arguments):
+        assert CliRunner().invoke(app, arguments or ["--help"]).exit_code == 0, arguments
         return
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    verb, *rest = arguments
-    assert verb in verbs, f"there is no `apical {verb}`"
-    verbs[verb].make_context(verb, rest)
+    command: Any = typer.main.get_command(app)
+    while arguments and hasattr(command, "commands"):
+        verb, *arguments = arguments
+        assert verb in command.commands, f"there is no `apical ... {verb}`"
+        command = command.commands[verb]
+    command.make_context(command.name, arguments)
 
 
 @pytest.mark.skipif(without_cli, reason="no command line yet")
 @pytest.mark.parametrize(
     "wrong",
-    ["apical trian", "apical compare --no-such-option", "pip install '.[tests]'", "python no.py", "aptcal"],
+    [
+        "apical trian",
+        "apical compare --no-such-option",
+        "apical data fetch",
+        "pip install '.[tests]'",
+        "python no.py",
+        "aptcal",
+    ],
 )
 def test_the_check_of_commands_can_fail(wrong):
     with pytest.raises(Exception, match=r"."):
