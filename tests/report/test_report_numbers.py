@@ -129,7 +129,10 @@ def test_failed_runs_enter_no_number(failing):
     assert comparison.arms[6].accuracy is None
     assert any(words["text"] == "failed" for words in drawn(final_accuracy, failing).wide["annotations"])
     assert "4 of 21 runs failed and enter no mean." in details(comparison)
+    assert "All are means over the finished runs of three seeds." in details(comparison)
     assert dict(protocol(comparison))["Failed runs"]
+    assert "(n = 2 to 3)" in drawn(learning_curves, failing).caption
+    assert "over n = 2 to 3 seeds" in render(failing)
 
 
 def test_the_table_holds_the_numbers(document):

@@ -120,6 +120,12 @@ class Comparison:
         return sorted({run.seed for arm in self.arms for run in arm.runs if run.seed is not None})
 
     @property
+    def sample(self) -> str:
+        """How many finished runs stand behind a rule's numbers: "3", or "2 to 3" where some failed."""
+        sizes = sorted({len(arm.finished) for arm in self.arms if arm.finished}) or [0]
+        return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+
+    @property
     def reference(self) -> Arm | None:
         """Backpropagation, where it is among several rules."""
         found = [arm for arm in self.arms if arm.rule == "backprop"]

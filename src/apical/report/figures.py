@@ -197,4 +197,4 @@ def _angle_curve(arm: Arm, *, layer: str) -> Curve | None:
 
 def _over_seeds(comparison: Comparison, several: str, single: str) -> str:
     seeds = len(comparison.seeds)
-    return several.format(n=seeds) if seeds > 1 else single
+    return several.format(n=comparison.sample) if seeds > 1 else single

@@ -94,7 +94,8 @@ def _seeds(comparison: Comparison) -> str:
     if seeds == 1:
         each = " each" if len(comparison.arms) > 1 else ""
         return f"One seed{each}: nothing here says how far another seed would land."
-    return f"All are means over {count(seeds)} seeds."
+    kept = "the finished runs of " if comparison.failures else ""
+    return f"All are means over {kept}{count(seeds)} seeds."
 
 
 def _angles(comparison: Comparison) -> str:

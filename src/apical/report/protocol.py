@@ -43,9 +43,9 @@ def _spread(comparison: Comparison) -> str:
     if len(seeds) < 2:
         return "One seed was run, so there is no spread to show."
     return (
-        f"Mean ± sample standard deviation (n − 1 in the denominator) over n = {len(seeds)} seeds "
+        f"Mean ± sample standard deviation (n − 1 in the denominator) over n = {comparison.sample} seeds "
         f"({', '.join(map(str, seeds))}), each a training of its own. Bands and error bars show the same. "
-        "Where fewer runs reached an epoch or finished, n is given with the number."
+        "Where a point of a curve stands on fewer runs, its n is given beside it."
     )
 
 
