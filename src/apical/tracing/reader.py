@@ -1,23 +1,17 @@
-"""From a model to its layers and junctions, by `torch.fx`; refusals say where, why and what to do."""
+"""Every operation of a model, sorted into a layer, a junction or a step of one."""
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils.parametrize import ParametrizationList
+from torch import fx, nn
 
 from apical.errors import CircuitError
 from apical.functions import (
     ADDITIONS,
     CONCATENATIONS,
-    ByMode,
     Reshape,
     as_module,
     expression,
@@ -45,26 +39,7 @@ from apical.layers import (
 from apical.layers.activations import ReLU
 from apical.layers.norms import Norm
 from apical.layers.shapes import ChannelDropout, Dropout
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_NORMS = (nn.LayerNorm, nn.RMSNorm)
-
-_REMEDIES: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
-    (
-        (nn.RNNBase, nn.RNNCellBase),
-        "credit through recurrent synapses needs an account of time that no rule here gives yet; use a "
-        "convolution over time (nn.Conv1d), or keep the recurrent part outside the circuit and detach its output",
-    ),
-    (
-        (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Transformer),
-        "the weights that attention computes from rates are no synapses with two ends of their own; keep that "
-        "part outside the circuit and detach its output",
-    ),
-    (
-        (nn.Embedding, nn.EmbeddingBag),
-        "look the embedding up before the circuit and give the circuit the vectors, or one-hot inputs to an nn.Linear",
-    ),
-)
+from apical.tracing.graph import Root
 
 
 @dataclass
@@ -85,183 +60,10 @@ class Plan:
     last_use: list[tuple[int, ...]]
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, _CONTAINERS):
-            return False
-        if m.__module__.startswith("torch.nn"):
-            return True
-        # A module of the user's own without synapses is a kind of neuron: what it does inside is its business.
-        return not any(kind_of(inner) for inner in m.modules()) and not any(
-            isinstance(inner, known) for inner in m.modules() for known, _ in _REMEDIES
-        )
-
-
-class _Root(nn.Module):
-    # Around every model: so a model that is one module has something to be a part of, and defaults of its
-    # forward apply as they do when it is called.
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.model(x)
-        return result
-
-
-def trace(model: nn.Module, *, teach_input: bool = False) -> Plan:
-    """Read a model's layers and junctions.
-
-    Args:
-        model: any module that `torch.fx` can trace, with one tensor in and one out.
-        teach_input: whether teaching signals are sent to the input, too.
-
-    Raises:
-        CircuitError: the model cannot become a circuit: the module's path, the reason, what to do instead.
-    """
-    _refuse_unknown_weights(model)
-    _refuse_more_inputs(model)
-    plan = _Reader(*_read_graph(model), teach_input).read()
-    _warn_of_hooks(model)
-    return plan
-
-
-def _refuse_more_inputs(model: nn.Module) -> None:
-    required = [
-        name
-        for name, parameter in inspect.signature(model.forward).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
-    if len(required) > 1:
-        raise CircuitError(
-            f"{type(model).__name__}: its forward needs {len(required)} arguments ({', '.join(required)}). A circuit "
-            "answers one input: concatenate them, or split the model into circuits."
-        )
-
-
-def _read_graph(model: nn.Module) -> tuple[_Root, fx.Graph]:
-    """The model's graph; what it does in training and in evaluation must be the same operations.
-
-    Plain values that differ between the two (`training=self.training`) become `ByMode` arguments.
-    """
-    before = {module: module.training for module in model.modules()}
-    traced = []
-    try:
-        for mode in (False, True, True):
-            for module in before:
-                module.training = mode
-            root = _Root(model)
-            traced.append((root, _trace_once(root)))
-    finally:
-        for module, mode in before.items():
-            module.training = mode
-    (_, evaluation), (root, training), (_, again) = traced
-    others = {other: node for node, other in zip(training.nodes, evaluation.nodes, strict=False)}
-    operations = [[(node.op, node.target) for node in graph.nodes] for _, graph in traced]
-    constants = [[value for value in vars(root).values() if isinstance(value, Tensor)] for root, _ in traced]
-    if operations[1] != operations[2] or not _same(constants[1], constants[2]) or str(training) != str(again):
-        raise CircuitError(
-            f"{type(model).__name__}: its forward does something else every time it is called, and what it did while "
-            "it was read would be done for ever. Draw random numbers with torch.rand_like and its kin, or in a module "
-            "of its own without synapses, which is called anew for every answer."
-        )
-    try:
-        if operations[0] != operations[1] or not _same(constants[0], constants[1]):
-            raise _OtherOperationsError
-        for node, other in zip(training.nodes, evaluation.nodes, strict=True):
-            stack = node.meta.get("nn_module_stack")
-            path, _ = list(stack.values())[-1] if stack else ("model", None)
-            owner = root.get_submodule(path)
-            node.args = _by_mode(node.args, other.args, others, owner)
-            node.kwargs = _by_mode(node.kwargs, other.kwargs, others, owner)
-    except _OtherOperationsError:
-        raise CircuitError(
-            f"{type(model).__name__}: it performs other operations in training than in evaluation, and a "
-            "circuit has one list of layers. Move what differs into a module of its own without synapses, "
-            "such as nn.Dropout."
-        ) from None
-    return root, training
-
-
-class _OtherOperationsError(Exception):
-    """Training and evaluation differ in more than a plain value."""
-
-
-def _same(some: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    return len(some) == len(other) and all(torch.equal(a, b) for a, b in zip(some, other, strict=True))
-
-
-def _by_mode(training: Any, evaluation: Any, others: dict[fx.Node, fx.Node], owner: nn.Module) -> Any:
-    """The arguments of a call, with `ByMode` where a plain value differs between the modes."""
-    if isinstance(training, fx.Node) or isinstance(evaluation, fx.Node):
-        if others.get(evaluation) is not training:
-            raise _OtherOperationsError
-        return training
-    if isinstance(training, (list, tuple)) and isinstance(evaluation, (list, tuple)):
-        if len(training) != len(evaluation):
-            raise _OtherOperationsError
-        items = [_by_mode(a, b, others, owner) for a, b in zip(training, evaluation, strict=True)]
-        return tuple(items) if isinstance(training, tuple) else items
-    if isinstance(training, dict) and isinstance(evaluation, dict):
-        if training.keys() != evaluation.keys():
-            raise _OtherOperationsError
-        return {key: _by_mode(training[key], evaluation[key], others, owner) for key in training}
-    if isinstance(training, slice) and isinstance(evaluation, slice):
-        ends = ((training.start, evaluation.start), (training.stop, evaluation.stop), (training.step, evaluation.step))
-        return slice(*(_by_mode(a, b, others, owner) for a, b in ends))
-    return training if training == evaluation else ByMode(owner, training, evaluation)
-
-
-def _trace_once(root: _Root) -> fx.Graph:
-    try:
-        return _Tracer().trace(root)
-    except Exception as error:  # whatever the model's own code raises when it meets a proxy
-        raise CircuitError(
-            f"{type(root.model).__name__}: torch.fx cannot trace its forward ({type(error).__name__}: {error}). "
-            "A circuit needs one fixed list of operations: control flow that depends on values cannot be read. "
-            "Move the decision out of forward, or into a module of its own without synapses, which is taken as it is."
-        ) from error
-
-
-def _refuse_unknown_weights(model: nn.Module) -> None:
-    for path, module in model.named_modules():
-        if isinstance(module, (*_NORMS, ParametrizationList)):
-            continue
-        named = f"{path or type(model).__name__} ({type(module).__name__})"
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
-            raise CircuitError(
-                f"{named}: its weights have no shape yet. Let the model answer one example first, then build the "
-                "circuit."
-            )
-        for kinds, remedy in _REMEDIES:
-            if isinstance(module, kinds):
-                raise CircuitError(f"{named}: a weighted module that apical has no synapses for; {remedy}.")
-        if kind_of(module) is not None:
-            continue
-        heavy = [(name, weight.dim()) for name, weight in module.named_parameters(recurse=False) if weight.dim() > 1]
-        if heavy:
-            raise CircuitError(
-                f"{named}: its parameter {heavy[0][0]!r} has {heavy[0][1]} axes, so it connects units with each other, "
-                f"and apical has no synapses for it. Known are {', '.join(known_kinds())}. Use one of these, register "
-                "a kind of your own with @apical.layers.synapses_of, or keep the module outside the circuit."
-            )
-
-
-def _warn_of_hooks(model: nn.Module) -> None:
-    for path, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            warnings.warn(
-                f"{path or type(model).__name__} ({type(module).__name__}) has hooks; a circuit calls synapses and "
-                "neurons itself while it learns, so they fire only where no gradient is wanted.",
-                stacklevel=4,
-            )
-
-
-class _Reader:
+class Reader:
     """Walks the graph once and sorts every operation into a layer, a junction or a step of one."""
 
-    def __init__(self, root: _Root, graph: fx.Graph, teach_input: bool) -> None:
+    def __init__(self, root: Root, graph: fx.Graph, teach_input: bool) -> None:
         self.root = root
         self.model = type(root.model).__name__
         self.graph = graph
@@ -271,7 +73,7 @@ class _Reader:
         self.fresh: set[int] = set()
         self.learns = [teach_input]
         self.calls: dict[nn.Module, str] = {}
-        self.names: set[str] = set()
+        self.names = {path or self.model for path, module in root.model.named_modules() if kind_of(module)}
         self.slots: list[tuple[nn.Module, str]] = []
         self.slot_of: dict[nn.Parameter, int] = {}
         for name, parameter in root.named_parameters():
@@ -280,6 +82,7 @@ class _Reader:
             self.slots.append((root.get_submodule(owner), own))
 
     def read(self) -> Plan:
+        """The model's layers and junctions."""
         self._pass_identities()
         self._respect_in_place()
         output: int | None = None
@@ -308,6 +111,7 @@ class _Reader:
         return self._path(node.target) if node.op == "call_module" else node.name
 
     def _unique(self, node: fx.Node) -> str:
+        """A name for a junction that no layer and no other junction has."""
         name = wanted = self._named(node)
         times = 1
         while name in self.names:
@@ -392,7 +196,7 @@ class _Reader:
                 )
             layer = Layer(
                 len(self.nodes),
-                self._unique(node),
+                self._path(node.target),
                 self.values[direct[0]],
                 kind(module, self._path(node.target)),
             )

@@ -1,0 +1,127 @@
+"""A model's operations, read by `torch.fx`: one list of them, for training and evaluation alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from apical.errors import CircuitError
+from apical.functions import ByMode
+from apical.layers import kind_of
+from apical.tracing.refusals import REMEDIES
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, _CONTAINERS):
+            return False
+        if m.__module__.startswith("torch.nn"):
+            return True
+        # A module of the user's own without synapses is a kind of neuron: what it does inside is its business.
+        return not any(kind_of(inner) for inner in m.modules()) and not any(
+            isinstance(inner, known) for inner in m.modules() for known, _ in REMEDIES
+        )
+
+
+class Root(nn.Module):
+    """Around every model: so a model that is one module has something to be a part of.
+
+    The defaults of its forward apply as they do when it is called.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.model(x)
+        return result
+
+
+def read_graph(model: nn.Module) -> tuple[Root, fx.Graph]:
+    """The model's graph; what it does in training and in evaluation must be the same operations.
+
+    Plain values that differ between the two (`training=self.training`) become `ByMode` arguments.
+    """
+    before = {module: module.training for module in model.modules()}
+    traced = []
+    try:
+        for mode in (False, True, True):
+            for module in before:
+                module.training = mode
+            root = Root(model)
+            traced.append((root, _trace_once(root)))
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+    (_, evaluation), (root, training), (_, again) = traced
+    others = {other: node for node, other in zip(training.nodes, evaluation.nodes, strict=False)}
+    operations = [[(node.op, node.target) for node in graph.nodes] for _, graph in traced]
+    constants = [[value for value in vars(root).values() if isinstance(value, Tensor)] for root, _ in traced]
+    if operations[1] != operations[2] or not _same(constants[1], constants[2]) or str(training) != str(again):
+        raise CircuitError(
+            f"{type(model).__name__}: its forward does something else every time it is called, and what it did while "
+            "it was read would be done for ever. Draw random numbers with torch.rand_like and its kin, or in a module "
+            "of its own without synapses, which is called anew for every answer."
+        )
+    try:
+        if operations[0] != operations[1] or not _same(constants[0], constants[1]):
+            raise _OtherOperationsError
+        for node, other in zip(training.nodes, evaluation.nodes, strict=True):
+            stack = node.meta.get("nn_module_stack")
+            path, _ = list(stack.values())[-1] if stack else ("model", None)
+            owner = root.get_submodule(path)
+            node.args = _by_mode(node.args, other.args, others, owner)
+            node.kwargs = _by_mode(node.kwargs, other.kwargs, others, owner)
+    except _OtherOperationsError:
+        raise CircuitError(
+            f"{type(model).__name__}: it performs other operations in training than in evaluation, and a "
+            "circuit has one list of layers. Move what differs into a module of its own without synapses, "
+            "such as nn.Dropout."
+        ) from None
+    return root, training
+
+
+class _OtherOperationsError(Exception):
+    """Training and evaluation differ in more than a plain value."""
+
+
+def _same(some: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(some) == len(other) and all(torch.equal(a, b) for a, b in zip(some, other, strict=True))
+
+
+def _by_mode(training: Any, evaluation: Any, others: dict[fx.Node, fx.Node], owner: nn.Module) -> Any:
+    """The arguments of a call, with `ByMode` where a plain value differs between the modes."""
+    if isinstance(training, fx.Node) or isinstance(evaluation, fx.Node):
+        if others.get(evaluation) is not training:
+            raise _OtherOperationsError
+        return training
+    if isinstance(training, (list, tuple)) and isinstance(evaluation, (list, tuple)):
+        if len(training) != len(evaluation):
+            raise _OtherOperationsError
+        items = [_by_mode(a, b, others, owner) for a, b in zip(training, evaluation, strict=True)]
+        return tuple(items) if isinstance(training, tuple) else items
+    if isinstance(training, dict) and isinstance(evaluation, dict):
+        if training.keys() != evaluation.keys():
+            raise _OtherOperationsError
+        return {key: _by_mode(training[key], evaluation[key], others, owner) for key in training}
+    if isinstance(training, slice) and isinstance(evaluation, slice):
+        ends = ((training.start, evaluation.start), (training.stop, evaluation.stop), (training.step, evaluation.step))
+        return slice(*(_by_mode(a, b, others, owner) for a, b in ends))
+    return training if training == evaluation else ByMode(owner, training, evaluation)
+
+
+def _trace_once(root: Root) -> fx.Graph:
+    try:
+        return _Tracer().trace(root)
+    except Exception as error:  # whatever the model's own code raises when it meets a proxy
+        raise CircuitError(
+            f"{type(root.model).__name__}: torch.fx cannot trace its forward ({type(error).__name__}: {error}). "
+            "A circuit needs one fixed list of operations: control flow that depends on values cannot be read. "
+            "Move the decision out of forward, or into a module of its own without synapses, which is taken as it is."
+        ) from error
