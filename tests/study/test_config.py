@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from apical import rules
 from apical.errors import ConfigError
 from apical.study import Config, RuleConfig
-from apical.study.config import OPTIMIZERS
-from apical.study.recommend import DEFAULTS, resolve
+from apical.study.config import DEFAULTS, OPTIMIZERS
+from apical.study.recommend import resolve
 from apical.study.settings import line_of, parse_setting
 
 TOML = """
@@ -240,6 +240,11 @@ class TestResolve:
         config = resolve(Config().with_settings([f"optimizer.name={name}"])).config
         assert config.optimizer.lr == DEFAULTS[name]["lr"]
         assert ("momentum" in config.optimizer.options) == (name == "sgd")
+
+    def test_the_default_momentum_counts_when_options_are_checked(self):
+        config = Config().with_settings(["optimizer.nesterov=true"])
+        assert resolve(config).config.optimizer.options == {"nesterov": True, "momentum": 0.9}
+        assert "momentum" in refusal(lambda: config.with_settings(["optimizer.momentum=0"]))
 
     def test_what_was_given_stays(self):
         given = Config().with_settings(

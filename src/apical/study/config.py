@@ -40,6 +40,15 @@ OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = MappingProxyType(
         "rmsprop": torch.optim.RMSprop,
     }
 )
+# Chosen for backprop on standardised data; momentum is part of what "sgd" means in this field.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "sgd": {"lr": 0.05, "momentum": 0.9},
+        "adam": {"lr": 1e-3},
+        "adamw": {"lr": 1e-3},
+        "rmsprop": {"lr": 1e-3},
+    }
+)
 NAMED_TABLES = ("rule", "optimizer", "schedule")
 OWN_TASK = "own:"
 
@@ -143,9 +152,9 @@ class OptimizerConfig(NamedTable):
         return self
 
     def make(self, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
-        """The optimizer over `parameters`; what this table leaves out keeps PyTorch's own default."""
+        """The optimizer over `parameters`; what this table leaves out is as in `DEFAULTS`, then as in PyTorch."""
         given = {"lr": self.lr, "weight_decay": self.weight_decay, **self.options}
-        arguments: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        arguments = {**DEFAULTS[self.name], **{key: value for key, value in given.items() if value is not None}}
         for key, value in arguments.items():
             if isinstance(value, list):  # TOML has no tuples
                 arguments[key] = tuple(value)

@@ -5,27 +5,15 @@ rule is known to want (`recommended` of its class), the rule's seed, the number 
 """
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from apical import rules
 from apical.study import models
-from apical.study.config import OPTIMIZERS, Config
-
-# Chosen for backprop on standardised data; momentum is part of what "sgd" means in this field.
-DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "sgd": {"lr": 0.05, "momentum": 0.9},
-        "adam": {"lr": 1e-3},
-        "adamw": {"lr": 1e-3},
-        "rmsprop": {"lr": 1e-3},
-    }
-)
+from apical.study.config import DEFAULTS, OPTIMIZERS, Config
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,288 @@
+"""Many rules and seeds: fair, continued where it stopped, honest about what failed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from apical import rules
+from apical.errors import ConfigError, RunError
+from apical.study import Comparison, Config, Interrupted, RunFolder, compare, comparing, trainer
+from apical.study.comparison import Spread, difference
+
+SMALL = ["model=mlp:6", "epochs=2", "batch_size=200"]
+PAIR = ["backprop", "feedback_alignment"]
+
+
+@pytest.fixture
+def config():
+    return Config().with_settings(SMALL)
+
+
+def weights(folder):
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+def test_the_document(config, tmp_path):
+    made = compare(config, [*PAIR, "sign_symmetry:magnitude=fixed"], 2, tmp_path, jobs=1, title="A title")
+    document = json.loads((tmp_path / "comparison.json").read_text())
+    assert Comparison.load(tmp_path) == made
+    assert made.to_dict() == document
+    assert list(document) == ["format", "title", "created", "command", "environment", "task", "config", "arms"]
+    assert (document["format"], document["title"]) == (1, "A title")
+    assert document["task"]["train"] + document["task"]["validation"] == 1442
+    assert document["config"]["model"] == "mlp:6"
+    assert document["environment"]["threads"] == 1
+    assert [arm["title"] for arm in document["arms"]][1:] == ["Feedback alignment", "Sign symmetry (magnitude=fixed)"]
+    arm = document["arms"][1]
+    assert list(arm) == ["rule", "title", "summary", "paper", "settings", "notes", "runs", "cost"]
+    assert arm["settings"] == {"learning_rate": 0.05, "weight_decay": 0.0, "options": {}}
+    assert document["arms"][2]["settings"]["options"] == {"magnitude": "fixed"}
+    assert [run["seed"] for run in arm["runs"]] == [0, 1]
+    run = arm["runs"][1]
+    assert (run["status"], run["error"]) == ("finished", None)
+    assert [record["epoch"] for record in run["epochs"]] == [1, 2]
+    folder = RunFolder(tmp_path / run["folder"])
+    assert folder.epochs() == run["epochs"]
+    assert folder.result()["test_accuracy"] == run["test_accuracy"]
+    assert list(run["angles"]) == ["1", "3"]
+    assert run["angles"]["1"] > 20 > run["angles"]["3"]
+    assert set(arm["cost"]) == {"ratio", "low", "high", "repeats", "batch_size", "milliseconds", "plain_milliseconds"}
+    assert arm["cost"]["low"] <= arm["cost"]["ratio"] <= arm["cost"]["high"]
+    assert arm["cost"]["batch_size"] == 200
+
+
+def test_each_run_is_what_training_alone_would_give(config, tmp_path):
+    compare(config, PAIR, [3], tmp_path / "many", jobs=1, cost=False)
+    one = config.with_settings(["rule=feedback_alignment", "seed=3", "threads=1", "alignment=1"])
+    trainer.train(one, tmp_path / "one")
+    among = RunFolder(tmp_path / "many" / "runs" / "feedback_alignment" / "seed-3")
+    assert among.metrics.read_bytes() == RunFolder(tmp_path / "one").metrics.read_bytes()
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A small task in a file: processes that read it need not import scikit-learn."""
+    y = np.arange(60) % 3
+    x = np.eye(3)[y] + np.random.default_rng(0).normal(size=(60, 3))
+    np.savez(tmp_path / "small.npz", x=x, y=y)
+    return tmp_path / "small.npz"
+
+
+def test_processes_change_nothing_and_failures_harm_nobody(file, tmp_path):
+    """Squared error has several negative derivatives, from which no target can be read."""
+    given = Config().with_settings([f"task=npz:{file}", "model=mlp:6", "epochs=2", "loss=mse"])
+    chosen = ["backprop", "direct_random_target_projection", "feedback_alignment"]
+    alone = compare(given, chosen, 2, tmp_path / "alone", jobs=1, cost=False)
+    together = compare(given, chosen, 2, tmp_path / "together", jobs=2, cost=False)
+    assert together.arms == alone.arms
+    assert [run.status for arm in together.arms for run in arm.runs] == ["finished"] * 2 + ["failed"] * 2 + [
+        "finished"
+    ] * 2
+
+
+def test_what_is_finished_is_kept_and_what_is_new_added(config, tmp_path, monkeypatch):
+    first = compare(config, PAIR, 1, tmp_path, jobs=1, cost=False)
+    trained = []
+    original = comparing.run_job
+    monkeypatch.setattr(comparing, "run_job", lambda job: trained.append(job.folder) or original(job))
+    more = compare(config, [*PAIR, "kolen_pollack"], 2, tmp_path, jobs=1, cost=False)
+    assert [arm.runs[0] for arm in more.arms[:2]] == [arm.runs[0] for arm in first.arms]
+    assert [str(folder.relative_to(tmp_path / "runs")) for folder in trained] == [
+        "kolen_pollack/seed-0",
+        "backprop/seed-1",
+        "feedback_alignment/seed-1",
+        "kolen_pollack/seed-1",
+    ]
+
+
+def test_a_begun_run_is_gone_on_with(config, tmp_path):
+    whole = compare(config, PAIR, 1, tmp_path, jobs=1, cost=False)
+    run = RunFolder(tmp_path / "runs" / "backprop" / "seed-0")
+    before = run.checkpoints.paths()
+    (run.path / "result.json").unlink()
+    before[-1].unlink()
+    assert compare(config, PAIR, 1, tmp_path, jobs=1, cost=False).arms == whole.arms
+    assert before[0] in run.checkpoints.paths()
+
+
+def test_other_settings_are_refused_or_overwritten(config, tmp_path):
+    compare(config, PAIR, 1, tmp_path, jobs=1, cost=False)
+    other = config.with_settings(["optimizer.lr=0.2"])
+    with pytest.raises(RunError, match=r"other settings \(optimizer\.lr: 0\.05 there, 0\.2 now\).*overwrite"):
+        compare(other, PAIR, 1, tmp_path, jobs=1, cost=False)
+    again = compare(other, PAIR, 1, tmp_path, jobs=1, cost=False, overwrite=True)
+    assert again.arms[0].runs[0].epochs[0]["learning_rate"] == 0.2
+
+
+def test_a_run_that_fails_is_told_and_the_others_finish(config, tmp_path):
+    picky = config.with_settings(["loss=mse"])  # whose derivative is negative at several outputs
+    made = compare(picky, ["backprop", "direct_random_target_projection"], 2, tmp_path, jobs=1)
+    fine, failed = made.arms
+    assert [run.status for run in fine.runs] == ["finished"] * 2
+    assert [run.status for run in failed.runs] == ["failed"] * 2
+    assert "the target cannot be read off this loss" in failed.runs[0].error
+    assert failed.runs[0].test_accuracy is None
+    assert failed.accuracy() is None
+    assert failed.cost is None
+    assert fine.cost is not None
+
+
+def test_an_unforeseen_error_is_told_with_its_place(config, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(trainer, "begin", fail)
+    made = compare(config, ["backprop"], 1, tmp_path, jobs=1, cost=False)
+    assert made.arms[0].runs[0].error.startswith("ZeroDivisionError: by nothing (")
+    assert "test_comparing.py:" in made.arms[0].runs[0].error
+
+
+def test_a_shared_rate_is_scaled_as_a_rule_recommends(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(rules.get("feedback_alignment"), "recommended", {"learning_rate_factor": 0.5})
+    made = compare(config.with_settings(["optimizer.lr=0.1"]), PAIR, 1, tmp_path, jobs=1, cost=False)
+    assert [arm.settings.learning_rate for arm in made.arms] == [0.1, 0.05]
+    assert made.arms[0].notes == []
+    assert "0.5 times the shared learning rate (0.05 instead of 0.1)" in made.arms[1].notes[0]
+    assert RunFolder(tmp_path / "runs" / "feedback_alignment" / "seed-0").notes() == tuple(made.arms[1].notes)
+
+
+def test_the_rule_of_the_configuration_lends_its_options(config, tmp_path):
+    own = config.with_settings(["rule=sign_symmetry", "rule.magnitude=fixed"])
+    made = compare(own, ["backprop", "sign_symmetry"], 1, tmp_path, jobs=1, cost=False)
+    assert made.arms[1].settings.options == {"magnitude": "fixed"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "seeds", "says"),
+    [
+        (["backprop", "backprop"], 1, "each once"),
+        (["backprop"], 0, "at least one"),
+        (["backprop"], [1, 1], "each once"),
+        ([], 1, r"\(none\)"),
+        (["backprob"], 1, "did you mean 'backprop'"),
+    ],
+)
+def test_what_cannot_be_compared(chosen, seeds, says, config, tmp_path):
+    with pytest.raises(ConfigError, match=says):
+        compare(config, chosen, seeds, tmp_path, jobs=1)
+
+
+def test_the_command_repeats_the_comparison(tmp_path):
+    given = Config().with_settings([*SMALL, "optimizer.nesterov=true"])
+    command = compare(given, PAIR, 1, tmp_path, jobs=1, cost=False).command
+    assert command.startswith("apical compare --rules 'backprop feedback_alignment' --seeds 0")
+    for setting in (*SMALL, "optimizer.nesterov=true"):
+        assert f"--set {setting}" in command
+
+
+def test_stopped_in_one_process_it_goes_on(config, tmp_path, monkeypatch):
+    whole = compare(config, PAIR, 2, tmp_path / "whole", jobs=1, cost=False)
+    original = comparing.run_job
+
+    def run_job(job):
+        if job.folder.parts[-2:] == ("feedback_alignment", "seed-0"):
+            signal.raise_signal(signal.SIGINT)
+        return original(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparing, "run_job", run_job)
+        with pytest.raises(Interrupted, match=r"1 of 4 runs finished .*the same command goes on"):
+            compare(config, PAIR, 2, tmp_path / "stopped", jobs=1, cost=False)
+    assert not (tmp_path / "stopped" / "comparison.json").exists()
+    assert compare(config, PAIR, 2, tmp_path / "stopped", jobs=1, cost=False).arms == whole.arms
+
+
+SCRIPT = """
+import sys
+from apical.study import Config, Interrupted, compare
+if __name__ == "__main__":
+    config = Config().with_settings([f"task=npz:{sys.argv[1]}", "model=mlp:6", "epochs=100000"])
+    try:
+        compare(config, ["backprop", "feedback_alignment"], 2, sys.argv[2], jobs=2, cost=False)
+    except Interrupted as error:
+        print(error)
+"""
+
+
+def begun(folder):
+    return [run for run in folder.glob("runs/*/seed-*") if len(RunFolder(run).epochs()) > 2]
+
+
+def alive(group):
+    """Processes of the group that have not ended."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as file:
+                    state, _, process_group = file.read().rpartition(")")[2].split()[:3]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(process_group) == group and state != "Z":
+                found.append(int(entry))
+    return found
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("harm", ["ctrl-c", "kill the parent"])
+def test_stopped_in_processes_none_is_left_behind(harm, file, tmp_path):
+    """Ctrl-C reaches the whole group, as from a terminal; SIGKILL only the parent, whose children must notice."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(file), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while len(begun(tmp_path)) < 2:
+        assert program.poll() is None, program.stderr.read()
+        time.sleep(0.02)
+    if harm == "ctrl-c":
+        os.killpg(program.pid, signal.SIGINT)
+        out, err = program.communicate()
+        assert "0 of 4 runs finished and the others saved" in out
+        assert err == ""
+        assert program.returncode == 0
+        for run in begun(tmp_path):
+            assert RunFolder(run).checkpoints.latest().content["epoch"] in (
+                len(RunFolder(run).epochs()),
+                len(RunFolder(run).epochs()) - 1,
+            )
+    else:
+        program.kill()
+        program.communicate()
+    while alive(program.pid):
+        time.sleep(0.02)
+    for run in begun(tmp_path):
+        assert RunFolder(run).checkpoints.latest() is not None
+        with RunFolder(run).locked():
+            pass
+
+
+class TestDocument:
+    """What is computed from the document."""
+
+    def test_spread(self):
+        spread = Spread.of([1.0, 2.0, 4.0])
+        assert (spread.mean, spread.count) == (pytest.approx(7 / 3), 3)
+        assert spread.deviation == pytest.approx((7 / 3) ** 0.5)
+        assert Spread.of([1.0]).deviation == 0
+        assert Spread.of([]) is None
+
+    def test_difference(self):
+        then, now = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "e": 5}}
+        assert difference(then, now) == ["b.c: 2 there, 4 now", "b.d: 3 there, None now", "b.e: None there, 5 now"]
+
+    def test_what_is_no_comparison_is_refused(self, tmp_path):
+        with pytest.raises(RunError, match="No such file"):
+            Comparison.load(tmp_path)
+        (tmp_path / "comparison.json").write_text('{"format": 2}')
+        with pytest.raises(RunError, match="is not a comparison of format 1: format"):
+            Comparison.load(tmp_path)
