@@ -140,13 +140,17 @@ class PerLayer(nn.Module):
         grows: take up tensors from a state_dict for layers that have none yet.
     """
 
+    grows = False
+
     def __init__(self, *, grows: bool = False) -> None:
         super().__init__()
         self.grows = grows
 
     @staticmethod
     def _key(layer: Node) -> str:
-        return layer.name.replace(".", "/")
+        key = layer.name.replace(".", "/")
+        # A layer may be called what this module calls something of its own.
+        return f"/{key}" if hasattr(PerLayer, key) else key
 
     def hold(self, layer: Node, tensor: Tensor, *, learned: bool = False) -> None:
         """Keep a tensor for a layer."""
