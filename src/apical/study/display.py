@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from apical.errors import ConfigError
 
+# TensorBoard groups by what stands before the slash, and draws a group side by side.
+TAGS = MappingProxyType(
+    {
+        "learning_rate": "learning_rate",
+        "loss/train": "train_loss",
+        "loss/validation": "validation_loss",
+        "accuracy/train": "train_accuracy",
+        "accuracy/validation": "validation_accuracy",
+    }
+)
 REFRESH = 0.1  # seconds; redrawing at every step would take longer than a small network's step
 
 
@@ -73,32 +84,42 @@ class Scalars:
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Write an epoch's record."""
-        names = ("learning_rate", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-        values = {name.replace("_", "/", 1) if "_" in name else name: record[name] for name in names}
+        values = {tag: record[name] for tag, name in TAGS.items()}
         values |= {f"angle/{layer}": angle for layer, angle in (record["angles"] or {}).items()}
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(name, value, record["step"])
 
 
-@contextmanager
-def tensorboard(folder: Path, first_step: int) -> Iterator[Scalars]:
-    """Write scalars for TensorBoard into `folder`.
-
-    Args:
-        folder: made when it is missing.
-        first_step: of a resumed run: what an earlier process wrote from here on is hidden.
+def need_tensorboard() -> None:
+    """Make sure that the package is there.
 
     Raises:
-        ConfigError: the package tensorboard is not installed.
+        ConfigError: it is not installed.
     """
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             'log = "tensorboard" needs the package tensorboard: pip install "apical[tensorboard]"'
         ) from error
-    writer = SummaryWriter(folder, purge_step=first_step)
+
+
+@contextmanager
+def tensorboard(folder: Path, *, after: int) -> Iterator[Scalars]:
+    """Write scalars for TensorBoard into `folder`.
+
+    Args:
+        folder: made when it is missing.
+        after: steps taken so far; what an earlier process wrote of later ones is hidden.
+
+    Raises:
+        ConfigError: the package tensorboard is not installed.
+    """
+    need_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(folder, purge_step=after + 1 if after else 0)
     try:
         yield Scalars(writer)
     finally:

@@ -68,6 +68,8 @@ def begin(
     resolved: Resolved, run: RunFolder, *, task: data.Task | None, overwrite: bool, progress: bool | None
 ) -> Result:
     """`train` with a configuration that is complete already."""
+    if resolved.config.log == "tensorboard":
+        display.need_tensorboard()
     task = tasks.load(resolved.config, task, progress=progress)
     with reproducible(resolved.config):
         training = Training(resolved.config, task)
@@ -144,7 +146,7 @@ class _Session:
             stop = stack.enter_context(stop_requests())
             showing: list[display.Bar | display.Scalars] = []
             if config.log == "tensorboard":
-                showing.append(stack.enter_context(display.tensorboard(self.run.tensorboard, training.step)))
+                showing.append(stack.enter_context(display.tensorboard(self.run.tensorboard, after=training.step)))
             bar = stack.enter_context(display.Bar(config.rule.label, total, shown=progress))
             showing.append(bar)
 

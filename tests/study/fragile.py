@@ -1,0 +1,26 @@
+"""Work for the tests of the process pool; light to import, since every process does."""
+
+import os
+import signal
+import time
+
+from apical.study.interrupts import stop_requests
+
+
+def double(number):
+    """Twice the number; 3 kills the process that works on it."""
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * number
+
+
+def until_stopped(path):
+    """Work until the process is told to stop, and save."""
+    with stop_requests() as stop:
+        with open(path, "w") as file:
+            file.write("begun")
+        while not stop.signal:
+            time.sleep(0.005)
+    with open(path, "w") as file:
+        file.write("saved")
+    return path

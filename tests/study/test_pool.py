@@ -1,0 +1,86 @@
+"""Processes that die, and processes that are told to stop."""
+
+import signal
+import threading
+import time
+
+import fragile
+import pytest
+
+from apical.study.interrupts import Interrupted, StopRequest, stop_requests
+from apical.study.pool import in_processes
+
+
+def test_a_process_that_dies_takes_nothing_with_it():
+    outcomes = dict(in_processes(fragile.double, [1, 2, 3, 4, 5], 2, StopRequest()))
+    assert outcomes == {1: 2, 2: 4, 3: None, 4: 8, 5: 10}
+
+
+def test_told_to_stop_what_runs_is_saved_and_the_rest_not_begun(tmp_path):
+    paths = [str(tmp_path / name) for name in "abcd"]
+    stop = StopRequest()
+
+    def when_two_have_begun():
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.005)
+        stop.signal = signal.SIGINT
+
+    watcher = threading.Thread(target=when_two_have_begun)
+    watcher.start()
+    done = list(in_processes(fragile.until_stopped, paths, 2, stop))
+    watcher.join()
+    assert sorted(path for path, _ in done) == paths[:2]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "saved", "b": "saved"}
+
+
+class TestStopRequests:
+    """Ctrl-C and SIGTERM, kept."""
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_the_signal_is_kept_and_the_handler_given_back(self, number):
+        before = signal.getsignal(number)
+        with stop_requests() as stop:
+            assert stop.signal == 0
+            signal.raise_signal(number)
+            assert stop.signal == number
+        assert signal.getsignal(number) is before
+
+    def test_one_request_is_shared_by_all_within(self):
+        with stop_requests() as outer:
+            with stop_requests() as inner:
+                signal.raise_signal(signal.SIGINT)
+            assert inner is outer
+            assert outer.signal == signal.SIGINT
+
+    def test_a_second_signal_interrupts(self):
+        with stop_requests():
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+    def test_an_ignored_signal_stays_ignored(self):
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with stop_requests() as stop:
+                signal.raise_signal(signal.SIGINT)
+                assert stop.signal == 0
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def test_other_threads_change_nothing(self):
+        seen = []
+
+        def look():
+            with stop_requests():
+                seen.append(signal.getsignal(signal.SIGINT))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        assert seen == [signal.getsignal(signal.SIGINT)]
+
+    def test_an_interruption_travels_between_processes(self):
+        import pickle
+
+        error = pickle.loads(pickle.dumps(Interrupted("stopped", 15)))
+        assert (str(error), error.signal) == ("stopped", 15)
