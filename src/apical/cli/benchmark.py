@@ -1,0 +1,371 @@
+"""What a training step of each rule costs beside plain PyTorch: time, matrix products, memory.
+
+Time is measured by `apical.measure.step_cost`, plain PyTorch and all rules taking turns. Matrix products are counted by
+PyTorch's own counter while a step runs; they predict what the ratio of times comes to where everything else costs
+nothing. Memory is read off PyTorch's allocator (its profiler reports every allocation, kernels' scratch space
+included): the largest amount that a step holds beyond what was held before it, which is gradients, activity and
+scratch space. Weights, and the rule's own state, are held all the time and given apart.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from apical import rules as registry
+from apical.circuit import Circuit
+from apical.errors import CircuitError, ConfigError
+from apical.measure import StepCost, step_cost
+from apical.measure.cost import sgd
+from apical.rules import LearningRule
+from apical.study import RuleConfig, models
+from apical.study.settings import unknown
+
+CLASSES = 10
+WARMUP = 3
+LEAST_TURNS = 5
+MOST_TURNS = 200
+SHORT = 1e-3  # seconds; a shorter step is timed several times in one turn
+
+MakeRule = Callable[[], LearningRule]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to measure on.
+
+    Attributes:
+        name: for options.
+        title: what it is.
+        input_shape: of one example.
+        build: makes it.
+    """
+
+    name: str
+    title: str
+    input_shape: tuple[int, ...]
+    build: Callable[[], nn.Module]
+
+
+def _conv() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            *(nn.Conv2d(3, 64, 5, stride=2), nn.ReLU()),
+            *(nn.Conv2d(64, 128, 5, stride=2), nn.ReLU()),
+            *(nn.Conv2d(128, 256, 3), nn.ReLU(), nn.Flatten()),
+            *(nn.Linear(256 * 3 * 3, 1024), nn.ReLU(), nn.Linear(1024, CLASSES)),
+        )
+
+
+def _named(name: str, title: str, spec: str, input_shape: tuple[int, ...]) -> Network:
+    return Network(
+        name, title, input_shape, partial(models.build, spec, input_shape=input_shape, classes=CLASSES, seed=0)
+    )
+
+
+NETWORKS: Mapping[str, Network] = MappingProxyType(
+    {
+        network.name: network
+        for network in (
+            _named("mlp", "MLP 784-512-512-10", "mlp:512,512", (784,)),
+            _named("lenet", "LeNet on 1x32x32", "lenet", (1, 32, 32)),
+            Network("conv", "conv 64(5,s2)-128(5,s2)-256(3)-fc1024-10 on 3x32x32", (3, 32, 32), _conv),
+            _named("resnet20", "ResNet-20 on 3x32x32", "resnet20", (3, 32, 32)),
+        )
+    }
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rule's step.
+
+    Attributes:
+        rule: with its options.
+        time: beside plain PyTorch's; None where the rule cannot teach the network.
+        products: multiplications and additions in its matrix products, as a ratio to plain PyTorch's.
+        step_bytes: the most that a step holds beyond what is held between steps.
+        own_bytes: of the rule's own state: feedback weights.
+        refusal: why the rule cannot teach the network.
+    """
+
+    rule: str
+    time: StepCost | None = None
+    products: float | None = None
+    step_bytes: int | None = None
+    own_bytes: int | None = None
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Every rule's step on one network, at one batch size and number of threads.
+
+    Attributes:
+        network: its name.
+        batch_size: examples in a step.
+        threads: of PyTorch.
+        plain_milliseconds: plain PyTorch's step.
+        plain_bytes: the most that it holds beyond what is held between steps.
+        plain_operations: multiplications and additions in its matrix products.
+        rows: the rules.
+    """
+
+    network: str
+    batch_size: int
+    threads: int
+    plain_milliseconds: float
+    plain_bytes: int | None
+    plain_operations: float
+    rows: tuple[Row, ...] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def default_rules() -> list[str]:
+    """Every registered rule, sign symmetry with each of its three magnitudes."""
+    magnitudes = [f"sign_symmetry:magnitude={magnitude}" for magnitude in ("uniform", "batchwise", "fixed")]
+    return [label for name in registry.names() for label in (magnitudes if name == "sign_symmetry" else [name])]
+
+
+def network(name: str) -> Network:
+    """A network of `NETWORKS` by its name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in NETWORKS:
+        raise ConfigError(unknown("network", name, NETWORKS))
+    return NETWORKS[name]
+
+
+def benchmark(
+    networks: Sequence[str],
+    batch_sizes: Sequence[int],
+    rules: Sequence[str] | None = None,
+    *,
+    threads: Sequence[int] = (1,),
+    seconds: float = 5.0,
+    memory: bool = False,
+    check_finite: bool = True,
+    announce: Callable[[str], None] | None = None,
+) -> Iterator[Cell]:
+    """Measure one cell after the other.
+
+    Args:
+        networks: names of `NETWORKS`.
+        batch_sizes: examples in a step.
+        rules: as `RuleConfig.parse` reads them; None: `default_rules`.
+        threads: numbers of PyTorch's threads.
+        seconds: to spend on the timing of a cell; a slow cell takes longer, for a least number of turns.
+        memory: also measure memory.
+        check_finite: as for a circuit.
+        announce: called with what is measured next.
+
+    Yields:
+        Each cell as soon as it is measured.
+
+    Raises:
+        ConfigError: an unknown network or rule, or a number that is none.
+    """
+    chosen = [network(name) for name in networks]
+    parsed = {label: RuleConfig.parse(label) for label in (default_rules() if rules is None else rules)}
+    makers: dict[str, MakeRule] = {
+        label: partial(registry.make, rule.name, **rule.options) for label, rule in parsed.items()
+    }
+    if not makers or not chosen:
+        raise ConfigError("nothing to measure: name at least one network and one rule")
+    if min((*batch_sizes, *threads), default=0) < 1 or not seconds > 0:
+        raise ConfigError("batch sizes, threads and seconds must be above 0")
+    for count in threads:
+        for each in chosen:
+            for batch_size in batch_sizes:
+                if announce is not None:
+                    announce(f"{each.name}, batch {batch_size}, {count} thread{'s' * (count != 1)}")
+                with _threads(count):
+                    cell = measure_cell(
+                        each, batch_size, makers, seconds=seconds, memory=memory, check_finite=check_finite
+                    )
+                yield cell
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure_cell(
+    network: Network,
+    batch_size: int,
+    makers: Mapping[str, MakeRule],
+    *,
+    seconds: float,
+    memory: bool,
+    check_finite: bool = True,
+) -> Cell:
+    """Every rule's step on one network and batch size; see `benchmark` for the arguments."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch_size, *network.input_shape, generator=generator)
+    y = torch.randint(0, CLASSES, (batch_size,), generator=generator)
+    model = network.build()
+    refusals = _refusals(model, x, makers)
+    able = {label: make for label, make in makers.items() if label not in refusals}
+    # The step of an untimed copy says how many turns there is time for.
+    one = _seconds_of(_stepper(copy.deepcopy(model), x, y))
+    steps = max(1, round(SHORT / one))
+    turns = int(seconds / (one * steps * (len(able) + 1)))
+    turns = min(max(turns, LEAST_TURNS), MOST_TURNS)
+    times = step_cost(
+        model,
+        able,
+        x,
+        y,
+        repeats=turns,
+        warmup=WARMUP,
+        steps_per_turn=steps,
+        check_finite=check_finite,
+    )
+    plain_operations = _operations(copy.deepcopy(model), x, y)
+    plain_bytes = _step_bytes(copy.deepcopy(model), x, y) if memory else None
+    rows = []
+    for label, make in makers.items():
+        if label in refusals:
+            rows.append(Row(label, refusal=refusals[label]))
+            continue
+        circuit = _circuit(model, make, x, check_finite)
+        rows.append(
+            Row(
+                label,
+                time=times[label],
+                products=_operations(circuit, x, y) / plain_operations,
+                step_bytes=_step_bytes(circuit, x, y) if memory else None,
+                own_bytes=_own_bytes(circuit),
+            )
+        )
+    return Cell(
+        network=network.name,
+        batch_size=batch_size,
+        threads=torch.get_num_threads(),
+        plain_milliseconds=next(iter(times.values())).plain_milliseconds if times else 1e3 * one,
+        plain_bytes=plain_bytes,
+        plain_operations=plain_operations,
+        rows=tuple(rows),
+    )
+
+
+def _circuit(model: nn.Module, make: MakeRule, x: Tensor, check_finite: bool = True) -> Circuit:
+    circuit = Circuit(copy.deepcopy(model), make(), check_finite=check_finite)
+    circuit(x)  # rules that need an answer's shapes make their feedback weights now
+    return circuit
+
+
+def _refusals(model: nn.Module, x: Tensor, makers: Mapping[str, MakeRule]) -> dict[str, str]:
+    found = {}
+    for label, make in makers.items():
+        try:
+            _circuit(model, make, x)
+        except CircuitError as error:
+            found[label] = str(error)
+    return found
+
+
+def _stepper(network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
+    optimizer = sgd(list(network.parameters()))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.autograd.backward(F.cross_entropy(network(x), y))
+        optimizer.step()
+
+    return step
+
+
+def _seconds_of(step: Callable[[], None]) -> float:
+    taken = []
+    for _ in range(WARMUP):
+        started = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+def _operations(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Multiplications and additions in the matrix products of a step, convolutions included."""
+    step = _stepper(network, x, y)
+    # A rule that does something between responses, and not every time, has an option for how often.
+    steps = int(network.rule.options().get("every", 1)) if isinstance(network, Circuit) else 1
+    # The counter knows this product only out of place.
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_operations}) as counter:
+        for _ in range(steps):
+            step()
+    return float(counter.get_total_flops()) / steps
+
+
+def _addmm_operations(
+    summand: Sequence[int], left: Sequence[int], right: Sequence[int], out_shape: object = None, **scales: float
+) -> int:
+    return 2 * left[0] * left[1] * right[1]
+
+
+def _own_bytes(circuit: Circuit) -> int:
+    own = [*circuit.rule.parameters(), *circuit.rule.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in own)
+
+
+def _step_bytes(network: nn.Module, x: Tensor, y: Tensor) -> int:
+    """The most that a step holds beyond what is held before it: gradients, activity, scratch space."""
+    step = _stepper(network, x, y)
+    for _ in range(2):
+        step()
+    for parameter in network.parameters():
+        parameter.grad = None
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        with _without_native_messages(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            step()
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_bytes())["traceEvents"]
+    held = peak = 0
+    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: float(e["ts"])):
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak
+
+
+@contextlib.contextmanager
+def _without_native_messages() -> Iterator[None]:
+    """PyTorch's profiler notes its start and end on the process's standard error; nobody asked for that."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

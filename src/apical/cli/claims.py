@@ -1,0 +1,141 @@
+"""The verbs of the ledger of claims: `apical papers`, `apical reproduce`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apical.cli import options, terminal
+
+if TYPE_CHECKING:
+    from apical.papers import Claim, Measurement
+
+
+def papers(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="One claim, or the claims of one table. Example: biotorch-mnist"),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """List the claims of papers: what they say, what was measured here, and the verdict.
+
+    Example: apical papers biotorch-mnist
+    """
+    from apical import papers as ledger
+
+    claims = list(ledger.CLAIMS) if name is None else ledger.select(name)
+    measured = ledger.measurements()
+    if json:
+        terminal.as_json([_describe(claim, measured) for claim in claims])
+        return
+    for protocol in dict.fromkeys(claim.protocol for claim in claims):
+        own = [claim for claim in claims if claim.protocol == protocol]
+        _show(own, measured)
+        terminal.paragraph(f"{protocol.paper.citation} {protocol.paper.link}".strip())
+        terminal.paragraph(f"Where: {protocol.where}.")
+        if name is not None:
+            terminal.paragraph(f"Protocol: {protocol.theirs}")
+            for departure in protocol.departures:
+                terminal.paragraph(f"Departs: {departure}")
+            for claim in own:
+                verdict = ledger.verdicts([claim], measured)[claim.name]
+                terminal.paragraph(f"{claim.name}: {verdict.outcome}: {verdict.why}.")
+        terminal.line()
+    if name is None:
+        terminal.paragraph("`apical papers NAME` shows a protocol; `apical reproduce NAME` measures again.")
+
+
+def reproduce(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A claim, or a table of claims, of `apical papers`. Example: mnist-mlp"),
+    ],
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", metavar="N", help="Fewer than the protocol's, to scale it down. Example: --epochs 2"),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", metavar="N", help="Fewer than the protocol's. Example: --seeds 1"),
+    ] = None,
+    jobs: options.Jobs = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="For the runs. Example: --out runs/claims")
+    ] = Path("runs/reproduce"),
+    record: Annotated[
+        bool,
+        typer.Option("--record", help="Keep what is measured in the package's ledger. Example: --record"),
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Measure a claim again, and print the paper's value, ours and the verdict.
+
+    Stopped, the same command goes on.
+
+    Example: apical reproduce mnist-mlp --epochs 2 --seeds 1
+    """
+    from apical import papers as ledger
+
+    claims = ledger.select(name)
+    measured = ledger.measure(claims, out, epochs=epochs, seeds=seeds, jobs=jobs)
+    if record:
+        ledger.record(measured)
+    if json:
+        terminal.as_json([_describe(claim, measured) for claim in claims])
+        return
+    _show(claims, measured)
+    for claim in claims:
+        verdict = ledger.verdicts([claim], measured)[claim.name]
+        terminal.paragraph(f"{claim.name}: {verdict.outcome}: {verdict.why}.")
+    for departure in claims[0].protocol.departures:
+        terminal.paragraph(f"Departs: {departure}")
+    if record:
+        terminal.line(f"recorded in {ledger.MEASURED}")
+
+
+def _show(claims: "Sequence[Claim]", measured: "Mapping[str, Measurement]") -> None:
+    from apical.papers import verdicts
+
+    found = verdicts(claims, measured)
+    terminal.table(
+        ["claim", "verdict", "ours", "seeds", "epochs"],
+        (
+            [f"{claim.name}\n  {claim.says.text}", found[claim.name].outcome, *_ours(claim, measured.get(claim.name))]
+            for claim in claims
+        ),
+        title=claims[0].protocol.name,
+    )
+
+
+def _ours(claim: "Claim", measured: "Measurement | None") -> list[str]:
+    if measured is None:
+        return ["-", "-", "-"]
+    value, deviation = 100 * claim.says.value(measured), 100 * measured.deviation
+    shown = f"{value:.2f}" + (f" ± {deviation:.2f}" if len(measured.seeds) > 1 else "")
+    return [f"{shown} %", str(len(measured.seeds)), str(measured.epochs)]
+
+
+def _describe(claim: "Claim", measured: "Mapping[str, Measurement]") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from apical.papers import verdicts
+
+    own = measured.get(claim.name)
+    verdict = verdicts([claim], measured)[claim.name]
+    return {
+        "name": claim.name,
+        "paper": claim.protocol.paper.citation,
+        "link": claim.protocol.paper.link,
+        "where": claim.protocol.where,
+        "row": claim.row,
+        "rule": claim.rule,
+        "says": claim.says.text,
+        "protocol": claim.protocol.theirs,
+        "departures": claim.protocol.departures,
+        "command": claim.command,
+        "measured": None if own is None else asdict(own),
+        "verdict": verdict.outcome,
+        "why": verdict.why,
+    }

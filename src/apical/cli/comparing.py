@@ -1,0 +1,268 @@
+"""The verbs of many runs: `apical compare`, `apical report`."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apical.cli import options, terminal
+from apical.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from apical.study import Comparison, Config
+    from apical.study.comparison import Arm
+
+PAGE = "report.html"
+
+
+def compare(
+    task: options.Task = None,
+    model: options.Model = None,
+    rules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rules",
+            metavar="NAMES",
+            help="Learning rules, with commas between them and options after a colon; every one if left out. "
+            "Example: --rules backprop,sign_symmetry:magnitude=fixed",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            "--seeds",
+            metavar="N",
+            help="How many, or which (a single one with a comma behind it). Example: --seeds 5, or --seeds 0,7",
+        ),
+    ] = "3",
+    epochs: options.Epochs = None,
+    lr: options.Rate = None,
+    batch_size: options.BatchSize = None,
+    optimizer: options.Optimizer = None,
+    device: options.Device = None,
+    log: options.Log = None,
+    config: options.File = None,
+    settings: options.Settings = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help="Of the comparison; if left out, one under runs/ that these settings always get. "
+            "Example: --out runs/mnist",
+        ),
+    ] = None,
+    overwrite: options.Overwrite = False,
+    jobs: options.Jobs = None,
+    cost: Annotated[
+        bool, typer.Option("--cost/--no-cost", help="Time the training steps, after training. Example: --no-cost")
+    ] = True,
+    title: Annotated[
+        str | None, typer.Option("--title", metavar="TEXT", help='Of the page. Example: --title "My network"')
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Train by many rules from many seeds, and show accuracy, angle to the gradient and cost of each.
+
+    Without options: every rule on scikit-learn's handwritten digits, three seeds, about a minute on two processors.
+    The same command goes on where it was stopped, and keeps the runs that have finished.
+
+    Example: apical compare --task mnist --model mlp:500,500 --rules backprop,feedback_alignment --seeds 5
+    """
+    from apical import report as page
+    from apical import study
+
+    chosen = options.configuration(
+        config,
+        {
+            "task": task,
+            "model": model,
+            "optimizer": optimizer,
+            "optimizer.lr": lr,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "device": device,
+            "log": log,
+        },
+        settings,
+    )
+    names = None if rules is None else [name for text in rules for name in split_rules(text)]
+    folder = out or _usual_folder(chosen)
+    if (folder / "comparison.json").is_file() and not overwrite:
+        terminal.say(f"{folder} holds this comparison already: runs that have finished are kept.")
+    comparison = study.compare(
+        chosen,
+        names,
+        read_seeds(seeds),
+        folder,
+        jobs=options.counting_from_one(jobs, "--jobs"),
+        cost=cost,
+        overwrite=overwrite,
+        title=title,
+    )
+    path = page.write(comparison.to_dict(), folder / PAGE)
+    if json:
+        terminal.as_json({**summary(comparison), "folder": folder, "page": path})
+    else:
+        show(comparison)
+        terminal.line(f"page  {path}")
+    if not any(arm.finished() for arm in comparison.arms):
+        raise typer.Exit(1)
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of comparisons, or of single runs. Example: runs/comparison"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Where the page goes. Example: --out both.html"),
+    ] = None,
+) -> None:
+    """Make the page of one or more comparisons, or of single runs.
+
+    Example: apical report runs/mnist runs/fashion --out both.html
+    """
+    from apical import report as page
+    from apical.cli.gathering import gather
+
+    comparisons = gather(runs)
+    path = out or (runs[0] / PAGE if len(runs) == 1 and runs[0].is_dir() else Path(PAGE))
+    try:
+        page.write([comparison.to_dict() for comparison in comparisons], path)
+    except OSError as error:
+        raise RunError(f"cannot write the page {path}: {error.strerror or error}; choose another --out") from error
+    terminal.line(f"page  {path}")
+
+
+def split_rules(text: str) -> list[str]:
+    """Rules on one line, with commas or blanks between them: options of a rule, which hold `=`, stay with it."""
+    return [rule for rule in re.split(r"[,\s]+(?=[A-Za-z_][\w-]*(?:[:,\s]|$))", text.strip()) if rule]
+
+
+def read_seeds(text: str) -> int | list[int]:
+    """`3` is how many; `0,7` or `7,` are which.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    which = [part for part in parts if part]
+    if not which or not all(part.isdecimal() for part in which):
+        raise ConfigError(f"--seeds {text}: write how many (--seeds 3), or which (--seeds 0,7)")
+    if len(parts) > 1:
+        return [int(part) for part in which]
+    if int(text) == 0:
+        raise ConfigError("--seeds 0: at least one is needed; the seed 0 alone is written --seeds 0,")
+    return int(text)
+
+
+def _usual_folder(config: "Config") -> Path:
+    """One for each configuration, always the same, so that a command that was stopped finds its runs again."""
+    task = Path(config.task.partition(":")[2] or config.task).stem
+    return Path("runs") / f"compare-{task}-{hashlib.sha256(config.to_toml().encode()).hexdigest()[:8]}"
+
+
+def summary(comparison: "Comparison") -> dict[str, Any]:
+    """What a comparison found, without the curves."""
+    return {
+        "title": comparison.title,
+        "task": comparison.task.name,
+        "test_examples": comparison.task.test,
+        "config": {key: value for key, value in comparison.config.items() if key not in ("rule", "seed")},
+        "arms": [
+            {
+                "rule": arm.rule,
+                "title": arm.title,
+                "settings": arm.settings.model_dump(),
+                "notes": arm.notes,
+                "test_accuracy": None if (accuracy := arm.accuracy()) is None else accuracy.model_dump(),
+                "angles": arm.angles(),
+                "cost": None if arm.cost is None else arm.cost.model_dump(),
+                "failures": [{"seed": run.seed, "error": run.error} for run in arm.runs if run.status == "failed"],
+            }
+            for arm in comparison.arms
+        ],
+    }
+
+
+# More angles than this get a table of their own, with a row for each layer.
+LAYERS_IN_A_ROW = 4
+
+
+def show(comparison: "Comparison") -> None:
+    """Show what a comparison found."""
+    layers = list(dict.fromkeys(layer for arm in comparison.arms for layer in arm.angles()))
+    few = layers if len(layers) <= LAYERS_IN_A_ROW else []
+    timed = any(arm.cost for arm in comparison.arms)
+    terminal.table(
+        ["", "rule", "test accuracy", *(f"angle\nat {layer}" for layer in few), *(["step\ntime"] if timed else [])],
+        (
+            [
+                *(str(number), arm.title, _accuracy(comparison, arm), *_angles(arm.angles(), few)),
+                *([_cost(arm)] if timed else []),
+            ]
+            for number, arm in enumerate(comparison.arms, 1)
+        ),
+        title=comparison.title,
+        words=[1],
+    )
+    if layers and not few:
+        numbers = [str(number) for number in range(1, len(comparison.arms) + 1)]
+        terminal.table(
+            ["angle at", *numbers],
+            ([layer, *(_angle(arm.angles().get(layer)) for arm in comparison.arms)] for layer in layers),
+        )
+    _explain(comparison, bool(layers))
+    for arm in comparison.arms:
+        for note in arm.notes:
+            terminal.paragraph(f"{arm.title} {note}.")
+        for run in arm.runs:
+            if run.status == "failed":
+                terminal.paragraph(f"{arm.title}, seed {run.seed}, failed: {run.error}")
+
+
+def _explain(comparison: "Comparison", angles: bool) -> None:
+    config, task = comparison.config, comparison.task
+    seeds = max(len(arm.runs) for arm in comparison.arms)
+    said = [
+        f"{config['model']}, {config['epochs']} epochs. Accuracy: on {task.test} test examples, measured once at the "
+        f"end; mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}."
+    ]
+    if angles:
+        said.append("Angle: degrees between the rule's update and the true gradient at the end of training, by layer.")
+    costs = [arm.cost for arm in comparison.arms if arm.cost is not None]
+    if costs:
+        said.append(
+            f"Step time: of a whole training step at batch {costs[0].batch_size} on one thread, as a multiple of plain "
+            f"PyTorch's ({costs[0].plain_milliseconds:.2f} ms); median and quartiles."
+        )
+    terminal.paragraph(" ".join(said))
+
+
+def _accuracy(comparison: "Comparison", arm: "Arm") -> str:
+    accuracy = arm.accuracy()
+    if accuracy is None:
+        return "failed"
+    decimals = 2 if comparison.task.test >= 2000 else 1
+    shown = f"{100 * accuracy.mean:.{decimals}f}"
+    if accuracy.count > 1:
+        shown += f" ± {100 * accuracy.deviation:.{decimals}f}"
+    missing = len(arm.runs) - accuracy.count
+    return f"{shown} %" + (f"\n({missing} failed)" if missing else "")
+
+
+def _cost(arm: "Arm") -> str:
+    return f"{arm.cost.ratio:.2f}\n({arm.cost.low:.2f}-{arm.cost.high:.2f})" if arm.cost else "-"
+
+
+def _angles(angles: dict[str, float], layers: Sequence[str]) -> list[str]:
+    return [_angle(angles.get(layer)) for layer in layers]
+
+
+def _angle(angle: float | None) -> str:
+    return "-" if angle is None else f"{angle:.1f}"

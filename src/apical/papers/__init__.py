@@ -1,0 +1,44 @@
+"""Claims of papers: what each says, how it is measured again, what came out here, and the verdict.
+
+    from apical import papers
+
+    for claim in papers.select("biotorch-mnist"):
+        print(claim.name, claim.says.text, papers.verdicts([claim])[claim.name].outcome)
+
+A claim is data. To add a paper, write its claims into a file of its own here and name it in `ledger.CLAIMS`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from apical.papers.claim import AtLeast, Claim, ErrorRate, Expectation, Measurement, Paper, Protocol, Verdict, Within
+from apical.papers.ledger import CLAIMS, measurements, record, select, verdicts
+
+if TYPE_CHECKING:
+    from apical.papers.measuring import measure
+
+__all__ = [
+    "CLAIMS",
+    "AtLeast",
+    "Claim",
+    "ErrorRate",
+    "Expectation",
+    "Measurement",
+    "Paper",
+    "Protocol",
+    "Verdict",
+    "Within",
+    "measure",
+    "measurements",
+    "record",
+    "select",
+    "verdicts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "measure":  # the only one that needs PyTorch
+        raise AttributeError(f"module 'apical.papers' has no attribute {name!r}")
+    from apical.papers.measuring import measure
+
+    globals()[name] = measure
+    return measure

@@ -1,0 +1,278 @@
+"""What a claim is: what a paper says, how it is measured again, what was measured, and what follows.
+
+paper ── protocol ── claim ── expectation          written down by hand, one paper a file
+                       │
+                       └── measurement             measured.json, written by `apical reproduce NAME --record`
+                                │
+                             verdict               worked out from both, whenever somebody asks
+"""
+
+import math
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Outcome = Literal["reproduced", "not reproduced", "out of reach", "not measured"]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a claim was made.
+
+    Attributes:
+        key: its short name.
+        title: its title.
+        authors: as one cites them.
+        year: of its publication.
+        link: where to read it.
+    """
+
+    key: str
+    title: str
+    authors: str
+    year: int
+    link: str
+
+    @property
+    def citation(self) -> str:
+        """Authors, year and title."""
+        return f"{self.authors} ({self.year}). {self.title}."
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the claims of one table or figure are measured.
+
+    Attributes:
+        name: of all of them together.
+        paper: that made them.
+        where: the table or figure.
+        theirs: the paper's protocol, a sentence or more.
+        departures: where ours is another, a sentence each.
+        settings: of `apical.study.Config`, as KEY=VALUE.
+        epochs: of training.
+        seeds: how many.
+    """
+
+    name: str
+    paper: Paper
+    where: str
+    theirs: str
+    departures: tuple[str, ...]
+    settings: tuple[str, ...]
+    epochs: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured for a claim.
+
+    Attributes:
+        accuracies: on the test set, at the end, of each seed.
+        seeds: the seeds.
+        epochs: of training.
+        test_examples: how many were tested.
+        date: when, as YYYY-MM-DD.
+        command: that measures it again.
+        environment: versions and processor.
+    """
+
+    accuracies: tuple[float, ...]
+    seeds: tuple[int, ...]
+    epochs: int
+    test_examples: int
+    date: str
+    command: str
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Accuracy, over the seeds."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation over the seeds; 0 for one."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What follows.
+
+    Attributes:
+        outcome: the verdict.
+        why: a sentence.
+    """
+
+    outcome: Outcome
+    why: str
+
+
+class Expectation(ABC):
+    """What a claim says of an accuracy."""
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """In a few words."""
+
+    @property
+    def compared_with(self) -> str | None:
+        """The name of another claim whose measurement is needed, if there is one."""
+        return None
+
+    def value(self, measured: Measurement) -> float:
+        """The measured quantity that the claim speaks of: accuracy, unless it says otherwise."""
+        return measured.mean
+
+    @abstractmethod
+    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+        """Whether it came out so, and by how much.
+
+        Args:
+            measured: the claim's own measurement.
+            reference: that of the claim which `compared_with` names.
+        """
+
+
+@dataclass(frozen=True)
+class ErrorRate(Expectation):
+    """The paper's figure is a test error, of one run.
+
+    It is reproduced when ours lies no further from it than two standard deviations of what one run can be expected to
+    show: the spread over our seeds, and the chance in which test examples there are.
+
+    Attributes:
+        percent: the figure.
+    """
+
+    percent: float
+
+    @property
+    def text(self) -> str:
+        return f"{self.percent:.2f} % test error"
+
+    def value(self, measured: Measurement) -> float:
+        """The test error."""
+        return 1 - measured.mean
+
+    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+        error = self.percent / 100
+        chance = math.sqrt(error * (1 - error) / measured.test_examples)
+        allowed = 2 * math.hypot(chance, measured.deviation)
+        difference = self.value(measured) - error
+        side = "above" if difference > 0 else "below"
+        return abs(difference) <= allowed, (
+            f"{100 * abs(difference):.2f} points {side} the paper's error; {100 * allowed:.2f} are within the spread"
+        )
+
+
+@dataclass(frozen=True)
+class AtLeast(Expectation):
+    """The mean accuracy reaches a level.
+
+    Attributes:
+        percent: the level.
+    """
+
+    percent: float
+
+    @property
+    def text(self) -> str:
+        return f"at least {self.percent:.2f} % accuracy"
+
+    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+        above = 100 * measured.mean - self.percent
+        return above >= 0, f"{abs(above):.2f} points {'above' if above >= 0 else 'below'} the level"
+
+
+@dataclass(frozen=True)
+class Within(Expectation):
+    """The mean accuracy is near that of another claim.
+
+    Attributes:
+        points: the largest difference, in percentage points, either way.
+        reference: the name of the other claim.
+        whose: what it is called in a sentence.
+    """
+
+    points: float
+    reference: str
+    whose: str
+
+    @property
+    def text(self) -> str:
+        return f"within {self.points:.2f} points of {self.whose}"
+
+    @property
+    def compared_with(self) -> str | None:
+        return self.reference
+
+    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+        if reference is None:
+            return False, f"{self.whose} is not measured yet"
+        difference = 100 * (measured.mean - reference.mean)
+        side = "above" if difference > 0 else "below"
+        return abs(difference) <= self.points, f"{abs(difference):.2f} points {side} {self.whose}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One figure of a paper, or one level to be reached.
+
+    Attributes:
+        name: on the command line.
+        protocol: how it is measured.
+        row: which row of the table, or which rule of the figure.
+        rule: as it is written for `apical train --rule`.
+        says: what should come out.
+        settings: where it departs from the protocol's settings.
+        out_of_reach: why it cannot be measured here; empty when it can.
+        remark: what we think of a verdict, where it needs a word.
+    """
+
+    name: str
+    protocol: Protocol
+    row: str
+    rule: str
+    says: Expectation
+    settings: tuple[str, ...] = ()
+    out_of_reach: str = ""
+    remark: str = ""
+
+    @property
+    def command(self) -> str:
+        """What measures it again."""
+        return f"apical reproduce {self.name}"
+
+    def scaled_down(self, measured: Measurement) -> str:
+        """In which way a measurement is smaller than the protocol; empty when it is not."""
+        smaller = []
+        if measured.epochs < self.protocol.epochs:
+            smaller.append(f"{measured.epochs} of {self.protocol.epochs} epochs")
+        if len(measured.seeds) < self.protocol.seeds:
+            smaller.append(f"{len(measured.seeds)} of {self.protocol.seeds} seeds")
+        return ", ".join(smaller)
+
+    def verdict(self, measured: Measurement | None, reference: Measurement | None = None) -> Verdict:
+        """What follows from a measurement.
+
+        Args:
+            measured: of this claim, if there is one.
+            reference: of the claim that `says.compared_with` names, if there is one.
+        """
+        if measured is None:
+            if self.out_of_reach:
+                return Verdict("out of reach", self.out_of_reach)
+            return Verdict("not measured", f"{self.command} --record measures it")
+        holds, why = self.says.judge(measured, reference)
+        smaller = self.scaled_down(measured)
+        if smaller:
+            why += f"; scaled down to {smaller}"
+        if self.remark:
+            why += f". {self.remark}"
+        return Verdict("reproduced" if holds else "not reproduced", why)

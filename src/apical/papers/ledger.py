@@ -1,0 +1,86 @@
+"""The ledger: every claim by name, and what was measured for it so far.
+
+Measurements are kept in measured.json beside this file, so that they travel with the package.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from apical.errors import ConfigError, RunError
+from apical.papers import biotorch, own
+from apical.papers.claim import Claim, Measurement, Verdict
+
+CLAIMS: tuple[Claim, ...] = (*own.CLAIMS, *biotorch.CLAIMS)
+MEASURED = Path(__file__).with_name("measured.json")
+
+
+def select(name: str) -> list[Claim]:
+    """The claim of this name, or all claims of the protocol of this name.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    found = [claim for claim in CLAIMS if name in (claim.name, claim.protocol.name)]
+    if found:
+        return found
+    protocols = list(dict.fromkeys(claim.protocol.name for claim in CLAIMS))
+    near = difflib.get_close_matches(name, [*protocols, *(claim.name for claim in CLAIMS)], n=1)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(
+        f"there is no claim {name!r}.{meant} There are {', '.join(protocols)}, and each of their claims: "
+        "`apical papers` lists them."
+    )
+
+
+def measurements(path: Path = MEASURED) -> dict[str, Measurement]:
+    """What was measured so far, by the name of the claim.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+        return {name: _read(entry) for name, entry in content.items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: the measurements cannot be read ({error}); restore the file") from error
+
+
+def _read(entry: Mapping[str, Any]) -> Measurement:
+    return Measurement(**{**entry, "accuracies": tuple(entry["accuracies"]), "seeds": tuple(entry["seeds"])})
+
+
+def verdicts(claims: Sequence[Claim] = CLAIMS, measured: Mapping[str, Measurement] | None = None) -> dict[str, Verdict]:
+    """What follows for each claim, by its name, from what was measured; by default from the ledger's file."""
+    known = measurements() if measured is None else measured
+    return {
+        claim.name: claim.verdict(known.get(claim.name), known.get(claim.says.compared_with or "")) for claim in claims
+    }
+
+
+def record(measured: Mapping[str, Measurement], path: Path = MEASURED) -> None:
+    """Add measurements to the ledger's file.
+
+    Raises:
+        RunError: one of them is scaled down and would replace one that is not, or the file cannot be written.
+    """
+    from apical.study import durable
+
+    known = measurements(path)
+    by_name = {claim.name: claim for claim in CLAIMS}
+    for name, new in measured.items():
+        claim, old = by_name[name], known.get(name)
+        smaller = claim.scaled_down(new)
+        if old is not None and smaller and not claim.scaled_down(old):
+            raise RunError(
+                f"{name}: a measurement scaled down to {smaller} would replace a full one of {old.date}; "
+                "measure it in full, or do not record it"
+            )
+    entries = {name: asdict(entry) for name, entry in {**known, **measured}.items()}
+    ordered = {name: entries[name] for name in by_name if name in entries}
+    durable.replace_json(path, ordered)

@@ -1,0 +1,140 @@
+"""Measuring claims again: every claim from every seed, in parallel processes, each in an ordinary run folder."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from apical import data
+from apical.errors import ConfigError, RunError
+from apical.papers.claim import Claim, Measurement
+from apical.papers.ledger import CLAIMS
+from apical.study import Config, Interrupted, RuleConfig, RunFolder, display, durable, pool
+from apical.study.comparing import Job, available_processors, run_job
+from apical.study.comparison import difference
+from apical.study.interrupts import stop_requests
+from apical.study.recommend import resolve
+
+KEPT = ("apical", "torch", "python", "cpu")  # of the environment: what a reader of a figure wants to know
+
+
+def measure(
+    claims: Sequence[Claim],
+    folder: str | Path,
+    *,
+    epochs: int | None = None,
+    seeds: int | None = None,
+    jobs: int | None = None,
+    progress: bool | None = None,
+) -> dict[str, Measurement]:
+    """Train and test what these claims speak of, and what they are compared with.
+
+    Called again with the same folder it keeps the runs that have finished and goes on with the others.
+
+    Args:
+        claims: what to measure.
+        folder: for the runs, which are in CLAIM/epochs-N/seed-N under it.
+        epochs: fewer than the protocol's, to scale it down.
+        seeds: fewer than the protocol's.
+        jobs: processes at a time; None: one for each processor.
+        progress: show a bar on standard error; None: when that is a terminal.
+
+    Returns:
+        What was measured, by the name of the claim.
+
+    Raises:
+        ConfigError: a claim cannot be measured here, or a number is none.
+        DataError: the data cannot be had.
+        RunError: a run failed, or the folder holds runs with other settings, is in use, or cannot be written.
+        Interrupted: Ctrl-C or SIGTERM; finished runs are kept, the others saved.
+    """
+    for value, what in ((epochs, "epochs"), (seeds, "seeds"), (jobs, "jobs")):
+        if value is not None and value < 1:
+            raise ConfigError(f"{what}: {value} is too few; at least 1 is needed")
+    needed = with_references(claims)
+    for claim in needed:
+        if claim.out_of_reach:
+            raise ConfigError(f"{claim.name} is out of reach here: {claim.out_of_reach}")
+    folder = Path(folder)
+    plan = {claim.name: _jobs(claim, folder, epochs, seeds) for claim in needed}
+    for task in {job.resolved.config.task for of_claim in plan.values() for job in of_claim}:
+        data.fetch(task, progress=progress is not False)  # once, rather than in every process
+    with durable.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with durable.locked(folder, "reproducing"):
+        _run([job for of_claim in plan.values() for job in of_claim], jobs, progress)
+    return {claim.name: _measurement(claim, plan[claim.name], epochs, seeds) for claim in needed}
+
+
+def with_references(claims: Sequence[Claim]) -> list[Claim]:
+    """The claims, and those that they are compared with, each once, in the order of the ledger."""
+    names = {claim.name for claim in claims} | {claim.says.compared_with for claim in claims}
+    return [claim for claim in CLAIMS if claim.name in names]
+
+
+def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> list[Job]:
+    shared = (
+        Config()
+        .with_settings([*claim.protocol.settings, *claim.settings])
+        .with_values(
+            {
+                "rule": RuleConfig.parse(claim.rule).model_dump(),
+                "epochs": epochs or claim.protocol.epochs,
+                "threads": 1,
+            }
+        )
+    )
+    return [
+        Job(
+            resolve(shared.with_values({"seed": seed})),
+            folder / claim.name / f"epochs-{shared.epochs}" / f"seed-{seed}",
+        )
+        for seed in range(seeds or claim.protocol.seeds)
+    ]
+
+
+def _run(jobs: Sequence[Job], processes: int | None, progress: bool | None) -> None:
+    for job in jobs:
+        run = RunFolder(job.folder)
+        if run.exists() and (differences := difference(run.config().to_dict(), job.resolved.config.to_dict())):
+            raise RunError(
+                f"{job.folder} holds a run with other settings ({'; '.join(differences)}): choose another folder"
+            )
+    left = [job for job in jobs if RunFolder(job.folder).result() is None]
+    failures = []
+    count = min(processes or available_processors(), len(left))
+    with stop_requests() as stop, display.Bar("reproducing", len(jobs), shown=progress) as bar:
+        bar.show(len(jobs) - len(left), "")
+        for done, (job, error) in enumerate(
+            pool.in_processes(run_job, left, count, stop) if left else (), len(jobs) - len(left) + 1
+        ):
+            if error is None or error:
+                failures.append(f"{job.folder}: {error or 'its process died; memory may have run out'}")
+            bar.show(done, str(job.folder.parent.parent.name))
+        if stop.signal:
+            finished = sum(RunFolder(job.folder).result() is not None for job in jobs)
+            raise Interrupted(
+                f"stopped with {finished} of {len(jobs)} runs finished and the others saved; the same command goes on",
+                stop.signal,
+            )
+    if failures:
+        raise RunError("\n".join(failures))
+
+
+def _measurement(claim: Claim, jobs: Sequence[Job], epochs: int | None, seeds: int | None) -> Measurement:
+    runs = [RunFolder(job.folder) for job in jobs]
+    accuracies = []
+    for run in runs:
+        result = run.result()
+        assert result is not None
+        accuracies.append(float(result["test_accuracy"]))
+    scale = "".join(f" {flag} {value}" for flag, value in (("--epochs", epochs), ("--seeds", seeds)) if value)
+    environment = runs[0].environment()
+    return Measurement(
+        accuracies=tuple(accuracies),
+        seeds=tuple(job.resolved.config.seed for job in jobs),
+        epochs=jobs[0].resolved.config.epochs,
+        test_examples=runs[0].task()["test"],
+        date=datetime.now(UTC).date().isoformat(),
+        command=claim.command + scale,
+        environment={key: environment[key] for key in KEPT},
+    )
