@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any, NoReturn
 
@@ -19,19 +18,23 @@ from apical.wiring import Activity, Wiring
 
 
 class _Boundary(torch.autograd.Function):
-    """Above it autograd; below it the circuit's rule."""
+    """Above it autograd; below it the circuit's rule.
+
+    Takes the circuit, the layout of what is kept, the number of parameters, the tensors kept (or None where they
+    come last, one by one), the answer, the input and the parameters.
+    """
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         # The answer is there already: this only ties it to the parameters. No view of it, since autograd forbids to
         # overwrite a view made here, and an answer may be overwritten.
-        y: Tensor = inputs[3]
+        y: Tensor = inputs[4]
         return y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.circuit, ctx.packed, ctx.count, _, _, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.circuit, ctx.packed, ctx.count, kept, _, _, *tensors = inputs
+        ctx.save_for_backward(*tensors, *(kept or ()))
 
     # A rule's update is no derivative: differentiating it again has no meaning, and is refused.
     @staticmethod
@@ -39,12 +42,9 @@ class _Boundary(torch.autograd.Function):
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         # Looking at the saved parameters lets autograd notice one that was overwritten since the answer.
         kept = ctx.saved_tensors[ctx.count :]
-        x, gradients = ctx.circuit._teach(kept, ctx.packed, error, ctx.needs_input_grad[4])
-        return (None, None, None, None, x, *gradients, *(None,) * len(kept))
-
-
-# Function.apply asks for the signature of forward at every call; given once, it is not worked out anew.
-_Boundary.forward.__signature__ = inspect.signature(_Boundary.forward)  # type: ignore[attr-defined]
+        x, gradients = ctx.circuit._teach(kept, ctx.packed, error, ctx.needs_input_grad[5])
+        one_by_one = len(ctx.needs_input_grad) - 6 - ctx.count
+        return (None, None, None, None, None, x, *gradients, *(None,) * one_by_one)
 
 
 class Circuit(nn.Module):
@@ -175,9 +175,15 @@ class Circuit(nn.Module):
             if not self.rule.ready:
                 self.rule.prepare(self.wiring, activity, y)
         tensors, packed = activity.pack()
-        if torch.compiler.is_compiling():
+        answer: Tensor
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             y = y.view_as(y)  # it may be among the tensors, and the compiler takes none twice
-        answer: Tensor = _Boundary.apply(self, packed, len(parameters), y, x, *parameters, *tensors)  # type: ignore[no-untyped-call]
+            answer = _Boundary.apply(self, packed, len(parameters), None, y, x, *parameters, *tensors)  # type: ignore[no-untyped-call]
+        else:
+            # Function.apply works out a signature and searches every argument for functorch's wrappers at each call;
+            # what it then calls is this.
+            bare = super(torch.autograd.Function, _Boundary).apply
+            answer = bare(self, packed, len(parameters), tensors, y, x, *parameters)
         return answer
 
     def _teach(
