@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,7 +59,6 @@ class DirectFeedbackAlignment(LearningRule):
         self.seed = seed
         self.randomness = Randomness(seed)
         self.weights = PerLayer(grows=True)
-        self._spread = 0.0
 
     def bind(self, wiring: Wiring) -> None:
         if wiring.teach_input:
@@ -69,8 +68,14 @@ class DirectFeedbackAlignment(LearningRule):
             )
         self.randomness = Randomness(self.seed)
         self.weights = PerLayer(grows=True)
-        readouts = [layer for layer in wiring.layers if layer in wiring.readouts()]
-        self._spread = sum(standard_deviation(layer.weight) for layer in readouts) / len(readouts)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # The state of a circuit before its first answer: the weights are to be drawn again.
+        if f"{prefix}randomness._extra_state" in state_dict and not any(
+            key.startswith(f"{prefix}weights.") for key in state_dict
+        ):
+            self.weights = PerLayer(grows=True)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def ready(self) -> bool:
@@ -86,8 +91,11 @@ class DirectFeedbackAlignment(LearningRule):
 
     def prepare(self, wiring: Wiring, activity: Activity, y: Tensor) -> None:
         outputs = y[0].numel()
-        spread = self._spread if self.init == "match" else outputs**-0.5
         readouts = wiring.readouts()
+        spread = outputs**-0.5
+        if self.init == "match":
+            read = [standard_deviation(layer.weight) for layer in wiring.layers if layer in readouts]
+            spread = sum(read) / len(read)
         for node in wiring.nodes:
             record = activity.records[node.index]
             if record is None or record.rate is None or node in readouts or not node.own_slots:

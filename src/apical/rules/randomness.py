@@ -29,7 +29,7 @@ class Randomness(nn.Module):
         self.seed = seed
         self._generators: dict[str, torch.Generator] = {}
         # For bytes on the CPU: five times as fast as torch's Mersenne twister.
-        self._bytes = np.random.SFC64(seed)
+        self._bytes = np.random.SFC64(seed % 2**64)
 
     def on(self, device: torch.device) -> torch.Generator | None:
         """The generator of a device."""
