@@ -1,5 +1,7 @@
 """A configuration: three ways to write it, one meaning; and what a mistake is answered with."""
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -89,6 +91,19 @@ def test_toml_keeps_every_value_exactly(tmp_path_factory, epochs, lr, model, fin
     path = tmp_path_factory.mktemp("toml") / "c.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
     assert Config.load(path) == config
+
+
+def test_python_is_answered_alike():
+    assert Config(epochs=3, rule="kolen_pollack") == Config().with_settings(["epochs=3", "rule=kolen_pollack"])
+    assert "did you mean 'epochs'?" in refusal(lambda: Config(epoch=3))
+    assert "rule.scale: " in refusal(lambda: Config(rule={"name": "feedback_alignment", "scale": -1.0}))
+
+
+def test_a_configuration_travels_between_processes():
+    config = Config(rule={"name": "sign_symmetry", "magnitude": "fixed"}, optimizer="adam")
+    again = pickle.loads(pickle.dumps(config))
+    assert again == config
+    assert again.given() == config.given()
 
 
 def test_a_configuration_cannot_be_changed():

@@ -255,6 +255,17 @@ class TestCheckpoints:
             path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
             assert checkpoints.latest().content["step"] == 0
 
+    def test_a_reader_beside_a_run_that_goes_on(self, tmp_path, monkeypatch):
+        checkpoints = Checkpoints(tmp_path / "c")
+        checkpoints.save({"step": 0})
+        before = checkpoints.paths()
+        for step in (1, 2, 3):
+            checkpoints.save({"step": step})
+        seen = [before, checkpoints.paths()]
+        reader = Checkpoints(tmp_path / "c")
+        monkeypatch.setattr(reader, "paths", lambda: seen.pop(0))
+        assert reader.latest().content["step"] == 3
+
     def test_another_format_is_refused(self, tmp_path, monkeypatch):
         checkpoints = Checkpoints(tmp_path / "c")
         monkeypatch.setattr("apical.study.checkpoints.FORMAT", 2)

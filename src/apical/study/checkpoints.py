@@ -86,7 +86,10 @@ class Checkpoints:
         """
         damaged: list[Path] = []
         for path in reversed(self.paths()):
-            data = path.read_bytes()
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:  # a run that is still training has replaced it meanwhile
+                return self.latest()
             if path.name.split(".")[1] != _digest(data):
                 damaged.append(path)
                 continue

@@ -93,7 +93,7 @@ def compare(
     if config.task.startswith(OWN_TASK):
         raise ConfigError("a comparison needs a task that its processes can load: a name, or npz:PATH")
     shared = _shared(config)
-    task = data.load(shared.task, progress=progress is not False)
+    task = data.load(shared.task, progress=display.visible(progress))
     plan = {
         rule.label: [
             Job(_resolved(shared, rule, seed), folder / "runs" / _folder_name(rule) / f"seed-{seed}")

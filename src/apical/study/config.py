@@ -22,7 +22,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
 import tomli_w
 import torch
@@ -232,6 +232,15 @@ class Config(Table):
     check_finite: bool = True
     log: Literal["none", "tensorboard"] = "none"
 
+    if not TYPE_CHECKING:  # type checkers know the settings by name
+
+        def __init__(self, **values: Any) -> None:
+            """Raises ConfigError for a wrong key or value, as every other way to a configuration does."""
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise settings.explain(error, type(self), lambda path: "") from None
+
     @field_validator("task")
     @classmethod
     def _task_exists(cls, task: str) -> str:
@@ -341,8 +350,10 @@ class Config(Table):
 
 
 def _validate(model: type[Model], table: Mapping[str, Any], place: Callable[[KeyPath], str]) -> Model:
+    made = model.__new__(model)
     try:
-        return model.model_validate(table)
+        BaseModel.__init__(made, **table)  # not Config's own, which could not tell the place
+        return made
     except ValidationError as error:
         raise settings.explain(error, model, place) from None
 

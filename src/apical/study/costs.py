@@ -13,8 +13,8 @@ from apical.study.config import Config
 from apical.study.losses import LOSSES
 from apical.study.training import reproducible, stream
 
-TURNS = 60
-STEPS_PER_TURN = 4
+TURNS = 40
+STEPS_PER_TURN = 8  # what a rule does only every so many steps is in each turn
 # So small a learning rate that the weights stay what they are while steps are timed.
 RATE = 1e-6
 

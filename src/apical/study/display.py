@@ -26,6 +26,11 @@ TAGS = MappingProxyType(
 REFRESH = 0.1  # seconds; redrawing at every step would take longer than a small network's step
 
 
+def visible(asked: bool | None) -> bool:
+    """Whether to show progress: as asked, and without being asked where standard error is a terminal."""
+    return sys.stderr.isatty() if asked is None else asked
+
+
 class Bar:
     """The progress of one run: steps of all epochs, and the last epoch's numbers. Use it as a context.
 
@@ -36,7 +41,6 @@ class Bar:
     """
 
     def __init__(self, title: str, total: int, *, shown: bool | None) -> None:
-        visible = sys.stderr.isatty() if shown is None else shown
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -44,7 +48,7 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"),
             console=Console(stderr=True),
-            disable=not visible,
+            disable=not visible(shown),
             transient=True,
         )
         self._task = self._progress.add_task(title, total=total, numbers="")

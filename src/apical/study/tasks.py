@@ -8,6 +8,7 @@ import torch
 
 from apical import data
 from apical.errors import RunError
+from apical.study import display
 from apical.study.config import OWN_TASK, Config
 from apical.study.runs import RunFolder
 from apical.study.training import Training
@@ -26,7 +27,7 @@ def load(config: Config, own: data.Task | None, *, progress: bool | None) -> dat
         return own
     if config.task.startswith(OWN_TASK):
         raise RunError(f"task {config.task!r} is data of your own: pass it as task=... from Python")
-    return data.load(config.task, progress=progress is not False)
+    return data.load(config.task, progress=display.visible(progress))
 
 
 def describe(training: Training) -> dict[str, Any]:
