@@ -10,12 +10,14 @@ version = release = version_of("apical")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
+smartquotes = False  # they would make dashes of the options in running text
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
@@ -64,6 +66,34 @@ def escape(line: str) -> str:
     return "".join(f"`{piece}`" if piece.startswith("`") else marks.sub(r"\\\g<0>", piece) for piece in pieces)
 
 
+def ledger() -> str:
+    """The claims that come with this version, as Markdown: one table for each protocol."""
+    from apical import papers
+
+    measured, verdicts = papers.measurements(), papers.verdicts()
+    lines = []
+    for protocol in dict.fromkeys(claim.protocol for claim in papers.CLAIMS):
+        lines += [f"### {protocol.name}", "", f"{protocol.paper.citation} {protocol.paper.link}".strip(), ""]
+        lines += [f"Where: {protocol.where}.", "", f"Protocol: {protocol.theirs}", ""]
+        lines += [f"- Departs: {departure}" for departure in protocol.departures]
+        lines += ["", "| claim | says | ours | seeds | epochs | verdict |", "|---|---|---|---|---|---|"]
+        for claim in (claim for claim in papers.CLAIMS if claim.protocol == protocol):
+            own, verdict = measured.get(claim.name), verdicts[claim.name]
+            numbers = ["–"] * 3
+            if own is not None:
+                value = f"{100 * claim.says.value(own):.2f} ± {100 * own.deviation:.2f} %"
+                numbers = [value, str(len(own.seeds)), str(own.epochs)]
+            outcome = verdict.outcome if own is None and not claim.out_of_reach else f"{verdict.outcome}: {verdict.why}"
+            cells = [f"`{claim.name}`", claim.says.text, *numbers, outcome]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def read_source(app, name, source):
+    source[0] = source[0].replace("<!-- the ledger -->", ledger()) if name == "claims" else source[0]
+
+
 def process_docstring(app, what, name, obj, options, lines):
     lines[:] = as_read_in_code(lines)
 
@@ -74,5 +104,6 @@ def process_signature(app, what, name, obj, options, signature, returns):
 
 
 def setup(app):
+    app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", process_docstring, priority=400)  # before napoleon's 500
     app.connect("autodoc-process-signature", process_signature)

@@ -189,7 +189,6 @@ assert "Usage" in shown.getvalue(), shown.getvalue()
 """
 
 
-@pytest.mark.skipif(not (SOURCE / "cli" / "claims.py").exists(), reason="no command line yet")
 def test_help_does_not_wait_for_torch():
     """`apical --help` answers at once because it imports neither torch nor what stands on it."""
     assert not modules_after(HELP) & {"torch", "sklearn", "plotly", "scipy"}
