@@ -50,7 +50,7 @@ def _comparison(runs: Sequence[RunFolder]) -> Comparison:
         arms.setdefault(repr(_arm_settings(run)), []).append(run)
     task = runs[0].task()
     return Comparison(
-        title=f"{len(runs)} run{'s' * (len(runs) != 1)} on {task['name']}",
+        title=f"{len(runs)} run{'s' * (len(runs) != 1)} on {Path(task['name']).name}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=" && ".join(f"apical train --config {run.path / 'config.toml'}" for run in runs),
         environment=runs[0].environment(),

@@ -1,0 +1,175 @@
+"""`apical compare` and `apical report`: the table says what the runs found, and the page is there."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from apical import rules, study
+from apical.cli.comparing import read_seeds, split_rules
+from apical.cli.gathering import gather
+from conftest import SMALL
+
+FAST = [*SMALL, "--epochs", "1", "--jobs", "1", "--no-cost"]
+
+
+def test_compare_shows_accuracy_angles_cost_and_the_page(apical):
+    chosen = "backprop,feedback_alignment,sign_symmetry:magnitude=fixed,seed=3"
+    shown = apical("compare", *SMALL, "--epochs", "2", "--seeds", "2", "--rules", chosen, "--jobs", "1").stdout
+    (folder,) = Path("runs").iterdir()
+    comparison = study.Comparison.load(folder)
+    assert [arm.rule for arm in comparison.arms] == ["backprop", "feedback_alignment", "sign_symmetry"]
+    assert comparison.arms[2].settings.options == {"magnitude": "fixed", "seed": 3}
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    for number, arm in enumerate(comparison.arms, 1):
+        accuracy, angles = arm.accuracy(), arm.angles()
+        row = f"{100 * accuracy.mean:.1f} ± {100 * accuracy.deviation:.1f} %"
+        row += "".join(f" {angle:.1f}" for angle in angles.values()) + f" {arm.cost.ratio:.2f}"
+        assert any(line.startswith(f"{number} ") and line.endswith(row) for line in lines)
+        assert re.search(rf"\({arm.cost.low:.2f}-{arm.cost.high:.2f}\)", shown)
+    page = folder / "report.html"
+    assert lines[-1] == f"page {page}"
+    assert "Sign symmetry" in page.read_text()
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_compare_as_json(answer):
+    found = answer("compare", *FAST, "--seeds", "1,5", "--rules", "backprop feedback_alignment", "--out", "a")
+    comparison = study.Comparison.load("a")
+    assert [arm["rule"] for arm in found["arms"]] == ["backprop", "feedback_alignment"]
+    for shown, arm in zip(found["arms"], comparison.arms, strict=True):
+        assert [run.seed for run in arm.runs] == [1, 5]
+        assert shown["test_accuracy"] == arm.accuracy().model_dump()
+        assert shown["angles"] == arm.angles()
+    assert Path(found["page"]).is_file()
+
+
+def test_compare_takes_every_rule_when_none_is_named(answer):
+    found = answer("compare", *FAST, "--seeds", "1")
+    assert [arm["rule"] for arm in found["arms"]] == rules.names()
+
+
+def test_the_same_command_keeps_its_runs_and_another_gets_another_folder(apical):
+    command = ["compare", *FAST, "--seeds", "1", "--rules", "backprop"]
+    apical(*command)
+    (folder,) = Path("runs").iterdir()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.jsonl")}
+    assert "runs that have finished are kept" in apical(*command, "--rules", "kolen_pollack").stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(folder.rglob("metrics.jsonl"))) == 2
+    apical(*command, "--lr", "0.01")
+    assert len(os.listdir("runs")) == 2
+
+
+def test_a_rule_that_fails_is_in_the_table_and_the_others_finish(apical):
+    Path("net.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Noisy(nn.Module):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__()\n"
+        "        self.first, self.second = nn.Linear(width, 6), nn.Linear(6, 3)\n"
+        "    def forward(self, x):\n"
+        "        return self.second(torch.relu(self.first(x)) * 1e38 * 1e38)\n"
+        "def make(input_shape, classes):\n"
+        "    return Noisy(input_shape[0])\n"
+    )
+    command = ["--task", "npz:clouds.npz", "--model", "net.py:make", "--epochs", "1", "--jobs", "1", "--seeds", "1"]
+    result = apical("compare", *command, "--rules", "backprop", exit_code=1)
+    assert "failed" in result.stdout
+    assert "Backpropagation, seed 0, failed:" in " ".join(result.stdout.split())
+
+
+def test_deep_networks_get_a_row_for_each_layer(apical):
+    model = ["--task", "npz:clouds.npz", "--model", "mlp:6,6,6,6", "--epochs", "1", "--jobs", "1", "--no-cost"]
+    shown = apical("compare", *model, "--seeds", "1", "--rules", "backprop,feedback_alignment").stdout
+    (folder,) = Path("runs").iterdir()
+    backprop, alignment = (arm.angles() for arm in study.Comparison.load(folder).arms)
+    rows = [line.split() for line in shown.splitlines()]
+    for layer in backprop:
+        assert [layer, f"{backprop[layer]:.1f}", f"{alignment[layer]:.1f}"] in rows
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("backprop", ["backprop"]),
+        ("backprop,feedback_alignment", ["backprop", "feedback_alignment"]),
+        ("backprop feedback_alignment", ["backprop", "feedback_alignment"]),
+        ("a:x=1,y=2,b, c:z=3 d", ["a:x=1,y=2", "b", "c:z=3", "d"]),
+        ("a:x=[1, 2],b", ["a:x=[1, 2]", "b"]),
+        ("a:x=fixed,y=0.5", ["a:x=fixed,y=0.5"]),
+        ("", []),
+    ],
+)
+def test_rules_on_one_line(text, expected):
+    assert split_rules(text) == expected
+
+
+def test_rules_as_a_comparison_writes_them_are_read_back():
+    labels = [study.RuleConfig.parse(rule).label for rule in ("backprop", "sign_symmetry:magnitude=fixed,seed=2")]
+    assert split_rules(" ".join(labels)) == split_rules(",".join(labels)) == labels
+
+
+@pytest.mark.parametrize(("text", "expected"), [("3", 3), ("0,7", [0, 7]), ("0,", [0]), (" 1, 2", [1, 2])])
+def test_seeds_are_how_many_or_which(text, expected):
+    assert read_seeds(text) == expected
+
+
+def test_report_puts_comparisons_and_single_runs_on_one_page(apical):
+    apical("compare", *FAST, "--seeds", "1", "--rules", "backprop", "--out", "a", "--title", "The first of all")
+    for rule, seed in (("backprop", "0"), ("feedback_alignment", "0"), ("feedback_alignment", "1")):
+        apical("train", *SMALL, "--epochs", "1", "--rule", rule, "--seed", seed, "--out", f"{rule}-{seed}")
+    shown = apical("report", "a", "backprop-0", "feedback_alignment-0", "feedback_alignment-1", "--out", "both.html")
+    assert shown.stdout == "page  both.html\n"
+    page = Path("both.html").read_text()
+    assert "The first of all" in page
+    assert "3 runs on clouds.npz" in page
+
+
+def test_the_page_of_one_folder_goes_into_it(apical):
+    apical("train", *SMALL, "--epochs", "1", "--out", "a")
+    apical("report", "a")
+    assert Path("a/report.html").is_file()
+
+
+def test_a_page_that_cannot_be_written_is_named(apical, complaint):
+    apical("train", *SMALL, "--epochs", "1", "--out", "a")
+    Path("file").touch()
+    assert "cannot write the page file/page.html" in complaint("report", "a", "--out", "file/page.html")
+
+
+def test_single_runs_that_belong_together_become_one_comparison(apical):
+    for name, more in {
+        "a": ["--rule", "backprop"],
+        "b": ["--rule", "feedback_alignment", "--seed", "1", "--lr", "0.01"],
+        "c": ["--rule", "feedback_alignment", "--seed", "2", "--lr", "0.01"],
+        "d": ["--rule", "feedback_alignment", "--lr", "0.02"],
+        "other": ["--batch-size", "20"],
+    }.items():
+        apical("train", *SMALL, "--epochs", "1", *more, "--out", name)
+    together, alone = gather(map(Path, ("a", "b", "other", "c", "d")))
+    assert [(arm.rule, [run.seed for run in arm.runs]) for arm in together.arms] == [
+        ("backprop", [0]),
+        ("feedback_alignment", [1, 2]),
+        ("feedback_alignment", [0]),
+    ]
+    assert [arm.settings.learning_rate for arm in together.arms][1:] == [0.01, 0.02]
+    result = study.RunFolder("c").result()
+    assert together.arms[1].runs[1].test_accuracy == result["test_accuracy"]
+    assert together.task.test == 30
+    assert [run.folder for arm in alone.arms for run in arm.runs] == ["other"]
+
+
+def test_a_run_that_has_not_finished_is_said_to_be_so(apical):
+    apical("train", *SMALL, "--epochs", "1", "--out", "a")
+    Path("a/result.json").unlink()
+    (run,) = gather([Path("a")])[0].arms[0].runs
+    assert run.status == "failed"
+    assert "apical resume a" in run.error
+
+
+def test_json_of_a_comparison_has_no_numbers_that_are_none(apical):
+    text = apical("compare", *FAST, "--seeds", "1", "--rules", "backprop", "--json").stdout
+    json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
