@@ -25,7 +25,7 @@ def papers(
     """
     from apical import papers as ledger
 
-    claims = list(ledger.CLAIMS) if name is None else ledger.select(name)
+    claims = ledger.select(name)
     measured = ledger.measurements()
     if json:
         terminal.as_json([_describe(claim, measured) for claim in claims])
@@ -80,8 +80,7 @@ def reproduce(
 
     claims = ledger.select(name)
     measured = ledger.measure(claims, out, epochs=epochs, seeds=seeds, jobs=jobs)
-    if record:
-        ledger.record(measured)
+    kept = ledger.record(measured) if record else None
     if json:
         terminal.as_json([_describe(claim, measured) for claim in claims])
         return
@@ -91,8 +90,8 @@ def reproduce(
         terminal.paragraph(f"{claim.name}: {verdict.outcome}: {verdict.why}.")
     for departure in claims[0].protocol.departures:
         terminal.paragraph(f"Departs: {departure}")
-    if record:
-        terminal.line(f"recorded in {ledger.MEASURED}")
+    if kept is not None:
+        terminal.line(f"recorded in {kept}")
 
 
 def _show(claims: "Sequence[Claim]", measured: "Mapping[str, Measurement]") -> None:

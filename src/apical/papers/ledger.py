@@ -18,12 +18,14 @@ CLAIMS: tuple[Claim, ...] = (*own.CLAIMS, *biotorch.CLAIMS)
 MEASURED = Path(__file__).with_name("measured.json")
 
 
-def select(name: str) -> list[Claim]:
-    """The claim of this name, or all claims of the protocol of this name.
+def select(name: str | None = None) -> list[Claim]:
+    """The claim of this name, or all claims of the protocol of this name; without a name, all there are.
 
     Raises:
         ConfigError: there is neither.
     """
+    if name is None:
+        return list(CLAIMS)
     found = [claim for claim in CLAIMS if name in (claim.name, claim.protocol.name)]
     if found:
         return found
@@ -36,42 +38,44 @@ def select(name: str) -> list[Claim]:
     )
 
 
-def measurements(path: Path = MEASURED) -> dict[str, Measurement]:
+def measurements() -> dict[str, Measurement]:
     """What was measured so far, by the name of the claim.
 
     Raises:
         RunError: the file is damaged.
     """
-    if not path.exists():
+    if not MEASURED.exists():
         return {}
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(MEASURED.read_bytes())
         return {name: _read(entry) for name, entry in content.items()}
     except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: the measurements cannot be read ({error}); restore the file") from error
+        raise RunError(f"{MEASURED}: the measurements cannot be read ({error}); restore the file") from error
 
 
 def _read(entry: Mapping[str, Any]) -> Measurement:
     return Measurement(**{**entry, "accuracies": tuple(entry["accuracies"]), "seeds": tuple(entry["seeds"])})
 
 
-def verdicts(claims: Sequence[Claim] = CLAIMS, measured: Mapping[str, Measurement] | None = None) -> dict[str, Verdict]:
-    """What follows for each claim, by its name, from what was measured; by default from the ledger's file."""
+def verdicts(
+    claims: Sequence[Claim] | None = None, measured: Mapping[str, Measurement] | None = None
+) -> dict[str, Verdict]:
+    """What follows for each claim, by its name; by default for all of them, from what the ledger holds."""
     known = measurements() if measured is None else measured
     return {
         claim.name: claim.verdict(known.get(claim.name), known.get(claim.says.compared_with or "")) for claim in claims
     }
 
 
-def record(measured: Mapping[str, Measurement], path: Path = MEASURED) -> None:
-    """Add measurements to the ledger's file.
+def record(measured: Mapping[str, Measurement]) -> Path:
+    """Add measurements to the ledger's file, and return its path.
 
     Raises:
         RunError: one of them is scaled down and would replace one that is not, or the file cannot be written.
     """
     from apical.study import durable
 
-    known = measurements(path)
+    known = measurements()
     by_name = {claim.name: claim for claim in CLAIMS}
     for name, new in measured.items():
         claim, old = by_name[name], known.get(name)
@@ -83,4 +87,5 @@ def record(measured: Mapping[str, Measurement], path: Path = MEASURED) -> None:
             )
     entries = {name: asdict(entry) for name, entry in {**known, **measured}.items()}
     ordered = {name: entries[name] for name in by_name if name in entries}
-    durable.replace_json(path, ordered)
+    durable.replace_json(MEASURED, ordered)
+    return MEASURED

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from apical import data
 from apical.errors import ConfigError, RunError
+from apical.papers import ledger
 from apical.papers.claim import Claim, Measurement
-from apical.papers.ledger import CLAIMS
 from apical.study import Config, Interrupted, RuleConfig, RunFolder, display, durable, pool
 from apical.study.comparing import Job, available_processors, run_job
 from apical.study.comparison import difference
@@ -68,7 +68,7 @@ def measure(
 def with_references(claims: Sequence[Claim]) -> list[Claim]:
     """The claims, and those that they are compared with, each once, in the order of the ledger."""
     names = {claim.name for claim in claims} | {claim.says.compared_with for claim in claims}
-    return [claim for claim in CLAIMS if claim.name in names]
+    return [claim for claim in ledger.select() if claim.name in names]
 
 
 def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> list[Job]:

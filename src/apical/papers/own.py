@@ -46,7 +46,7 @@ def _claim(name: str, rule: str, says: AtLeast | Within, rate: float, *more: str
     )
 
 
-NEAR = Within(0.3, reference=BACKPROP, whose="backpropagation")
+NEAR = Within(0.3, reference=BACKPROP, whose="backprop")
 
 CLAIMS = (
     _claim("backprop", "backprop", AtLeast(98.0), 0.03),

@@ -1,0 +1,109 @@
+"""Claims and verdicts: what follows from a measurement, worked out by hand."""
+
+import math
+
+import pytest
+
+from apical import papers
+from apical.papers import AtLeast, Claim, ErrorRate, Measurement, Paper, Protocol, Within
+
+PAPER = Paper("p", "On Claims", "Somebody", 2020, "https://example.org")
+PROTOCOL = Protocol("p-table", PAPER, "table 1", "as they say", (), ("task=digits",), epochs=100, seeds=3)
+
+
+def measured(*accuracies, epochs=100, test_examples=10_000):
+    return Measurement(accuracies, tuple(range(len(accuracies))), epochs, test_examples, "2026-01-01", "apical ...")
+
+
+def claim(says, **more):
+    return Claim("p-table-x", PROTOCOL, "x", "backprop", says, **more)
+
+
+def test_mean_and_deviation_are_those_over_seeds():
+    three = measured(0.97, 0.98, 0.99)
+    assert math.isclose(three.mean, 0.98)
+    assert math.isclose(three.deviation, 0.01)
+    assert measured(0.97).deviation == 0
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "outcome"),
+    [
+        # The chance in 10,000 test examples at 1.7 % is 0.13 points; with no spread over seeds, 0.26 are allowed.
+        ((0.983, 0.983, 0.983), "reproduced"),
+        ((0.9805, 0.9805, 0.9805), "reproduced"),
+        ((0.9803, 0.9803, 0.9803), "not reproduced"),
+        ((0.9857, 0.9857, 0.9857), "not reproduced"),
+        # A spread of 0.3 points over seeds makes that 0.65.
+        ((0.974, 0.977, 0.98), "reproduced"),
+        ((0.973, 0.976, 0.979), "not reproduced"),
+    ],
+)
+def test_an_error_is_reproduced_within_what_one_run_can_be_expected_to_show(accuracies, outcome):
+    assert claim(ErrorRate(1.70)).verdict(measured(*accuracies)).outcome == outcome
+
+
+def test_fewer_test_examples_allow_more():
+    assert claim(ErrorRate(1.70)).verdict(measured(0.98, 0.98, 0.98)).outcome == "not reproduced"
+    few = measured(0.98, 0.98, 0.98, test_examples=1000)
+    assert claim(ErrorRate(1.70)).verdict(few).outcome == "reproduced"
+
+
+def test_the_reason_says_by_how_much_and_which_way():
+    verdict = claim(ErrorRate(1.70)).verdict(measured(0.98, 0.98, 0.98))
+    assert verdict.why == "0.30 points above the paper's error; 0.26 are within the spread"
+    assert "0.45 points below" in claim(ErrorRate(1.70)).verdict(measured(0.9875, 0.9875, 0.9875)).why
+
+
+@pytest.mark.parametrize(("accuracy", "outcome"), [(0.9701, "reproduced"), (0.9699, "not reproduced")])
+def test_a_level_is_reached_or_not(accuracy, outcome):
+    assert claim(AtLeast(97.0)).verdict(measured(accuracy, accuracy, accuracy)).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "outcome"), [(0.9771, "reproduced"), (0.9829, "reproduced"), (0.9769, "not reproduced")]
+)
+def test_nearness_is_to_the_other_claim(accuracy, outcome):
+    near = claim(Within(0.3, reference="p-table-bp", whose="backprop"))
+    assert near.verdict(measured(accuracy, accuracy, accuracy), measured(0.98, 0.98, 0.98)).outcome == outcome
+    assert near.verdict(measured(accuracy), None).why.startswith("backprop is not measured yet")
+
+
+def test_what_was_not_measured_has_a_verdict_too():
+    assert claim(AtLeast(97.0)).verdict(None).outcome == "not measured"
+    far = claim(AtLeast(97.0), out_of_reach="1.2 million pictures").verdict(None)
+    assert (far.outcome, far.why) == ("out of reach", "1.2 million pictures")
+
+
+def test_a_scaled_down_measurement_says_so_in_the_verdict():
+    small = measured(0.99, epochs=2)
+    verdict = claim(AtLeast(97.0)).verdict(small)
+    assert verdict.outcome == "reproduced"
+    assert verdict.why.endswith("scaled down to 2 of 100 epochs, 1 of 3 seeds")
+    assert "scaled down" not in claim(AtLeast(97.0)).verdict(measured(0.99, 0.99, 0.99)).why
+
+
+def test_a_remark_is_part_of_the_verdict():
+    assert claim(AtLeast(97.0), remark="We think so.").verdict(measured(0.9)).why.endswith(". We think so.")
+
+
+def test_names_are_unique_and_references_exist():
+    names = [each.name for each in papers.CLAIMS]
+    assert len(set(names)) == len(names)
+    assert {each.says.compared_with for each in papers.CLAIMS} <= {*names, None}
+    protocols = {each.protocol.name: each.protocol for each in papers.CLAIMS}
+    assert not set(protocols) & set(names)
+    assert all(each.protocol == protocols[each.protocol.name] for each in papers.CLAIMS)
+
+
+def test_select_takes_a_claim_or_all_of_a_protocol():
+    assert [each.name for each in papers.select("biotorch-mnist-fa")] == ["biotorch-mnist-fa"]
+    assert [each.row for each in papers.select("biotorch-mnist")] == ["BP", "FA", "DFA", "uSF", "brSF", "frSF"]
+
+
+@pytest.mark.parametrize("protocol", ["biotorch-mnist", "biotorch-fashion-mnist"])
+def test_the_table_of_biotorch_keeps_its_order_of_rules(protocol):
+    """In the paper backprop leads, sign symmetry follows closely, and both feedback alignments are far behind."""
+    error = {each.row: each.says.percent for each in papers.select(protocol)}
+    assert error["BP"] <= min(error["uSF"], error["brSF"], error["frSF"])
+    assert max(error["uSF"], error["brSF"], error["frSF"]) < min(error["FA"], error["DFA"]) < 1.5 * error["FA"]

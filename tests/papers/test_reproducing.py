@@ -1,0 +1,217 @@
+"""Measuring claims: every recipe is one that can be run; a small one is run, kept, recorded and judged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import apical
+from apical import papers
+from apical.cli import app
+from apical.errors import ConfigError, RunError
+from apical.papers import AtLeast, Claim, Paper, Protocol, Within, ledger, measuring
+from apical.study import RunFolder
+
+PAPER = Paper("small", "Small Claims", "Somebody", 2020, "https://example.org")
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A ledger of small claims on data of three clouds, and an empty file of measurements."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = generator.normal(size=(120, 5)) + 4 * np.eye(3, 5)[y]
+    np.savez("clouds.npz", x_train=x[:80], y_train=y[:80], x_test=x[80:], y_test=y[80:])
+    settings = (f"task=npz:{tmp_path}/clouds.npz", "model=mlp:8", "batch_size=8", "validation=0.0")
+    protocol = Protocol("small", PAPER, "table 1", "as they say", ("It is small.",), settings, epochs=4, seeds=2)
+    claims = (
+        Claim("small-bp", protocol, "BP", "backprop", AtLeast(80.0), ("optimizer.lr=0.05",)),
+        Claim(
+            "small-fa",
+            protocol,
+            "FA",
+            "feedback_alignment:init=xavier",
+            Within(20.0, reference="small-bp", whose="backprop"),
+            ("optimizer.lr=0.02",),
+        ),
+        Claim("small-far", protocol, "DFA", "backprop", AtLeast(80.0), out_of_reach="It takes a year."),
+        Claim("small-wrong", protocol, "BP", "backprop", AtLeast(100.1), ("optimizer.lr=0.05",)),
+    )
+    monkeypatch.setattr(ledger, "CLAIMS", claims)
+    monkeypatch.setattr(ledger, "MEASURED", tmp_path / "measured.json")
+    return {claim.name: claim for claim in claims}
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Runs happen here, one after the other."""
+    monkeypatch.setattr(measuring.pool, "in_processes", lambda work, jobs, *_: ((job, work(job)) for job in jobs))
+
+
+@pytest.mark.parametrize("claim", papers.CLAIMS, ids=lambda claim: claim.name)
+def test_every_claim_is_a_valid_run(claim, tmp_path):
+    jobs = measuring._jobs(claim, tmp_path, None, None)
+    configs = [job.resolved.config for job in jobs]
+    assert [config.seed for config in configs] == list(range(claim.protocol.seeds))
+    for config in configs:
+        assert config.epochs == claim.protocol.epochs
+        assert config.rule.options.get("seed", config.seed) == config.seed
+        # What is written down is what is run: no recommended multiple of the learning rate, no default decay.
+        written = dict(setting.split("=", 1) for setting in (*claim.protocol.settings, *claim.settings))
+        assert config.optimizer.lr == float(written["optimizer.lr"])
+        assert config.optimizer.weight_decay == float(written["optimizer.weight_decay"])
+    assert len({job.folder for job in jobs}) == len(jobs)
+
+
+def test_the_network_of_biotorch_is_the_one_of_its_table():
+    from apical.study import models
+
+    (spec,) = {s.removeprefix("model=") for s in papers.select("biotorch-mnist")[0].protocol.settings if "model=" in s}
+    model = models.build(spec, input_shape=(1, 28, 28), classes=10, seed=0)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    assert [(m.in_channels, m.out_channels, m.kernel_size) for m in convolutions] == [
+        (1, 6, (5, 5)),
+        (6, 16, (5, 5)),
+        (16, 120, (5, 5)),
+    ]
+    assert [(m.in_features, m.out_features) for m in linear] == [(120, 84), (84, 10)]
+    for module in (*convolutions, *linear):
+        fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
+        edge = (6 / (fan_in + fan_out)) ** 0.5
+        assert 0.9 * edge < module.weight.abs().max() <= edge
+        assert not module.bias.any()
+    # 28x28 is scaled up by itself: a picture that is constant stays so, with no border.
+    assert torch.equal(model[0](torch.ones(1, 1, 28, 28)), torch.ones(1, 1, 32, 32))
+    assert [layer.name for layer in apical.Circuit(model, "feedback_alignment").layers] == ["1", "4", "7", "10", "12"]
+
+
+def test_measuring_trains_what_the_claim_says_and_what_it_is_compared_with(small, no_processes):
+    found = papers.measure([small["small-fa"]], "runs", jobs=1)
+    assert list(found) == ["small-bp", "small-fa"]
+    for name, rate in (("small-bp", 0.05), ("small-fa", 0.02)):
+        results = [RunFolder(f"runs/{name}/epochs-4/seed-{seed}") for seed in (0, 1)]
+        assert found[name].accuracies == tuple(run.result()["test_accuracy"] for run in results)
+        assert (found[name].epochs, found[name].seeds, found[name].test_examples) == (4, (0, 1), 40)
+        assert found[name].command == f"apical reproduce {name}"
+        assert {run.config().optimizer.lr for run in results} == {rate}
+    assert papers.verdicts([small["small-fa"]], found)["small-fa"].outcome == "reproduced"
+
+
+def test_measuring_again_keeps_what_has_finished(small, no_processes):
+    papers.measure([small["small-bp"]], "runs")
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("result.json")}
+    papers.measure([small["small-bp"]], "runs")
+    assert len(before) == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_processes_find_the_same(small, no_processes, monkeypatch, tmp_path):
+    here = papers.measure([small["small-bp"]], "here", epochs=1, seeds=1)
+    monkeypatch.undo()
+    # The ledger is needed only to find references, which this claim has none of.
+    monkeypatch.setattr(measuring, "with_references", lambda claims: list(claims))
+    there = papers.measure([small["small-bp"]], tmp_path / "there", epochs=1, seeds=1, jobs=1)
+    assert there["small-bp"].accuracies == here["small-bp"].accuracies
+
+
+def test_a_folder_of_other_settings_is_refused(small, no_processes):
+    papers.measure([small["small-bp"]], "runs", epochs=1, seeds=1)
+    config = Path("runs/small-bp/epochs-1/seed-0/config.toml")
+    config.write_text(config.read_text().replace("batch_size = 8", "batch_size = 9"))
+    with pytest.raises(RunError, match=r"other settings \(batch_size: 9 there, 8 now\)"):
+        papers.measure([small["small-bp"]], "runs", epochs=1, seeds=1)
+
+
+def test_what_is_out_of_reach_is_not_measured(small):
+    with pytest.raises(ConfigError, match="small-far is out of reach here: It takes a year"):
+        papers.measure([small["small-far"]], "runs")
+
+
+def test_a_run_that_fails_is_named(small, monkeypatch):
+    monkeypatch.setattr(measuring.pool, "in_processes", lambda work, jobs, *_: ((job, "it burst") for job in jobs))
+    with pytest.raises(RunError, match="small-bp/epochs-1/seed-0: it burst"):
+        papers.measure([small["small-bp"]], "runs", epochs=1, seeds=1)
+
+
+def test_the_ledger_keeps_measurements(small, no_processes):
+    assert papers.measurements() == {}
+    found = papers.measure([small["small-fa"]], "runs")
+    assert papers.record({"small-fa": found["small-fa"]}) == ledger.MEASURED
+    papers.record({"small-bp": found["small-bp"]})
+    assert papers.measurements() == found
+    assert list(json.loads(ledger.MEASURED.read_text())) == ["small-bp", "small-fa"]  # in the order of the claims
+
+
+def test_a_scaled_down_measurement_never_replaces_a_full_one(small, no_processes):
+    papers.record(papers.measure([small["small-bp"]], "runs", epochs=1, seeds=1))
+    full = papers.measure([small["small-bp"]], "runs")
+    papers.record(full)
+    with pytest.raises(RunError, match="scaled down to 1 of 4 epochs, 1 of 2 seeds would replace a full one"):
+        papers.record(papers.measure([small["small-bp"]], "runs", epochs=1, seeds=1))
+    assert papers.measurements() == full
+
+
+def test_a_damaged_ledger_is_named(small):
+    ledger.MEASURED.write_text("{")
+    with pytest.raises(RunError, match=r"measured\.json: the measurements cannot be read"):
+        papers.measurements()
+
+
+def test_the_ledger_that_is_shipped_speaks_of_claims_that_exist():
+    assert set(papers.measurements()) <= {claim.name for claim in papers.CLAIMS}
+
+
+def run(*arguments, exit_code=0):
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == exit_code, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+def test_reproduce_shows_the_papers_value_ours_and_the_verdict(small, no_processes):
+    shown = run("reproduce", "small-fa", "--record").stdout
+    measured = papers.measurements()["small-fa"]
+    row = f"small-fa reproduced {100 * measured.mean:.2f} ± {100 * measured.deviation:.2f} % 2 4"
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert row in lines
+    assert "within 20.00 points of backprop" in lines
+    assert any(line.startswith("small-fa: reproduced: ") for line in lines)
+    assert "Departs: It is small." in lines
+    assert max(map(len, shown.splitlines()[:-1])) <= 80
+    assert row in [" ".join(line.split()) for line in run("papers", "small").stdout.splitlines()]
+
+
+def test_reproduce_says_when_it_was_scaled_down(small, no_processes):
+    shown = " ".join(run("reproduce", "small-wrong", "--epochs", "1", "--seeds", "1").stdout.split())
+    assert "small-wrong: not reproduced: " in shown
+    assert "scaled down to 1 of 4 epochs, 1 of 2 seeds." in shown
+    assert not ledger.MEASURED.exists()
+
+
+def test_reproduce_as_json(small, no_processes):
+    found = json.loads(run("reproduce", "small-bp", "--seeds", "1", "--json").stdout)
+    (claim,) = found
+    assert claim["verdict"] == "reproduced"
+    assert claim["measured"]["command"] == "apical reproduce small-bp --seeds 1"
+
+
+def test_papers_lists_every_claim_with_its_verdict():
+    shown = run("papers").stdout
+    listed = json.loads(run("papers", "--json").stdout)
+    assert [each["name"] for each in listed] == [claim.name for claim in papers.CLAIMS]
+    for each in listed:
+        assert each["name"] in shown
+        assert each["verdict"] in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_papers_shows_a_protocol_with_its_departures():
+    shown = " ".join(run("papers", "biotorch-mnist").stdout.split())
+    protocol = papers.select("biotorch-mnist")[0].protocol
+    for text in (protocol.theirs, *protocol.departures, protocol.where, protocol.paper.title):
+        assert " ".join(text.split()) in shown
