@@ -148,6 +148,16 @@ def test_the_ledger_keeps_measurements(small, no_processes):
     assert list(json.loads(ledger.MEASURED.read_text())) == ["small-bp", "small-fa"]  # in the order of the claims
 
 
+def test_verdicts_are_of_the_whole_ledger_unless_told_otherwise(small, no_processes):
+    papers.record(papers.measure([small["small-bp"]], "runs"))
+    assert {name: verdict.outcome for name, verdict in papers.verdicts().items()} == {
+        "small-bp": "reproduced",
+        "small-fa": "not measured",
+        "small-far": "out of reach",
+        "small-wrong": "not measured",
+    }
+
+
 def test_a_scaled_down_measurement_never_replaces_a_full_one(small, no_processes):
     papers.record(papers.measure([small["small-bp"]], "runs", epochs=1, seeds=1))
     full = papers.measure([small["small-bp"]], "runs")

@@ -62,9 +62,11 @@ def verdicts(
 ) -> dict[str, Verdict]:
     """What follows for each claim, by its name; by default for all of them, from what the ledger holds."""
     known = measurements() if measured is None else measured
-    return {
-        claim.name: claim.verdict(known.get(claim.name), known.get(claim.says.compared_with or "")) for claim in claims
-    }
+    found = {}
+    for claim in select() if claims is None else claims:
+        reference = claim.says.compared_with
+        found[claim.name] = claim.verdict(known.get(claim.name), known.get(reference) if reference else None)
+    return found
 
 
 def record(measured: Mapping[str, Measurement]) -> Path:
