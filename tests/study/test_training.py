@@ -275,3 +275,12 @@ def test_no_record_holds_a_clock(run, tmp_path):
     assert list(records[1]["angles"]) == ["1", "3"]
     timing = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in timing] == [1, 2, 3]
+
+
+def test_an_epoch_has_whole_batches_alone():
+    """A last batch of two examples would be a step as long as the others, in a direction of its own."""
+    config = resolve(Config(task="digits", model="mlp:4", batch_size=500, epochs=1, validation=0.0)).config
+    with reproducible(config):
+        training = Training(config, data.load("digits"))
+        training.run_epoch(lambda: None)
+    assert training.step == training.steps_per_epoch == len(training.train) // 500

@@ -200,7 +200,7 @@ class Config(Table):
         checkpoints: how often the state of training is saved.
         loss: `cross_entropy`, or `mse`: half the squared distance to the one-hot target, summed over classes.
         epochs: passes over the training data.
-        batch_size: examples a step; the last batch of an epoch may be smaller.
+        batch_size: examples a step; what is left of an epoch and fills none waits for the next order.
         seed: of the initial weights, the data's order, the validation split, dropout, and the rule's own draws.
         device: `cpu`, `cuda`, `cuda:1`, ...
         threads: of PyTorch on the CPU; 0 takes what PyTorch would. A resumed run keeps the number, since the

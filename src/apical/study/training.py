@@ -87,7 +87,10 @@ class Training:
         train, validation = data.split(task.train, config.validation, seed=stream(config.seed, "validation"))
         self.train = train.to(config.device)
         self.validation = validation.to(config.device)
-        self.steps_per_epoch = -(-len(self.train) // config.batch_size)
+        # What does not fill a batch is left for the next order: a mean over two or three examples would take as long a
+        # step as one over a whole batch, in a direction of its own.
+        self.steps_per_epoch = max(1, len(self.train) // config.batch_size)
+        self._seen = min(len(self.train), self.steps_per_epoch * config.batch_size)
         self.loss_function = LOSSES[config.loss]
         self.circuit = make_circuit(config, task.input_shape, task.classes)
         self.parameters = list(self.circuit.parameters())
@@ -122,7 +125,12 @@ class Training:
             NonFiniteError: an activity, an error or the loss is NaN or infinite.
         """
         self._order.set_state(self._epoch_order)
-        batches = data.batches(self.train, self.config.batch_size, generator=self._order)
+        batches = data.batches(
+            self.train,
+            self.config.batch_size,
+            generator=self._order,
+            drop_last=len(self.train) >= self.config.batch_size,
+        )
         scheduled = not schedules.is_constant(self.config.schedule)
         circuit, optimizer, loss_function, clip = self.circuit, self.optimizer, self.loss_function, self.config.clip
         circuit.train()
@@ -166,8 +174,8 @@ class Training:
             "epoch": self.epoch,
             "step": self.step,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "train_loss": _finite(self._loss_sum.item() / len(self.train), "the training loss of the epoch"),
-            "train_accuracy": self._correct.item() / len(self.train),
+            "train_loss": _finite(self._loss_sum.item() / self._seen, "the training loss of the epoch"),
+            "train_accuracy": self._correct.item() / self._seen,
             "validation_loss": None,
             "validation_accuracy": None,
             "angles": None,
