@@ -173,7 +173,7 @@ class WeightMirror(FeedbackAlignment):
     def _mirror(self, feedback: Tensor, weight: Tensor) -> None:
         flat = weight.flatten(1)
         noise = self.randomness.noise((self.samples, flat.shape[1]), weight)
-        answer = noise.mm(flat.t())
+        answer = noise.mm(flat.t()).to(feedback.dtype)  # autocast may have made it shorter
         feedback.view(flat.shape).addmm_(answer.t(), noise, beta=1 - self.rate, alpha=self.rate / self.samples)
 
     def get_extra_state(self) -> dict[str, int]:
