@@ -230,8 +230,8 @@ def _explain(comparison: "Comparison", angles: bool) -> None:
     config, task = comparison.config, comparison.task
     seeds = max(len(arm.runs) for arm in comparison.arms)
     said = [
-        f"{config['model']}, {config['epochs']} epochs. Accuracy: on {task.test} test examples, measured once at the "
-        f"end; mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}."
+        f"{config['model']}, {terminal.count(config['epochs'], 'epoch')}. Accuracy: on {task.test} test examples, "
+        f"measured once at the end; mean ± standard deviation over {terminal.count(seeds, 'seed')}."
     ]
     if angles:
         said.append("Angle: degrees between the rule's update and the true gradient at the end of training, by layer.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from apical import rules
+from apical.cli import terminal
 from apical.study import Comparison, RunFolder
 from apical.study.comparison import FILE, Arm, Run, Settings, TaskInfo
 
@@ -50,7 +51,7 @@ def _comparison(runs: Sequence[RunFolder]) -> Comparison:
         arms.setdefault(repr(_arm_settings(run)), []).append(run)
     task = runs[0].task()
     return Comparison(
-        title=f"{len(runs)} run{'s' * (len(runs) != 1)} on {Path(task['name']).name}",
+        title=f"{terminal.count(len(runs), 'run')} on {Path(task['name']).name}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=" && ".join(f"apical train --config {run.path / 'config.toml'}" for run in runs),
         environment=runs[0].environment(),

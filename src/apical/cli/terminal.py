@@ -90,6 +90,11 @@ def as_json(value: Any) -> None:
     print(json.dumps(value, indent=2, allow_nan=False, default=str))
 
 
+def count(number: int, what: str) -> str:
+    """A number of things: "1 epoch", "2 epochs"."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def percent(fraction: float, decimals: int = 2) -> str:
     """0.9712 as "97.12 %"."""
     return f"{100 * fraction:.{decimals}f} %"

@@ -116,8 +116,7 @@ def show(cell: "Cell") -> None:
         ["rule", "step", "quartiles", "products", *(["memory", "own"] if memory else [])],
         (_cells(row, memory=memory) for row in cell.rows),
         title=(
-            f"{network(cell.network).title}, batch {cell.batch_size}, "
-            f"{cell.threads} thread{'s' * (cell.threads != 1)}: {plain}"
+            f"{network(cell.network).title}, batch {cell.batch_size}, {terminal.count(cell.threads, 'thread')}: {plain}"
         ),
     )
     for row in cell.rows:
