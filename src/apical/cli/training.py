@@ -127,9 +127,8 @@ def show_result(result: "Result", *, json: bool) -> None:
     if result.validation_accuracy is not None:
         terminal.line(f"validation     {terminal.percent(result.validation_accuracy)}")
     tested = f", tested with the weights of epoch {result.tested_epoch}" if result.tested_epoch != result.epochs else ""
-    terminal.line(
-        f"training       {result.status}: {terminal.count(result.epochs, 'epoch')}, {terminal.count(result.steps, 'step')}{tested}"
-    )
+    length = f"{terminal.count(result.epochs, 'epoch')}, {terminal.count(result.steps, 'step')}"
+    terminal.line(f"training       {result.status}: {length}{tested}")
     if result.angles is not None:
         terminal.table(
             ["layer", "angle to the gradient"],
