@@ -2,6 +2,7 @@
 
 import re
 from importlib.metadata import version as version_of
+from pathlib import Path
 
 project = "apical"
 author = "The apical developers"
@@ -90,8 +91,19 @@ def ledger() -> str:
     return "\n".join(lines)
 
 
+def steps() -> str:
+    """The tables that benchmarks/steps.py wrote last, if they are kept here."""
+    tables = Path(__file__).parents[1] / "benchmarks" / "results" / "steps.md"
+    return f"## Figures\n\n{tables.read_text(encoding='utf-8')}" if tables.exists() else ""
+
+
+GENERATED = {"claims": ("<!-- the ledger -->", ledger), "benchmarks": ("<!-- the tables -->", steps)}
+
+
 def read_source(app, name, source):
-    source[0] = source[0].replace("<!-- the ledger -->", ledger()) if name == "claims" else source[0]
+    if name in GENERATED:
+        place, make = GENERATED[name]
+        source[0] = source[0].replace(place, make())
 
 
 def process_docstring(app, what, name, obj, options, lines):
