@@ -66,6 +66,7 @@ _AS_MODULES: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
 _DEFAULTS: dict[Any, dict[str, Any]] = {torch.flatten: {"start_dim": 0}, "flatten": {"start_dim": 0}}
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+MULTIPLICATIONS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply", "multiply_")
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 _RESHAPES = ("view", "reshape", torch.reshape, "squeeze", "unsqueeze", torch.squeeze, torch.unsqueeze)
 _SIZES = ("size", "dim", "numel", "ndimension", "nelement", "stride", "is_contiguous")

@@ -171,6 +171,19 @@ class Add(Meeting):
         return [_as_arrived(error, shape, dtype) for shape, dtype in saved]
 
 
+class Multiply(Meeting):
+    """The product of two rates, broadcast where the shapes differ: one gates the other."""
+
+    name = "product"
+
+    def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
+        return arriving[0] * arriving[1], tuple(arriving)
+
+    def backward(self, error: Tensor, saved: Saved) -> Sequence[Tensor]:
+        a, b = saved
+        return [_as_arrived(error * b, a.shape, a.dtype), _as_arrived(error * a, b.shape, b.dtype)]
+
+
 def _as_arrived(error: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     if error.shape != shape:
         error = error.sum_to_size(shape)

@@ -12,6 +12,7 @@ from apical.errors import CircuitError
 from apical.functions import (
     ADDITIONS,
     CONCATENATIONS,
+    MULTIPLICATIONS,
     Reshape,
     as_module,
     expression,
@@ -29,6 +30,7 @@ from apical.layers import (
     Layer,
     LocalGraph,
     Meeting,
+    Multiply,
     Node,
     PassOn,
     Step,
@@ -300,17 +302,19 @@ class Reader:
             places = {source: place for place, source in enumerate((*direct, *read_off))}
             meeting = AnyMeeting(expression(node, places, self.root), self._named(node))
         sources = tuple(self.values[n] for n in (*direct, *read_off))
-        if isinstance(meeting, (Add, Concatenate)):
+        if isinstance(meeting, (Add, Multiply, Concatenate)):
             sources = tuple(self.values[n] for n in _operands(node))
         junction = Junction(len(self.nodes), self._unique(node), sources, meeting)
         learns = any(self.learns[self.values[n]] for n in direct)
-        self._append(junction, node, learns=learns, fresh=isinstance(meeting, Add))
+        self._append(junction, node, learns=learns, fresh=isinstance(meeting, (Add, Multiply)))
 
     def _meeting(self, node: fx.Node, direct: Sequence[fx.Node]) -> Meeting | None:
         operands = _operands(node)
         plain = bool(operands) and all(n in self.values for n in operands)
         if node.target in ADDITIONS and plain and len(operands) == 2 and not node.kwargs:
             return Add()
+        if node.target in MULTIPLICATIONS and plain and len(operands) == 2 and not node.kwargs:
+            return Multiply()
         if node.target in CONCATENATIONS and plain:
             axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
             if isinstance(axis, int):
