@@ -199,6 +199,17 @@ def test_stopped_in_one_process_it_goes_on(config, tmp_path, monkeypatch):
     assert compare(config, PAIR, 2, tmp_path / "stopped", jobs=1, cost=False).arms == whole.arms
 
 
+def test_stopped_while_steps_are_timed(config, tmp_path, monkeypatch):
+    def measure_costs(*_, on_turn):
+        signal.raise_signal(signal.SIGTERM)
+        on_turn(1)
+
+    monkeypatch.setattr(comparing, "measure_costs", measure_costs)
+    with pytest.raises(Interrupted, match="while steps were timed, with all runs finished"):
+        compare(config, ["backprop"], 1, tmp_path, jobs=1)
+    assert not (tmp_path / "comparison.json").exists()
+
+
 SCRIPT = """
 import sys
 from apical.study import Config, Interrupted, compare

@@ -1,8 +1,11 @@
 """Processes that die, and processes that are told to stop."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import fragile
 import pytest
@@ -31,6 +34,25 @@ def test_told_to_stop_what_runs_is_saved_and_the_rest_not_begun(tmp_path):
     watcher.join()
     assert sorted(path for path, _ in done) == paths[:2]
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "saved", "b": "saved"}
+
+
+UNGUARDED = """
+import sys
+sys.path.insert(0, {folder!r})
+import fragile
+from apical.study.interrupts import StopRequest
+from apical.study.pool import in_processes
+print(list(in_processes(fragile.double, [1, 2], 2, StopRequest())))
+"""
+
+
+def test_a_script_without_its_guard_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED.format(folder=str(Path(fragile.__file__).parent)))
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert "RunError: no process came up; the reason is above." in ended.stderr
+    assert ended.stderr.count("RunError: Every process imports the script") >= 1
 
 
 class TestStopRequests:

@@ -17,13 +17,8 @@ from apical.study import Interrupted, RunFolder, display, resume, train
 ARMS = {
     "momentum": ["rule=kolen_pollack"],
     "adam": ["rule=sign_symmetry", "rule.magnitude=batchwise", "optimizer.name=adam", "schedule=cosine", "clip=0.5"],
-    "patience": [
-        "rule=direct_feedback_alignment",
-        "optimizer=rmsprop",
-        "patience=3",
-        "schedule.warmup=1.5",
-        "loss=mse",
-    ],
+    "patience": ["optimizer=rmsprop", "optimizer.lr=0.02", "patience=11"],
+    "warm-up": ["rule=direct_feedback_alignment", "schedule.warmup=1.5", "loss=mse", "optimizer.lr=0.01"],
 }
 
 
@@ -65,10 +60,10 @@ def test_killed_at_random_again_and_again(arm, uninterrupted, tmp_path):
     folder = tmp_path / "killed"
     chance = random.Random(arm)
     saved = RunFolder(folder).checkpoints.paths
-    for _ in range(5):
+    for _ in range(4):
         before = saved()
         child = doomed.Child(given, folder)
-        for _ in range(chance.randint(1, 6)):
+        for _ in range(chance.randint(4, 8)):
             while saved() == before:
                 time.sleep(0.001)
             before = saved()

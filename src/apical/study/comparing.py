@@ -85,6 +85,7 @@ def compare(
         RunError: the folder holds runs with other settings, is in use, or cannot be written.
         Interrupted: Ctrl-C or SIGTERM; finished runs are kept, the others saved.
     """
+    pool.refuse_in_import()
     folder = Path(folder)
     chosen = _rules(rules, config.rule)
     numbers = list(range(config.seed, config.seed + seeds)) if isinstance(seeds, int) else list(seeds)
@@ -112,7 +113,8 @@ def compare(
                 raise Interrupted(_how_to_go_on(every, folder), stop.signal)
             arms = [_arm(rule, plan[rule.label], failures, folder) for rule in chosen]
             if cost:
-                arms = _with_costs(arms, {rule.label: plan[rule.label][0] for rule in chosen}, shared, task, progress)
+                first = {rule.label: plan[rule.label][0] for rule in chosen}
+                arms = _with_costs(arms, first, shared, task, stop, progress)
         comparison = Comparison(
             title=title or f"{len(arms)} learning rules on {task.name}",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -261,7 +263,7 @@ def _run(job: Job, failures: Mapping[Path, str | None], folder: Path) -> Run:
     return Run(
         seed=job.resolved.config.seed,
         status="finished" if result else "failed",
-        error=None if result else failures.get(job.folder) or "its process died; memory may have run out",
+        error=None if result else failures.get(job.folder) or "its process died (memory may have run out)",
         folder=str(job.folder.relative_to(folder)),
         epochs=run.epochs(),
         test_accuracy=result["test_accuracy"] if result else None,
@@ -271,13 +273,24 @@ def _run(job: Job, failures: Mapping[Path, str | None], folder: Path) -> Run:
 
 
 def _with_costs(
-    arms: Sequence[Arm], jobs: Mapping[str, Job], shared: Config, task: data.Task, progress: bool | None
+    arms: Sequence[Arm],
+    jobs: Mapping[str, Job],
+    shared: Config,
+    task: data.Task,
+    stop: StopRequest,
+    progress: bool | None,
 ) -> list[Arm]:
     """The arms with what their steps cost, timed now that nothing else runs; an arm that never finished has none."""
     labels = dict(zip(jobs, arms, strict=True))
     timed = {label: job.resolved.config for label, job in jobs.items() if labels[label].finished()}
     with display.Bar("timing steps", TURNS, shown=progress) as bar:
-        costs = measure_costs(shared, task, timed, on_turn=bar.step)
+
+        def on_turn(turns: int) -> None:
+            if stop.signal:
+                raise Interrupted("stopped while steps were timed, with all runs finished", stop.signal)
+            bar.step(turns)
+
+        costs = measure_costs(shared, task, timed, on_turn=on_turn)
     return [arm.model_copy(update={"cost": costs.get(label)}) for label, arm in labels.items()]
 
 

@@ -5,6 +5,7 @@ which only the parent has the writing end: when the parent closes it, or dies in
 and save what they are at.
 """
 
+import inspect
 import multiprocessing
 import os
 import signal
@@ -13,14 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from types import FrameType
 from typing import TypeVar
 
+from apical.errors import RunError
 from apical.study.interrupts import Interrupted, StopRequest
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
+GUARD = 'Every process imports the script that starts it: put what starts them under if __name__ == "__main__":'
 POLL = 0.2  # seconds between looks at whether to stop
 
 _stopping = threading.Event()
@@ -39,7 +43,11 @@ def in_processes(
 
     Yields:
         An item and its outcome; None for one whose process died. Interrupted items are not among them.
+
+    Raises:
+        RunError: no process comes up, usually for want of `if __name__ == "__main__":` in a script.
     """
+    refuse_in_import()
     left = list(items)
     for item, outcome in _round(work, left, processes, stop):
         left.remove(item)
@@ -56,7 +64,8 @@ def _round(
     """`in_processes` until the first death of a process; what was not done is not yielded."""
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(processes, context, _enter, (reader,))
+    up = context.Event()
+    executor = ProcessPoolExecutor(processes, context, _enter, (reader, up))
     try:
         # The terminal sends Ctrl-C to all. The processes inherit that it is blocked: the parent tells them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -70,7 +79,9 @@ def _round(
                 item = pending.pop(future)
                 try:
                     yield item, future.result()
-                except BrokenProcessPool:
+                except BrokenProcessPool as error:
+                    if not up.is_set():
+                        raise RunError(f"no process came up; the reason is above. {GUARD}") from error
                     return
         if stop.signal:
             writer.close()
@@ -85,7 +96,21 @@ def _round(
         reader.close()
 
 
-def _enter(reader: Connection) -> None:
+def refuse_in_import() -> None:
+    """Refuse to work while a process of a pool imports the script that started it.
+
+    Raises:
+        RunError: the script has no `if __name__ == "__main__":`, and would start processes for ever.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__mp_main__":
+            raise RunError(GUARD)
+        frame = frame.f_back
+
+
+def _enter(reader: Connection, up: Event) -> None:
+    up.set()
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
 
