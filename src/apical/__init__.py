@@ -16,63 +16,28 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from apical import data, errors, layers, measure, papers, report, rules, study
-    from apical.circuit import Circuit
-    from apical.rules import (
-        Backprop,
-        DirectFeedbackAlignment,
-        DirectRandomTargetProjection,
-        FeedbackAlignment,
-        KolenPollack,
-        LearningRule,
-        SignSymmetry,
-        WeightMirror,
-    )
+    from apical import data as data
+    from apical import errors as errors
+    from apical import layers as layers
+    from apical import measure as measure
+    from apical import papers as papers
+    from apical import report as report
+    from apical import rules as rules
+    from apical import study as study
+    from apical.circuit import Circuit as Circuit
+    from apical.rules import *  # noqa: F403
 
-_HOMES = {
-    "Circuit": "apical.circuit",
-    **dict.fromkeys(
-        (
-            "Backprop",
-            "DirectFeedbackAlignment",
-            "DirectRandomTargetProjection",
-            "FeedbackAlignment",
-            "KolenPollack",
-            "LearningRule",
-            "SignSymmetry",
-            "WeightMirror",
-        ),
-        "apical.rules",
-    ),
-}
 _PARTS = ("data", "errors", "layers", "measure", "papers", "report", "rules", "study")
-
-__all__ = [
-    "Backprop",
-    "Circuit",
-    "DirectFeedbackAlignment",
-    "DirectRandomTargetProjection",
-    "FeedbackAlignment",
-    "KolenPollack",
-    "LearningRule",
-    "SignSymmetry",
-    "WeightMirror",
-    "data",
-    "errors",
-    "layers",
-    "measure",
-    "papers",
-    "report",
-    "rules",
-    "study",
-]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        found = getattr(import_module(_HOMES[name]), name)
-    elif name in _PARTS:
+    """A part of the library, the circuit, or any learning rule, loaded now."""
+    if name in _PARTS:
         found = import_module(f"apical.{name}")
+    elif name == "Circuit":
+        found = import_module("apical.circuit").Circuit
+    elif name[:1].isupper() and hasattr(rules := import_module("apical.rules"), name):
+        found = getattr(rules, name)
     else:
         raise AttributeError(f"module 'apical' has no attribute {name!r}")
     globals()[name] = found
@@ -80,4 +45,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    rules = [name for name in vars(import_module("apical.rules")) if name[:1].isupper()]
+    return sorted({*globals(), *_PARTS, "Circuit", *rules})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -182,7 +183,7 @@ class Circuit(nn.Module):
         else:
             # Function.apply works out a signature and searches every argument for functorch's wrappers at each call;
             # what it then calls is this.
-            bare = super(torch.autograd.Function, _Boundary).apply
+            bare: Callable[..., Tensor] = super(torch.autograd.Function, _Boundary).apply
             answer = bare(self, packed, len(parameters), tensors, y, x, *parameters)
         return answer
 

@@ -82,7 +82,7 @@ class Activity:
             tensors.append(item)
             return (_TENSOR, len(tensors) - 1)
 
-        layout = []
+        layout: list[Any] = []
         for record in self.records:
             if record is None:
                 layout.append(None)

@@ -8,41 +8,30 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from apical.errors import ConfigError
-from apical.rules.backprop import Backprop
-from apical.rules.direct_feedback import DirectFeedbackAlignment, DirectRandomTargetProjection
-from apical.rules.feedback_alignment import FeedbackAlignment, KolenPollack, WeightMirror
-from apical.rules.rule import LearningRule, PerLayer, Sweep
-from apical.rules.sign_symmetry import SignSymmetry
+from apical.rules.backprop import Backprop as Backprop
+from apical.rules.direct_feedback import DirectFeedbackAlignment as DirectFeedbackAlignment
+from apical.rules.direct_feedback import DirectRandomTargetProjection as DirectRandomTargetProjection
+from apical.rules.feedback_alignment import FeedbackAlignment as FeedbackAlignment
+from apical.rules.feedback_alignment import KolenPollack as KolenPollack
+from apical.rules.feedback_alignment import WeightMirror as WeightMirror
+from apical.rules.rule import LearningRule as LearningRule
+from apical.rules.rule import PerLayer as PerLayer
+from apical.rules.rule import Sweep as Sweep
+from apical.rules.sign_symmetry import SignSymmetry as SignSymmetry
 
-_RULES: tuple[type[LearningRule], ...] = (
-    Backprop,
-    FeedbackAlignment,
-    SignSymmetry,
-    KolenPollack,
-    WeightMirror,
-    DirectFeedbackAlignment,
-    DirectRandomTargetProjection,
-)
-
-__all__ = [
-    "Backprop",
-    "DirectFeedbackAlignment",
-    "DirectRandomTargetProjection",
-    "FeedbackAlignment",
-    "KolenPollack",
-    "LearningRule",
-    "PerLayer",
-    "SignSymmetry",
-    "Sweep",
-    "WeightMirror",
-    "get",
-    "make",
-    "names",
-]
+# Every rule that is exported above, backpropagation first: to export a rule is to register it.
+_OWN: dict[str, type[LearningRule]] = {
+    rule.name: rule
+    for rule in sorted(
+        (found for found in list(globals().values()) if isinstance(found, type) and issubclass(found, LearningRule)),
+        key=lambda rule: rule is not Backprop,
+    )
+    if hasattr(rule, "name")
+}
 
 
 def _all() -> dict[str, type[LearningRule]]:
-    known = {rule.name: rule for rule in _RULES}
+    known = dict(_OWN)
     for point in entry_points(group="apical.rules"):
         try:
             rule = point.load()
