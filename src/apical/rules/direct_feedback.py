@@ -174,9 +174,9 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
                 raise CircuitError(
                     "DirectRandomTargetProjection: the target cannot be read off this loss: its derivative "
                     + (
-                        f"is negative at {most} outputs of one sample"
-                        if most > 1
-                        else f"has shape {tuple(error.shape)}"
+                        f"has shape {tuple(error.shape)}"
+                        if error.dim() != 2
+                        else f"is negative at {most} outputs of one sample"
                     )
                     + ", and it must be (batch, classes) and negative at the true class alone. "
                     "Use cross-entropy without label smoothing, or squared error to one-hot targets with outputs "
