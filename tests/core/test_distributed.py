@@ -1,0 +1,62 @@
+"""Data-parallel training: two processes with half a batch each learn what one learns from the whole."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as distributed
+import torch.multiprocessing as processes
+import torch.nn.functional as F
+from circuits import NETWORKS, Row, assert_same, circuit_of, gradients, rows
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+ROWS = rows()
+WORLD = 2
+STEPS = 2
+Found = list[dict[str, Tensor]]
+
+
+def train(network: nn.Module, inner: nn.Module, part: slice) -> Found:
+    """The gradients of every step; the optimizer moves the weights in between."""
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    found = []
+    for step in range(STEPS):
+        x, y = NETWORKS["branching"].batch(8, seed=50 + step)
+        optimizer.zero_grad()
+        F.cross_entropy(network(x[part]), y[part]).backward()
+        found.append(gradients(inner))
+        optimizer.step()
+    return found
+
+
+def work(rank: int, folder: str, table: list[Row]) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    try:
+        found = {}
+        for row in table:
+            circuit = circuit_of("branching", row)
+            found[str(row)] = train(DistributedDataParallel(circuit), circuit, slice(4 * rank, 4 * rank + 4))
+        torch.save(found, f"{folder}/{rank}.pt")
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    """What each process found, for every rule: started once, since starting is what takes time."""
+    folder = Path(tmp_path_factory.mktemp("distributed"))
+    processes.spawn(work, (str(folder), ROWS), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_two_processes_learn_what_one_learns(row, found):
+    circuit = circuit_of("branching", row)
+    whole = train(circuit, circuit, slice(None))
+    for step in range(STEPS):
+        parts = [one[str(row)][step] for one in found]
+        assert_same(*parts)
+        # Sizes drawn for a batch are the same in both processes: they start from one seed and draw as often.
+        assert_same(parts[0], whole[step], rtol=1e-4, atol=1e-6)
