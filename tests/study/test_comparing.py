@@ -177,9 +177,18 @@ def test_what_cannot_be_compared(chosen, seeds, says, config, tmp_path):
 def test_the_command_repeats_the_comparison(tmp_path):
     given = Config().with_settings([*SMALL, "optimizer.nesterov=true"])
     command = compare(given, PAIR, 1, tmp_path, jobs=1, cost=False).command
-    assert command.startswith("apical compare --rules 'backprop feedback_alignment' --seeds 0")
-    for setting in (*SMALL, "optimizer.nesterov=true"):
-        assert f"--set {setting}" in command
+    assert command == (
+        "apical compare --rules backprop,feedback_alignment --seeds 0, "
+        "--set model=mlp:6 --set optimizer.nesterov=true --set epochs=2 --set batch_size=200"
+    )
+
+
+def test_the_command_of_defaults_is_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing, "run_job", lambda job: "not run")
+    made = compare(Config(), folder=tmp_path, jobs=1)
+    assert made.command == "apical compare"
+    assert [arm.rule for arm in made.arms] == rules.names()
+    assert {run.error for arm in made.arms for run in arm.runs} == {"not run"}
 
 
 def test_stopped_in_one_process_it_goes_on(config, tmp_path, monkeypatch):

@@ -79,9 +79,11 @@ class TestRefusals:
     def test_overwriting_when_asked(self, given, tmp_path):
         train(given.with_values({"epochs": 3}), tmp_path / "run", task=doomed.blobs())
         (tmp_path / "run" / "tensorboard").mkdir()
+        (tmp_path / "run" / "page.html").write_text("made of it")
         train(given, tmp_path / "run", task=doomed.blobs(), overwrite=True)
         assert len(RunFolder(tmp_path / "run").epochs()) == 2
         assert not (tmp_path / "run" / "tensorboard").exists()
+        assert (tmp_path / "run" / "page.html").exists()
 
     def test_other_peoples_files(self, given, tmp_path):
         (tmp_path / "run").mkdir()

@@ -29,6 +29,7 @@ from apical.study.runs import RunFolder
 
 # How often the angles are measured through training, when the configuration does not say.
 ANGLES_THROUGH_TRAINING = 10
+DEFAULT_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Job:
 def compare(
     config: Config,
     rules: Sequence[str | RuleConfig] | None = None,
-    seeds: int | Sequence[int] = 3,
+    seeds: int | Sequence[int] = DEFAULT_SEEDS,
     folder: str | Path = "runs/comparison",
     *,
     jobs: int | None = None,
@@ -309,8 +310,12 @@ def _task_info(task: data.Task, config: Config) -> TaskInfo:
 
 
 def _command(config: Config, chosen: Sequence[RuleConfig], seeds: Sequence[int]) -> str:
-    words = ["apical", "compare", "--rules", " ".join(rule.label for rule in chosen)]
-    words += ["--seeds", ",".join(map(str, seeds))]
+    labels = [rule.label for rule in chosen]
+    words = ["apical", "compare"]
+    if labels != registry.names():
+        words += ["--rules", ",".join(labels)]
+    if list(seeds) != list(range(config.seed, config.seed + DEFAULT_SEEDS)):
+        words += ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
     for key, value in _flat(config.given()):
         words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
     return shlex.join(words)

@@ -74,9 +74,10 @@ def begin(
     with reproducible(resolved.config):
         training = Training(resolved.config, task)
         with run.locked():
-            if overwrite:
+            if overwrite and run.exists():
                 run.clear()
-            run.refuse_what_is_there()
+            else:
+                run.refuse_what_is_there()
             run.begin(resolved.config, environment.describe(), tasks.describe(training), resolved.notes)
             return _Session(run, training).complete(progress)
 
