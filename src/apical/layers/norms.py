@@ -122,7 +122,10 @@ class GroupNorm(Norm):
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         weight, bias = self._affine()
         dtype = x.dtype
-        x = x.contiguous() if weight is None else x.to(weight.dtype).contiguous()
+        # Under autocast PyTorch takes a group norm in the weights' type, except on the CPU.
+        if weight is not None and x.device.type != "cpu":
+            x = x.to(weight.dtype)
+        x = x.contiguous()
         batch, channels = x.shape[0], x.shape[1]
         sizes = (batch, channels, x.numel() // (batch * channels), self.module.num_groups)
         y, mean, scale = aten.native_group_norm.default(x, weight, bias, *sizes, self.module.eps)

@@ -105,9 +105,13 @@ def local_graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple
 
 def local_derivative(graph: _Graph, grad: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """The derivative of a local graph by its inputs and by these parameters."""
+    wanted = [*graph.inputs, *parameters]
     if not graph.output.requires_grad:
-        return (None,) * (len(graph.inputs) + len(parameters))
-    return torch.autograd.grad(graph.output, [*graph.inputs, *parameters], grad, retain_graph=True, allow_unused=True)
+        return (None,) * len(wanted)
+    # Rates may have been compared or counted: what is no real number has no derivative.
+    real = [tensor for tensor in wanted if tensor.requires_grad]
+    found = iter(torch.autograd.grad(graph.output, real, grad, retain_graph=True, allow_unused=True))
+    return tuple([next(found) if tensor.requires_grad else None for tensor in wanted])
 
 
 class LocalGraph(Step):

@@ -11,6 +11,7 @@ A further kind is one class and one entry in the table: `@synapses_of(nn.MyModul
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -62,8 +63,8 @@ class Synapses(ABC):
 
     @property
     @abstractmethod
-    def fan_out(self) -> int:
-        """How many synapses one input feeds, in one position of the kernel's grid."""
+    def fan_out(self) -> float:
+        """How many synapses one input feeds, on average."""
 
     @abstractmethod
     def drive(self, pre: Tensor) -> Tensor:
@@ -137,7 +138,7 @@ class LinearSynapses(Synapses):
         return self.weight.shape[1]
 
     @property
-    def fan_out(self) -> int:
+    def fan_out(self) -> float:
         return self.weight.shape[0]
 
     def drive(self, pre: Tensor) -> Tensor:
@@ -190,9 +191,9 @@ class _ConvSynapses(Synapses):
         return self.weight[0].numel()
 
     @property
-    def fan_out(self) -> int:
+    def fan_out(self) -> float:
         weight = self.weight
-        return weight.shape[0] * weight[0, 0].numel() // self.groups
+        return weight.shape[0] * weight[0, 0].numel() / (self.groups * math.prod(self.stride))
 
     def _padded(self, pre: Tensor) -> Tensor:
         return pre if self.pads is None else F.pad(pre, self.pads, self.mode)
