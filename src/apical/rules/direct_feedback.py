@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from apical.errors import CircuitError, ConfigError
-from apical.layers import Node, Record
+from apical.layers import Layer, Node, Record
 from apical.rules.randomness import Randomness, standard_deviation
 from apical.rules.rule import LearningRule, PerLayer
 from apical.wiring import Activity, Credit, Reach, Wiring
@@ -27,8 +28,8 @@ class DirectFeedbackAlignment(LearningRule):
     feedback at every layer and from nowhere else.
 
     Args:
-        init: standard deviation of B (uniform): "match" (that of the weights of the layers that the output reads,
-            so that the layer below them is taught as by feedback alignment) or "outputs" (1 / sqrt(outputs)).
+        init: standard deviation of B (uniform): "match" (errors arrive at each layer in the size that the weights
+            would give them under backpropagation at the start) or "outputs" (1 / sqrt(outputs)).
         scale: multiplies the feedback weights.
         seed: of the feedback weights.
 
@@ -92,15 +93,13 @@ class DirectFeedbackAlignment(LearningRule):
     def prepare(self, wiring: Wiring, activity: Activity, y: Tensor) -> None:
         outputs = y[0].numel()
         readouts = wiring.readouts()
-        spread = outputs**-0.5
-        if self.init == "match":
-            read = [standard_deviation(layer.weight) for layer in wiring.layers if layer in readouts]
-            spread = sum(read) / len(read)
+        spreads = _as_backprop_at_first(wiring, outputs)
         for node in wiring.nodes:
             record = activity.records[node.index]
             if record is None or record.rate is None or node in readouts or not node.own_slots:
                 continue
             like = record.rate.new_empty((outputs, *record.rate.shape[1:]), dtype=self._dtype(wiring))
+            spread = spreads[node.index] if self.init == "match" else outputs**-0.5
             self.weights.hold(node, self.randomness.uniform(like, self.scale * spread))
         if not len(self.weights):  # one layer: nothing to send, and no need to ask again
             self.weights.register_buffer("none", y.new_zeros(0))
@@ -137,6 +136,24 @@ class DirectFeedbackAlignment(LearningRule):
             yield Credit(layer, record.pre, descent.somatic(layer, record, arrived))
 
 
+def _as_backprop_at_first(wiring: Wiring, outputs: int) -> list[float]:
+    """For every node the spread of direct weights that brings errors of the size that backpropagation would.
+
+    Read off the weights alone, so that all processes that share a training agree: each layer sends a signal down
+    times its weights' spread and the root of how many synapses an input feeds, and neurons pass half its power.
+    """
+    power = [0.0] * (len(wiring.nodes) + 1)
+    power[wiring.output] = 1 / outputs
+    for node in reversed(wiring.nodes):
+        sent = power[node.index + 1]
+        if isinstance(node, Layer):
+            passed = sent / 2 if node.steps else sent
+            sent = passed * standard_deviation(node.weight) ** 2 * node.synapses.fan_out
+        for source in node.sources:
+            power[source] += sent
+    return [math.sqrt(arriving) for arriving in power[1:]]
+
+
 class DirectRandomTargetProjection(DirectFeedbackAlignment):
     """Direct random target projection: the target, not the error, goes to every layer.
 
@@ -164,7 +181,7 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
     summary = "Fixed random weights carry the target, not the error, to every layer."
     paper = "Frenkel et al. 2021"
     needs = "neurons that saturate (tanh); a loss whose derivative is negative at the true class alone"
-    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.1})
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.5})
 
     def signal(self, wiring: Wiring, error: Tensor) -> Tensor:
         negative = error.reshape(error.shape[0], -1) < 0
