@@ -15,8 +15,8 @@ MNIST_MLP = Protocol(
     where="MNIST, a fully connected network 784-500-500-10 of ReLU units",
     theirs=(
         "10 epochs, batches of 64, cross-entropy, SGD with momentum 0.9 and weight decay 1e-4, the learning rate "
-        "falling along half a cosine. Learning rates were chosen on a tenth of the training data; the runs here train "
-        "on all of it."
+        "falling along half a cosine. Learning rates were chosen out of 0.01, 0.03 and 0.1 for each rule on a tenth of the "
+        "training data; the runs here train on all of it."
     ),
     departures=(),
     settings=(
@@ -50,9 +50,9 @@ NEAR = Within(0.3, reference=BACKPROP, whose="backprop")
 
 CLAIMS = (
     _claim("backprop", "backprop", AtLeast(98.0), 0.03),
-    _claim("uniform", "sign_symmetry:magnitude=uniform", NEAR, 0.03),
-    _claim("batchwise", "sign_symmetry:magnitude=batchwise", NEAR, 0.03),
-    _claim("fixed", "sign_symmetry:magnitude=fixed", NEAR, 0.03),
+    _claim("uniform", "sign_symmetry:magnitude=uniform", NEAR, 0.1),
+    _claim("batchwise", "sign_symmetry:magnitude=batchwise", NEAR, 0.1),
+    _claim("fixed", "sign_symmetry:magnitude=fixed", NEAR, 0.1),
     _claim("kolen-pollack", "kolen_pollack", NEAR, 0.03),
     _claim("fa", "feedback_alignment", AtLeast(97.0), 0.03),
     _claim("dfa", "direct_feedback_alignment", AtLeast(97.0), 0.03),
