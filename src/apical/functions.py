@@ -126,13 +126,14 @@ def _takes_one(user: fx.Node, parts: fx.Node) -> bool:
 
 
 def is_size(node: fx.Node) -> bool:
-    """Whether the node is a plain value read off a tensor, such as its shape, or made of such values."""
+    """Whether the node is a plain value read off a tensor, such as its shape, or made of such values and buffers."""
     if node.op == "call_method" and node.target in _SIZES:
         return True
     if node.op == "call_function" and node.target in (getattr, len):
         return node.target is len or node.args[1] in _SIZE_ATTRIBUTES
     inputs = node.all_input_nodes
-    return node.op in ("call_function", "call_method") and bool(inputs) and all(is_size(n) for n in inputs)
+    made_of_sizes = all(n.op == "get_attr" or is_size(n) for n in inputs)
+    return node.op in ("call_function", "call_method") and bool(inputs) and made_of_sizes
 
 
 def _bound(node: fx.Node) -> dict[str, Any]:
@@ -209,7 +210,7 @@ class Expression:
         self.target = target
         self.args = args
         self.kwargs = kwargs
-        self.__name__ = target if isinstance(target, str) else getattr(target, "__name__", "call")
+        self.__name__ = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
 
     def __call__(self, *tensors: Tensor) -> Any:
         args = _fill(self.args, tensors)
@@ -284,6 +285,7 @@ class Reshape(Elementwise):
     def __init__(self, function: Expression) -> None:
         super().__init__(nn.Identity())
         self.function = function
+        self.name = function.__name__
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         return self.function(x), (x.shape,)

@@ -93,7 +93,7 @@ class Node:
         return error
 
     def __repr__(self) -> str:
-        steps = ", ".join(type(step.module).__name__ for step in self.steps)
+        steps = ", ".join(repr(step) for step in self.steps)
         return f"{type(self).__name__}({self.name!r}{': ' if steps else ''}{steps})"
 
 

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from apical.errors import CircuitError
+
 Saved = tuple[Any, ...]
 """What a step keeps from its answer: tensors, and plain values such as shapes."""
 
@@ -23,11 +25,16 @@ class Step(ABC):
 
     Attributes:
         module: where the step's options and parameters are.
+        name: what it is called, where not by its module's type.
         parameters: names of the step's own parameters in `module`; they learn by their local derivative.
     """
 
     parameters: tuple[str, ...] = ()
     module: Any
+    name: str | None = None
+
+    def __repr__(self) -> str:
+        return self.name or type(self.module).__name__
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
@@ -99,7 +106,10 @@ def local_graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple
         output = function(*(x.clone() for x in own))
     if not isinstance(output, Tensor):
         name = getattr(function, "__name__", type(function).__name__)
-        raise TypeError(f"{name} must return one tensor, not {type(output).__name__}")
+        raise CircuitError(
+            f"{name}: what serves a layer or a junction must return one tensor, not {type(output).__name__}. Return "
+            "the one that is used."
+        )
     return output.detach(), _Graph(own, output)
 
 
@@ -120,6 +130,7 @@ class LocalGraph(Step):
     def __init__(self, module: nn.Module, function: Callable[[Tensor], Any] | None = None) -> None:
         self.module = module
         self.function = module if function is None else function
+        self.name = getattr(function, "__name__", None)
         self.parameters = tuple(name for name, _ in module.named_parameters())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:

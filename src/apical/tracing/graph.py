@@ -17,10 +17,13 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class _Tracer(fx.Tracer):
+    # Or what is computed of a buffer would be computed now, once and for ever.
+    proxy_buffer_attributes = True
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, _CONTAINERS):
             return False
-        if m.__module__.startswith("torch.nn"):
+        if kind_of(m) is not None or m.__module__.startswith("torch.nn"):
             return True
         # A module of the user's own without synapses is a kind of neuron: what it does inside is its business.
         return not any(kind_of(inner) for inner in m.modules()) and not any(

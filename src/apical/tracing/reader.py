@@ -163,12 +163,16 @@ class Reader:
     def _output(self, node: fx.Node) -> int:
         answer = node.args[0]
         if not isinstance(answer, fx.Node):
+            several = [kind.__name__ for kind in (tuple, list, dict) if isinstance(answer, kind)]
             raise CircuitError(
-                f"{self.model}: its forward returns a {type(answer).__name__}; a circuit has one answer, "
-                "a tensor, since one loss teaches it. Return the tensor that the loss is taken of."
+                f"{self.model}: its forward returns a {(several or [type(answer).__name__])[0]}; a circuit has one "
+                "answer, a tensor, since one loss teaches it. Return the tensor that the loss is taken of."
             )
         if answer not in self.values:
-            raise CircuitError(f"{self.model}: its forward returns {answer}, which is not a rate.")
+            raise CircuitError(
+                f"{self.model}: its forward returns {answer}, which is not a rate. Return the tensor that the loss is "
+                "taken of."
+            )
         return self.values[answer]
 
     def _attribute(self, node: fx.Node) -> None:
