@@ -506,13 +506,13 @@ def test_synapses_drive_transport_and_learn_as_autograd_says(kind, data, seed, w
 @settings(max_examples=10)
 @given(data=st.data())
 def test_fans_count_synapses(kind, data):
-    """Every unit has fan-in synapses; in one place of the grid, every input feeds fan-out of them."""
+    """Every unit has fan-in synapses, every input feeds fan-out of them: fewer where the kernel strides over it."""
     module, _ = data.draw(SYNAPSES[kind])
     synapses = kind_of(module)(module, "here")
-    units = module.weight.shape[0]
     inputs = module.in_features if kind == "nn.Linear" else module.in_channels
-    assert synapses.fan_in * units == module.weight.numel()
-    assert synapses.fan_out * inputs == module.weight.numel()
+    strides = math.prod(getattr(module, "stride", (1,)))
+    assert synapses.fan_in * module.weight.shape[0] == module.weight.numel()
+    assert synapses.fan_out * inputs * strides == pytest.approx(module.weight.numel())
 
 
 @pytest.mark.parametrize(
