@@ -122,7 +122,7 @@ class Circuit(nn.Module):
         if getattr(rule, "_bound", False) and rule is not self._modules.get("rule"):
             raise CircuitError(
                 f"this {type(rule).__name__} is the rule of another circuit, and its feedback weights are that one's. "
-                f"Make a new one: apical.rules.make({rule.name!r}, ...)."
+                f"Make a new one: {type(rule).__name__}(...)."
             )
         rule.bind(self.wiring)
         rule._bound = True  # type: ignore[assignment]

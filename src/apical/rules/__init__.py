@@ -41,6 +41,11 @@ def _all() -> dict[str, type[LearningRule]]:
         if not (isinstance(rule, type) and issubclass(rule, LearningRule)):
             warnings.warn(f"{point.value}, offered as the rule {point.name!r}, is no LearningRule", stacklevel=3)
             continue
+        missing = [what for what in ("name", "title", "summary", "paper") if not hasattr(rule, what)]
+        if missing or rule.name != point.name:
+            lack = f"does not say its {', '.join(missing)}" if missing else f"calls itself {rule.name!r}"
+            warnings.warn(f"the rule {point.name!r} of {point.value} is ignored: it {lack}", stacklevel=3)
+            continue
         if point.name in known:
             warnings.warn(f"the rule {point.name!r} of {point.value} is ignored: the name is taken", stacklevel=3)
             continue
