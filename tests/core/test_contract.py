@@ -590,7 +590,7 @@ def test_a_rule_belongs_to_one_circuit(row):
     circuit = circuit_of("mlp", row)
     with pytest.raises(CircuitError, match="rule of another circuit") as refused:
         apical.Circuit(NETWORKS["deep_tanh"].build(), circuit.rule)
-    assert "apical.rules.make" in str(refused.value)
+    assert f"{type(circuit.rule).__name__}(...)" in str(refused.value)
     freed = circuit.rule
     circuit.learn_by("backprop")
     x, y = NETWORKS["deep_tanh"].batch()
