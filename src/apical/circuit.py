@@ -102,6 +102,7 @@ class Circuit(nn.Module):
         self.model = model
         self.wiring = Wiring(trace(model, teach_input=teach_input), reduction, teach_input)
         self.training = model.training
+        self._changes = 0
         self.learn_by(rule)
 
     @property
@@ -131,6 +132,7 @@ class Circuit(nn.Module):
         if before is not None and before is not rule:
             before._bound = False  # type: ignore[assignment]
         self._modules["rule"] = rule
+        self._changes += 1
         self._slots = [
             *self.wiring.slots,
             *(
@@ -176,6 +178,7 @@ class Circuit(nn.Module):
             if not self.rule.ready:
                 self.rule.prepare(self.wiring, activity, y)
         tensors, packed = activity.pack()
+        packed = (self._changes, packed)
         answer: Tensor
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             y = y.view_as(y)  # it may be among the tensors, and the compiler takes none twice
@@ -191,6 +194,12 @@ class Circuit(nn.Module):
         self, kept: tuple[Tensor, ...], packed: Any, error: Tensor, input_wanted: bool
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """Let the rule turn the loss's derivative into the gradients of all parameters, and of the input."""
+        changes, packed = packed
+        if changes != self._changes:
+            raise CircuitError(
+                "the circuit's rule was changed (learn_by) between this answer and its loss.backward(), and the new "
+                "one cannot teach it. Answer again."
+            )
         activity = Activity.unpack(kept, packed)
         gradients: list[Tensor | None] = [None] * len(self._slots)
         learns = activity.reach.learns
@@ -221,21 +230,26 @@ class Circuit(nn.Module):
 
     def _name_the_layer(self, activity: Activity, error: Tensor) -> NoReturn:
         """Go through what was kept of the answer, then through the teaching, for where the first number was lost."""
-        for layer in self.wiring.layers:
-            record = activity.records[layer.index]
-            if record is None or record.pre is None:
+        for node in self.wiring.nodes:
+            record = activity.records[node.index]
+            if record is None:
                 continue
-            if not _finite(layer.weight.detach()):
+            for module, name in (self._slots[slot] for slot in node.own_slots):
+                parameter = module._parameters[name]
+                if parameter is not None and not _finite(parameter.detach()):
+                    raise NonFiniteError(
+                        f"{node.name}: the {name} of its {type(module).__name__} holds NaN or infinity: an earlier "
+                        "update destroyed it. Go back to an earlier state, and lower the learning rate or clip the "
+                        "gradient.",
+                        layer=node.name,
+                    )
+            if not isinstance(node, Layer) or record.pre is None:
+                continue
+            if not (_finite(record.pre) and _finite(node.synapses.drive(record.pre.to(node.weight.dtype)))):
                 raise NonFiniteError(
-                    f"{layer.name}: its weights hold NaN or infinity: an earlier update destroyed them. Go back to an "
-                    "earlier state, and lower the learning rate or clip the gradient.",
-                    layer=layer.name,
-                )
-            if not (_finite(record.pre) and _finite(layer.synapses.drive(record.pre.to(layer.weight.dtype)))):
-                raise NonFiniteError(
-                    f"{layer.name}: its drive holds NaN or infinity: the weights have grown too large. Lower the "
+                    f"{node.name}: its drive holds NaN or infinity: the weights have grown too large. Lower the "
                     "learning rate or clip the gradient.",
-                    layer=layer.name,
+                    layer=node.name,
                 )
         if not _finite(error):
             raise NonFiniteError(
