@@ -534,7 +534,48 @@ def test_numbers_that_are_none_are_named(row, poison):
         circuit.layers[1].weight[0, 0] = poison
     error = lost_in(circuit, x, y)
     assert error.layer == "3"
-    assert str(error).startswith("3: its weights")
+    assert str(error).startswith("3: the weight of its Linear holds NaN or infinity")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "layer", "told"),
+    [
+        ("blocks.0.bn1.weight", "blocks.0.conv1", "the weight of its BatchNorm2d"),
+        ("blocks.0.bn1.bias", "blocks.0.conv1", "the bias of its BatchNorm2d"),
+        ("readout.bias", "readout", "the bias of its Linear"),
+    ],
+)
+@every_rule
+def test_the_parameter_that_is_none_is_named(row, parameter, layer, told):
+    x, y = NETWORKS["residual"].batch()
+    circuit = circuit_of("residual", row)
+    circuit(x)
+    with torch.no_grad():
+        circuit.model.get_parameter(parameter)[0] = float("nan")
+    error = lost_in(circuit, x, y)
+    assert error.layer == layer
+    assert str(error).startswith(f"{layer}: {told} holds NaN")
+
+
+class SteepAtZero(nn.Module):
+    """A neuron whose derivative is infinite where it is silent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sign() * x.abs().sqrt()
+
+
+@every_rule
+def test_a_teaching_signal_that_is_none_is_named(row, request):
+    if "direct" in row.name:
+        unseen = "no signal travels on from the layer, and what it would be seen by is what travels"
+        request.applymarker(pytest.mark.xfail(reason=unseen, strict=True, raises=pytest.fail.Exception))
+    model = nn.Sequential(nn.Linear(7, 8), nn.Tanh(), nn.Linear(8, 8), SteepAtZero(), nn.Linear(8, CLASSES))
+    with torch.no_grad():
+        model[2].weight[3] = 0
+        model[2].bias[3] = 0
+    error = lost_in(apical.Circuit(model, row.make()), *NETWORKS["deep_tanh"].batch())
+    assert error.layer == "2"
+    assert "teaching signal" in str(error)
 
 
 @every_rule
@@ -583,6 +624,16 @@ def test_another_rule_finds_the_same_weights(row):
     circuit.rule = apical.Backprop()
     assert isinstance(circuit.rule, apical.Backprop)
     assert set(circuit.parameters()) == set(circuit.model.parameters())
+
+
+@every_rule
+def test_a_rule_does_not_teach_what_another_answered(row):
+    circuit = circuit_of("mlp", "backprop")
+    x, y = NETWORKS["mlp"].batch()
+    loss = F.cross_entropy(circuit(x), y)
+    circuit.learn_by(row.make())
+    with pytest.raises(CircuitError, match=r"rule was changed.*Answer again"):
+        loss.backward()
 
 
 @every_rule
