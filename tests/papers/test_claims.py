@@ -1,5 +1,6 @@
 """Claims and verdicts: what follows from a measurement, worked out by hand."""
 
+import dataclasses
 import math
 
 import pytest
@@ -81,6 +82,15 @@ def test_a_scaled_down_measurement_says_so_in_the_verdict():
     assert verdict.outcome == "reproduced"
     assert verdict.why.endswith("scaled down to 2 of 100 epochs, 1 of 3 seeds")
     assert "scaled down" not in claim(AtLeast(97.0)).verdict(measured(0.99, 0.99, 0.99)).why
+
+
+def test_a_measurement_of_an_older_recipe_is_none():
+    old = dataclasses.replace(measured(0.99, 0.99, 0.99), recipe=("rule=backprop", "task=mnist"))
+    new = dataclasses.replace(old, recipe=claim(AtLeast(97.0)).recipe)
+    verdict = claim(AtLeast(97.0)).verdict(old)
+    assert verdict.outcome == "not measured"
+    assert "its settings have changed since it was measured (2026-01-01)" in verdict.why
+    assert claim(AtLeast(97.0)).verdict(new).outcome == "reproduced"
 
 
 def test_a_remark_is_part_of_the_verdict():

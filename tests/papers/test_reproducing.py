@@ -71,7 +71,7 @@ def test_every_claim_is_a_valid_run(claim, tmp_path):
 def test_the_network_of_biotorch_is_the_one_of_its_table():
     from apical.study import models
 
-    (spec,) = {s.removeprefix("model=") for s in papers.select("biotorch-mnist")[0].protocol.settings if "model=" in s}
+    spec = measuring._jobs(papers.select("biotorch-mnist-bp")[0], Path("runs"), 1, 1)[0].resolved.config.model
     model = models.build(spec, input_shape=(1, 28, 28), classes=10, seed=0)
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
@@ -97,6 +97,7 @@ def test_measuring_trains_what_the_claim_says_and_what_it_is_compared_with(small
     for name, rate in (("small-bp", 0.05), ("small-fa", 0.02)):
         results = [RunFolder(f"runs/{name}/epochs-4/seed-{seed}") for seed in (0, 1)]
         assert found[name].accuracies == tuple(run.result()["test_accuracy"] for run in results)
+        assert found[name].recipe == small[name].recipe
         assert (found[name].epochs, found[name].seeds, found[name].test_examples) == (4, (0, 1), 40)
         assert found[name].command == f"apical reproduce {name}"
         assert {run.config().optimizer.lr for run in results} == {rate}

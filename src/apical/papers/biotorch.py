@@ -1,7 +1,5 @@
 """Sanfiz & Akrout 2021: BioTorch's benchmark of the feedback alignment family."""
 
-from pathlib import Path
-
 from apical.papers.claim import Claim, ErrorRate, Paper, Protocol
 
 PAPER = Paper(
@@ -16,13 +14,13 @@ PAPER = Paper(
 TABLE = (
     ("BP", "backprop", 0.91, 9.20),
     ("FA", "feedback_alignment:init=xavier", 1.70, 13.06),
-    ("DFA", "direct_feedback_alignment", 1.61, 12.81),
+    ("DFA", "direct_feedback_alignment:scale=0.1", 1.61, 12.81),
     ("uSF", "sign_symmetry:magnitude=uniform,init=xavier", 0.94, 9.69),
     ("brSF", "sign_symmetry:magnitude=batchwise,init=xavier", 0.91, 10.02),
     ("frSF", "sign_symmetry:magnitude=fixed,init=xavier", 0.97, 9.61),
 )
 # Not published for these runs; see DEPARTURES.
-RATES = {"BP": 0.01, "FA": 0.01, "DFA": 0.01, "uSF": 0.01, "brSF": 0.01, "frSF": 0.01}
+RATES = {"BP": 0.03, "FA": 0.01, "DFA": 0.01, "uSF": 0.03, "brSF": 0.01, "frSF": 0.03}
 
 THEIRS = (
     "LeNet (convolutions of 6, 16 and 120 channels, 5x5; 84 units) on images scaled up to 32x32; Glorot's weights, "
@@ -32,12 +30,14 @@ THEIRS = (
 )
 DEPARTURES = (
     "The last epoch is tested, and no other.",
-    "The learning rate of these runs is not in the published files: ours are chosen on a tenth of the training data.",
+    "The learning rates of these runs are not in the published files. Ours are the best of 0.01, 0.03 and 0.1 after "
+    "three epochs on MNIST, on a tenth of its training data; Fashion-MNIST takes the same.",
     "The learning rate falls along half a cosine instead of in two steps.",
-    "DFA sends the error through dense maps, as in Nokland's paper; BioTorch repeats it over space and convolves.",
+    "DFA sends the error through dense maps, as in Nokland's paper, where BioTorch repeats it over space and "
+    "convolves; its feedback weights are a tenth of the default, with which this network of ReLU units diverges.",
 )
 SETTINGS = (
-    f"model={Path(__file__).with_name('networks.py')}:lenet",
+    "model=networks.py:lenet",
     "loss=cross_entropy",
     "optimizer=sgd",
     "optimizer.momentum=0.9",

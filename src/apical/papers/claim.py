@@ -51,7 +51,7 @@ class Protocol:
         where: the table or figure.
         theirs: the paper's protocol, a sentence or more.
         departures: where ours is another, a sentence each.
-        settings: of `apical.study.Config`, as KEY=VALUE.
+        settings: of `apical.study.Config`, as KEY=VALUE; `model=networks.py:NAME` is a network of the file beside this.
         epochs: of training.
         seeds: how many.
     """
@@ -78,6 +78,7 @@ class Measurement:
         date: when, as YYYY-MM-DD.
         command: that measures it again.
         environment: versions and processor.
+        recipe: what it was measured with, as `Claim.recipe` was then; empty where nobody wrote it down.
     """
 
     accuracies: tuple[float, ...]
@@ -87,6 +88,7 @@ class Measurement:
     date: str
     command: str
     environment: Mapping[str, Any] = field(default_factory=dict)
+    recipe: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -249,6 +251,11 @@ class Claim:
         """What measures it again."""
         return f"apical reproduce {self.name}"
 
+    @property
+    def recipe(self) -> tuple[str, ...]:
+        """All settings of its runs but the seed, as KEY=VALUE."""
+        return (f"rule={self.rule}", *self.protocol.settings, *self.settings)
+
     def scaled_down(self, measured: Measurement) -> str:
         """In which way a measurement is smaller than the protocol; empty when it is not."""
         smaller = []
@@ -269,6 +276,11 @@ class Claim:
             if self.out_of_reach:
                 return Verdict("out of reach", self.out_of_reach)
             return Verdict("not measured", f"{self.command} --record measures it")
+        if measured.recipe and measured.recipe != self.recipe:
+            return Verdict(
+                "not measured",
+                f"its settings have changed since it was measured ({measured.date}); {self.command} --record does it",
+            )
         holds, why = self.says.judge(measured, reference)
         smaller = self.scaled_down(measured)
         if smaller:

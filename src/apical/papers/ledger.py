@@ -54,7 +54,8 @@ def measurements() -> dict[str, Measurement]:
 
 
 def _read(entry: Mapping[str, Any]) -> Measurement:
-    return Measurement(**{**entry, "accuracies": tuple(entry["accuracies"]), "seeds": tuple(entry["seeds"])})
+    tuples = {key: tuple(entry[key]) for key in ("accuracies", "seeds", "recipe") if key in entry}
+    return Measurement(**{**entry, **tuples})
 
 
 def verdicts(

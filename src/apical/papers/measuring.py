@@ -72,9 +72,14 @@ def with_references(claims: Sequence[Claim]) -> list[Claim]:
 
 
 def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> list[Job]:
+    networks = Path(__file__).with_name("networks.py")
+    settings = [
+        setting.replace("model=networks.py:", f"model={networks}:")
+        for setting in (*claim.protocol.settings, *claim.settings)
+    ]
     shared = (
         Config()
-        .with_settings([*claim.protocol.settings, *claim.settings])
+        .with_settings(settings)
         .with_values(
             {
                 "rule": RuleConfig.parse(claim.rule).model_dump(),
@@ -137,4 +142,5 @@ def _measurement(claim: Claim, jobs: Sequence[Job], epochs: int | None, seeds: i
         date=datetime.now(UTC).date().isoformat(),
         command=claim.command + scale,
         environment={key: environment[key] for key in KEPT},
+        recipe=claim.recipe,
     )

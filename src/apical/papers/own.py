@@ -1,6 +1,6 @@
 """What apical holds itself to: levels on MNIST that a sound implementation of these rules reaches."""
 
-from apical.papers.claim import AtLeast, Claim, Paper, Protocol, Within
+from apical.papers.claim import AtLeast, Claim, Expectation, Paper, Protocol, Within
 
 PAPER = Paper(
     key="apical",
@@ -15,8 +15,8 @@ MNIST_MLP = Protocol(
     where="MNIST, a fully connected network 784-500-500-10 of ReLU units",
     theirs=(
         "10 epochs, batches of 64, cross-entropy, SGD with momentum 0.9 and weight decay 1e-4, the learning rate "
-        "falling along half a cosine. Learning rates were chosen out of 0.01, 0.03 and 0.1 for each rule on a tenth of the "
-        "training data; the runs here train on all of it."
+        "falling along half a cosine. Learning rates were chosen out of 0.01, 0.03 and 0.1 for each rule on a tenth of "
+        "the training data; the runs here train on all of it."
     ),
     departures=(),
     settings=(
@@ -35,14 +35,14 @@ MNIST_MLP = Protocol(
 BACKPROP = "mnist-mlp-backprop"
 
 
-def _claim(name: str, rule: str, says: AtLeast | Within, rate: float, *more: str) -> Claim:
+def _claim(name: str, rule: str, says: Expectation, rate: float) -> Claim:
     return Claim(
         name=f"{MNIST_MLP.name}-{name}",
         protocol=MNIST_MLP,
         row=name,
         rule=rule,
         says=says,
-        settings=(f"optimizer.lr={rate}", *more),
+        settings=(f"optimizer.lr={rate}",),
     )
 
 
