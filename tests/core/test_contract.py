@@ -22,7 +22,8 @@ STEADY = [row for row in ROWS if not row.redraws]
 every_rule = pytest.mark.parametrize("row", ROWS, ids=str)
 every_steady_rule = pytest.mark.parametrize("row", STEADY, ids=str)
 every_network = pytest.mark.parametrize("network", NETWORKS)
-some_networks = pytest.mark.parametrize("network", ["mlp", "conv", "residual"])
+# Between them: dropout, batch norm, pooling, work in place, junctions and shortcuts.
+some_networks = pytest.mark.parametrize("network", ["conv", "residual"])
 one_by_one = pytest.mark.parametrize("network", ["mlp", "branching"])
 
 
@@ -151,8 +152,7 @@ def test_state_can_be_loaded_before_and_after_the_first_answer(row):
     same_as(untouched, "conv", other=early)
 
 
-@pytest.mark.parametrize("answered", [False, True], ids=["fresh", "answered"])
-@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+@pytest.mark.parametrize(("how", "answered"), [("deepcopy", False), ("deepcopy", True), ("pickle", True)])
 @some_networks
 @every_rule
 def test_a_copy_goes_its_own_way(row, network, how, answered):
@@ -323,10 +323,7 @@ def test_a_rules_update_is_not_differentiated_again(row):
 
 
 @every_rule
-def test_an_answer_may_be_overwritten(row, request):
-    if row.make().records_rates:
-        kept = "a rule that keeps rates keeps the answer too, and autograd refuses to have it overwritten"
-        request.applymarker(pytest.mark.xfail(reason=kept, raises=RuntimeError, strict=True))
+def test_an_answer_may_be_overwritten(row):
     x, y = NETWORKS["mlp"].batch()
     expected = learn(circuit_of("mlp", row), x, y, lambda answer, y: F.cross_entropy(answer * 2, y))
     found = learn(circuit_of("mlp", row), x, y, lambda answer, y: F.cross_entropy(answer.mul_(2), y))
@@ -565,10 +562,7 @@ class SteepAtZero(nn.Module):
 
 
 @every_rule
-def test_a_teaching_signal_that_is_none_is_named(row, request):
-    if "direct" in row.name:
-        unseen = "no signal travels on from the layer, and what it would be seen by is what travels"
-        request.applymarker(pytest.mark.xfail(reason=unseen, strict=True, raises=pytest.fail.Exception))
+def test_a_teaching_signal_that_is_none_is_named(row):
     model = nn.Sequential(nn.Linear(7, 8), nn.Tanh(), nn.Linear(8, 8), SteepAtZero(), nn.Linear(8, CLASSES))
     with torch.no_grad():
         model[2].weight[3] = 0

@@ -14,7 +14,6 @@ ROWS = rows()
 STEADY = [row for row in ROWS if not row.redraws]
 every_rule = pytest.mark.parametrize("row", ROWS, ids=str)
 every_steady_rule = pytest.mark.parametrize("row", STEADY, ids=str)
-every_network = pytest.mark.parametrize("network", NETWORKS)
 
 
 # Types of numbers
@@ -39,7 +38,7 @@ def flat(named: dict[str, Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in named.values()]).double()
 
 
-@every_network
+@pytest.mark.parametrize("network", ["line", "residual", "branching", "nested"])
 @every_rule
 def test_autocast_to_bfloat16(row, network):
     x, y = NETWORKS[network].batch(32)
@@ -73,25 +72,51 @@ def test_autocast_leaves_the_plain_model_its_gradients(row):
 
 
 # PyTorch's own: its compiler makes an instance of every autograd function that it reads.
-@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated:DeprecationWarning")
-@every_rule
-def test_the_compiler_sees_one_graph(row):
-    circuit = circuit_of("branching", row)
-    x, y = NETWORKS["branching"].batch()
-    circuit(x)  # a rule whose weights depend on an answer's shape has them now
-    eager = copy.deepcopy(circuit)
+compiles = pytest.mark.filterwarnings(
+    "ignore:.*autograd.function.Function.*should not be instantiated:DeprecationWarning"
+)
+
+
+def compiled(circuit: apical.Circuit, x: Tensor, y: Tensor, *, whole: bool = True) -> dict[str, Tensor]:
     torch._dynamo.reset()
     try:
-        found = learn(torch.compile(circuit, fullgraph=True, backend="aot_eager"), x, y)
+        found = learn(torch.compile(circuit, fullgraph=whole, backend="aot_eager"), x, y)
     finally:
         torch._dynamo.reset()
-    expected = learn(eager, x, y)
-    assert {name.removeprefix("_orig_mod.") for name in found} == expected.keys()
-    found = {name.removeprefix("_orig_mod."): gradient for name, gradient in found.items()}
+    return {name.removeprefix("_orig_mod."): gradient for name, gradient in found.items()}
+
+
+@compiles
+@every_rule
+def test_the_compiler_sees_one_graph(row):
+    circuit = circuit_of("mlp", row)
+    x, y = NETWORKS["mlp"].batch()
+    circuit(x)  # a rule whose weights depend on an answer's shape has them now
+    expected = learn(copy.deepcopy(circuit), x, y)
+    found = compiled(circuit, x, y)
+    assert found.keys() == expected.keys()
     if row.redraws:  # there are no generators inside the compiler: other draws, of the same kind
         assert torch.cosine_similarity(flat(found), flat(expected), dim=0) > 0.8
     else:
         assert_same(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@compiles
+@pytest.mark.parametrize("network", ["line", "residual", "branching"])
+def test_the_compiler_sees_one_graph_of_a_larger_network(network):
+    x, y = NETWORKS[network].batch()
+    expected = learn(circuit_of(network, "feedback_alignment"), x, y)
+    assert_same(compiled(circuit_of(network, "feedback_alignment"), x, y), expected, rtol=1e-3, atol=1e-5)
+
+
+# PyTorch's own, too: its compiler looks at the .grad of every tensor of a graph that it is about to leave alone.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@compiles
+def test_a_neuron_without_a_closed_form_breaks_the_graph_and_nothing_else():
+    x, y = NETWORKS["nested"].batch()
+    expected = learn(circuit_of("nested", "feedback_alignment"), x, y)
+    found = compiled(circuit_of("nested", "feedback_alignment"), x, y, whole=False)
+    assert_same(found, expected, rtol=1e-4, atol=1e-6)
 
 
 # Optimizers

@@ -170,7 +170,6 @@ def test_tied_weights_learn_from_both_places():
     assert sum(1 for _ in circuit.parameters()) == 5
 
 
-@pytest.mark.xfail(strict=True, reason="the feedback weights of a tied layer take that layer's increment alone")
 def test_tied_weights_and_their_feedback_learn_alike():
     model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
     model[4].weight = model[2].weight
