@@ -177,6 +177,8 @@ class Circuit(nn.Module):
             y, activity = self.rule.respond(self.wiring, source, reach)
             if not self.rule.ready:
                 self.rule.prepare(self.wiring, activity, y)
+            if self.rule.records_rates or self.rule.records_drives:
+                y = y.clone()  # the answer may be overwritten, what is kept must not
         tensors, packed = activity.pack()
         packed = (self._changes, packed)
         answer: Tensor
@@ -203,8 +205,13 @@ class Circuit(nn.Module):
         activity = Activity.unpack(kept, packed)
         gradients: list[Tensor | None] = [None] * len(self._slots)
         learns = activity.reach.learns
-        post = error
+        check = self.check_finite and not torch.compiler.is_compiling()
+        last, apart = error, []
+        reciprocals: list[tuple[nn.Parameter, int]] = []
         for layer, pre, post, reciprocal in self.rule.teach(self.wiring, activity, error):
+            last = post
+            if check and not self.rule.signals_travel:
+                apart.append(post)
             weight_learns = learns[layer.weight_slot]
             bias_learns = layer.bias_slot is not None and learns[layer.bias_slot]
             if not (weight_learns or bias_learns):
@@ -213,10 +220,15 @@ class Circuit(nn.Module):
             _add(gradients, layer.weight_slot, weight)
             if layer.bias_slot is not None:
                 _add(gradients, layer.bias_slot, bias)
-            if reciprocal is not None and weight is not None:
-                _add(gradients, self._slot_of(reciprocal), weight.clone())
-        if self.check_finite and not torch.compiler.is_compiling() and not _finite(error, post):
+            if reciprocal is not None and weight_learns:
+                reciprocals.append((reciprocal, layer.weight_slot))
+        # A signal that is no number stays none on its way down, so the last one tells of all that travelled.
+        if check and not _finite(error, *(apart or (last,))):
             self._name_the_layer(Activity.unpack(kept, packed), error)
+        for feedback, slot in reciprocals:
+            whole = gradients[slot]
+            assert whole is not None
+            gradients[self._slot_of(feedback)] = whole.clone()
         for slot, gradient in activity.gradients.items():
             _add(gradients, slot, gradient)
         return (activity.at_input if input_wanted else None), gradients
@@ -276,7 +288,9 @@ def _finite(*tensors: Tensor) -> bool:
     sums = [tensor.sum() for tensor in tensors if tensor.is_floating_point()]
     if not sums:
         return True
-    total = sums[0] if len(sums) == 1 else sums[0] + sums[1]
+    total = sums[0]
+    for further in sums[1:]:
+        total = total + further
     return math.isfinite(total.item()) or all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 

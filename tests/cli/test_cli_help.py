@@ -96,7 +96,8 @@ def test_the_command_without_anything_shows_help():
     ],
 )
 def test_typing_errors_are_met_with_what_was_meant(complaint, arguments, said):
-    assert said in complaint(*arguments)
+    # Long paths make lines break anywhere.
+    assert said.replace(" ", "") in complaint(*arguments).replace(" ", "")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,8 @@ def test_typing_errors_are_met_with_what_was_meant(complaint, arguments, said):
     ],
 )
 def test_mistaken_values_are_named_with_the_remedy(complaint, arguments, said):
-    assert said in complaint(*arguments)
+    # Long paths make lines break anywhere.
+    assert said.replace(" ", "") in complaint(*arguments).replace(" ", "")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -48,6 +48,7 @@ class DirectFeedbackAlignment(LearningRule):
     paper = "Nokland 2016"
     needs = "any circuit; answers of one size"
     records_rates = True
+    signals_travel = False
 
     def __init__(self, *, init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
         super().__init__()

@@ -34,6 +34,7 @@ class LearningRule(nn.Module, ABC):
             "learning_rate_factor" and "weight_decay".
         records_drives: keep every layer's drive for `teach`.
         records_rates: keep every node's rate for `teach`.
+        signals_travel: whether a teaching signal is made of the one above it, as far as to the lowest layer.
     """
 
     name: ClassVar[str]
@@ -44,6 +45,7 @@ class LearningRule(nn.Module, ABC):
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({})
     records_drives: ClassVar[bool] = False
     records_rates: ClassVar[bool] = False
+    signals_travel: ClassVar[bool] = True
 
     @property
     def ready(self) -> bool:
