@@ -96,6 +96,12 @@ class Circuit(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise CircuitError(f"a circuit is made of an nn.Module, not of {type(model).__name__}.")
+        inner = [path or "the model" for path, module in model.named_modules() if isinstance(module, Circuit)]
+        if inner:
+            raise CircuitError(
+                f"{inner[0]}: a circuit within a circuit; by which of two rules would it learn? Build one circuit of "
+                "the plain models, or let two circuits answer one after the other."
+            )
         if reduction not in ("mean", "sum"):
             raise ConfigError(f"reduction={reduction!r} is unknown: say 'mean' or 'sum', as your loss does.")
         self.check_finite = check_finite

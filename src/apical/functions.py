@@ -68,6 +68,7 @@ _DEFAULTS: dict[Any, dict[str, Any]] = {torch.flatten: {"start_dim": 0}, "flatte
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 MULTIPLICATIONS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply", "multiply_")
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+CUTS = (torch.detach, "detach", "detach_")
 _RESHAPES = ("view", "reshape", torch.reshape, "squeeze", "unsqueeze", torch.squeeze, torch.unsqueeze)
 _SIZES = ("size", "dim", "numel", "ndimension", "nelement", "stride", "is_contiguous")
 _SIZE_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "is_cuda", "requires_grad")

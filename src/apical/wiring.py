@@ -158,7 +158,7 @@ class Wiring:
         values = [input_wanted]
         for node, slots in zip(self.nodes, self._own_slots, strict=True):
             own = any(learns[slot] for slot in slots)
-            values.append(own or any(values[source] for source in node.sources))
+            values.append(node.taught and (own or any(values[source] for source in node.sources)))
         found = Reach(learns, tuple(values))
         if not torch.compiler.is_compiling():
             self._reaches[key] = found

@@ -421,6 +421,35 @@ def test_a_closed_sum_a_closed_product_and_a_closed_concatenation():
         assert kinds[name] in meetings
 
 
+DETACHED: dict[str, Callable[[Net, Tensor], Tensor]] = {
+    "all": lambda self, x: self.b(self.a(x).detach().relu()),
+    "one of two ways": lambda self, x: self.b((h := self.a(x)).detach().relu() + h),
+    "one branch": lambda self, x: self.b(torch.detach(self.c(x)).tanh() + self.a(x)),
+    "below a neuron that learns": lambda self, x: self.b(self.prelu(self.a(x).detach())),
+    "the input": lambda self, x: self.b(self.a(x.detach())),
+}
+
+
+@pytest.mark.parametrize("name", DETACHED)
+def test_nothing_learns_below_a_cut(name):
+    model = Net(DETACHED[name], **two(), c=nn.Linear(4, 8), prelu=nn.PReLU())
+    circuit = reads_right(model)
+    found_by(model, X, 0)
+    learn = {path for path, parameter in model.named_parameters() if parameter.grad is not None}
+    for rule in apical.rules.names():
+        circuit.learn_by(rule)
+        circuit.zero_grad()
+        F.cross_entropy(circuit(X), torch.zeros(6, dtype=torch.long)).backward()
+        assert {path for path, parameter in model.named_parameters() if parameter.grad is not None} == learn
+
+
+def test_a_circuit_can_be_built_where_no_gradient_is_wanted():
+    with torch.no_grad():
+        circuit = apical.Circuit(nn.Sequential(*two().values()), "feedback_alignment")
+    circuit(X).sum().backward()
+    assert all(parameter.grad is not None for parameter in circuit.parameters())
+
+
 def test_buffers_are_looked_up_at_every_answer():
     model = between(lambda x: x)
     model.register_buffer("scale", torch.full((8,), 2.0))
@@ -787,6 +816,24 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str, str]] = {
         "operation on no rate",
         "buffers",
     ),
+    "no_grad inside": (
+        lambda: Net(under_no_grad, **two()),
+        "a",
+        "called under torch.no_grad()",
+        "requires_grad_(False)",
+    ),
+    "compiled": (
+        lambda: nn.Sequential(torch.compile(nn.Linear(4, 3), backend="eager")),
+        "0",
+        "a compiled module cannot be read",
+        "torch.compile(apical.Circuit(model, rule))",
+    ),
+    "circuit within": (
+        lambda: nn.Sequential(nn.Linear(4, 4), apical.Circuit(nn.Linear(4, 3), "backprop")),
+        "1",
+        "a circuit within a circuit",
+        "one circuit of the plain models",
+    ),
     "parameters where rates meet": (
         lambda: Net(lambda s, x: s.b(s.mix(h := s.a(x), h.relu())), **two(), mix=Gain()),
         "mix (Gain)",
@@ -794,6 +841,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str, str]] = {
         "layer before or after",
     ),
 }
+
+
+def under_no_grad(self: Net, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        h = self.a(x)
+    return self.b(h)
 
 
 class Gain(nn.Module):

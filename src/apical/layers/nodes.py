@@ -47,6 +47,7 @@ class Node:
         steps: what follows, in order.
         slots: for every step, the places of its parameters in the circuit's list.
         feeds_back: whether anything upstream can learn, so that a signal has to be sent there.
+        taught: whether an error at the output has any way to it; `x.detach()` takes the way.
     """
 
     def __init__(self, index: int, name: str, sources: tuple[int, ...]) -> None:
@@ -56,6 +57,7 @@ class Node:
         self.steps: list[Step] = []
         self.slots: list[tuple[int, ...]] = []
         self.feeds_back = False
+        self.taught = True
 
     @property
     def own_slots(self) -> tuple[int, ...]:
@@ -154,6 +156,12 @@ class PassOn(Meeting):
 
     def backward(self, error: Tensor, saved: Saved) -> Sequence[Tensor]:
         return (error,)
+
+
+class Cut(PassOn):
+    """One rate, as it is, and no way back: `x.detach()`."""
+
+    name = "detach"
 
 
 class Add(Meeting):

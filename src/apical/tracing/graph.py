@@ -20,6 +20,11 @@ class _Tracer(fx.Tracer):
     # Or what is computed of a buffer would be computed now, once and for ever.
     proxy_buffer_attributes = True
 
+    def create_node(self, *args: Any, **options: Any) -> fx.Node:
+        node = super().create_node(*args, **options)
+        node.meta["no_grad"] = not torch.is_grad_enabled()
+        return node
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, _CONTAINERS):
             return False
@@ -121,7 +126,8 @@ def _by_mode(training: Any, evaluation: Any, others: dict[fx.Node, fx.Node], own
 
 def _trace_once(root: Root) -> fx.Graph:
     try:
-        return _Tracer().trace(root)
+        with torch.enable_grad():
+            return _Tracer().trace(root)
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
         raise CircuitError(
             f"{type(root.model).__name__}: torch.fx cannot trace its forward ({type(error).__name__}: {error}). "

@@ -12,6 +12,7 @@ from apical.errors import CircuitError
 from apical.functions import (
     ADDITIONS,
     CONCATENATIONS,
+    CUTS,
     MULTIPLICATIONS,
     Reshape,
     as_module,
@@ -26,6 +27,7 @@ from apical.layers import (
     Add,
     AnyMeeting,
     Concatenate,
+    Cut,
     Junction,
     Layer,
     LocalGraph,
@@ -186,6 +188,11 @@ class Reader:
 
     def _operation(self, node: fx.Node) -> None:
         module = self._module(node)
+        if node.meta["no_grad"]:
+            raise CircuitError(
+                f"{self._named(node)}: it is called under torch.no_grad(), which a circuit cannot see while it "
+                "answers. Freeze its parameters with requires_grad_(False), or detach its answer."
+            )
         if module is not None:
             self._refuse_reuse(module, self._path(node.target))
         direct, read_off = self._arriving(node)
@@ -210,6 +217,12 @@ class Reader:
             bias = module._parameters["bias"]
             layer.bias_slot = None if bias is None else self.slot_of[bias]
             self._append(layer, node, learns=True, fresh=True)
+        elif node.target in CUTS:
+            value = self.values[direct[0]]
+            self._append(
+                Junction(len(self.nodes), self._unique(node), (value,), Cut()), node, learns=False, fresh=False
+            )
+            del self.tails[len(self.nodes)]  # what follows is beyond the cut
         elif len(direct) == 1 and not read_off:
             self._follow(self._step(node, module, direct[0]), node, direct[0])
         else:
@@ -336,11 +349,15 @@ class Reader:
             self.fresh.add(value)
 
     def _without_dead_ends(self, output: int) -> Plan:
-        """Nodes whose rate nobody uses are dropped: no error ever reaches them."""
-        alive = {output}
+        """Nodes whose rate nobody uses are dropped, and those that no error ever reaches are marked."""
+        alive, taught = {output}, {output}
         for node in reversed(self.nodes):
             if node.index + 1 in alive:
                 alive.update(node.sources)
+            cut = isinstance(node, Junction) and isinstance(node.meeting, Cut)
+            node.taught = node.index + 1 in taught and not cut
+            if node.taught:
+                taught.update(node.sources)
         places = {0: 0}
         nodes: list[Node] = []
         for node in self.nodes:

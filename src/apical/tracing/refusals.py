@@ -52,6 +52,11 @@ def refuse_unknown_weights(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if isinstance(module, (*_NORMS, ParametrizationList)):
             continue
+        if type(module).__module__.startswith("torch._dynamo"):
+            raise CircuitError(
+                f"{path or type(model).__name__}: a compiled module cannot be read. Build the circuit from the plain "
+                "one, and compile the circuit: torch.compile(apical.Circuit(model, rule))."
+            )
         named = f"{path or type(model).__name__} ({type(module).__name__})"
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
             raise CircuitError(
