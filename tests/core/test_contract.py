@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -229,6 +230,32 @@ def _small_heap():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@some_networks
+@every_rule
+def test_what_is_kept_of_an_answer_goes_with_it(row, network):
+    circuit = circuit_of(network, row)
+    respond = circuit.rule.respond
+    kept: list[weakref.ref[Tensor]] = []
+
+    def remember(*args: Any) -> Any:
+        y, activity = respond(*args)
+        kept.extend(weakref.ref(tensor) for tensor in activity.pack()[0])
+        return y, activity
+
+    circuit.rule.respond = remember
+    x, y = NETWORKS[network].batch()
+    loss = F.cross_entropy(circuit(x), y)
+    assert kept
+    assert any(tensor() is not None for tensor in kept)
+    loss.backward()
+    del loss
+    assert all(tensor() is None for tensor in kept)
+    kept.clear()
+    circuit(x)  # nobody learns from it
+    assert kept
+    assert all(tensor() is None for tensor in kept)
 
 
 @pytest.mark.usefixtures("_small_heap")
