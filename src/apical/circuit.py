@@ -42,8 +42,12 @@ class _Boundary(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         # Looking at the saved parameters lets autograd notice one that was overwritten since the answer.
-        kept = ctx.saved_tensors[ctx.count :]
-        x, gradients = ctx.circuit._teach(kept, ctx.packed, error, ctx.needs_input_grad[5])
+        changes, packed = ctx.packed
+        ctx.circuit._refuse_another_rule(changes)
+        activity = Activity.unpack(ctx.saved_tensors[ctx.count :], packed)
+        if not torch.compiler.is_compiling():
+            ctx.maybe_clear_saved_tensors()  # from here on the activity alone holds them, unless the graph is retained
+        x, gradients = ctx.circuit._teach(activity, error, ctx.needs_input_grad[5])
         one_by_one = len(ctx.needs_input_grad) - 6 - ctx.count
         return (None, None, None, None, None, x, *gradients, *(None,) * one_by_one)
 
@@ -198,17 +202,17 @@ class Circuit(nn.Module):
             answer = bare(self, packed, len(parameters), tensors, y, x, *parameters)
         return answer
 
-    def _teach(
-        self, kept: tuple[Tensor, ...], packed: Any, error: Tensor, input_wanted: bool
-    ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Let the rule turn the loss's derivative into the gradients of all parameters, and of the input."""
-        changes, packed = packed
+    def _refuse_another_rule(self, changes: int) -> None:
         if changes != self._changes:
             raise CircuitError(
                 "the circuit's rule was changed (learn_by) between this answer and its loss.backward(), and the new "
                 "one cannot teach it. Answer again."
             )
-        activity = Activity.unpack(kept, packed)
+
+    def _teach(
+        self, activity: Activity, error: Tensor, input_wanted: bool
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Let the rule turn the loss's derivative into the gradients of all parameters, and of the input."""
         gradients: list[Tensor | None] = [None] * len(self._slots)
         learns = activity.reach.learns
         check = self.check_finite and not torch.compiler.is_compiling()
@@ -230,7 +234,7 @@ class Circuit(nn.Module):
                 reciprocals.append((reciprocal, layer.weight_slot))
         # A signal that is no number stays none on its way down, so the last one tells of all that travelled.
         if check and not _finite(error, *(apart or (last,))):
-            self._name_the_layer(Activity.unpack(kept, packed), error)
+            self._name_the_layer(activity.source, error)
         for feedback, slot in reciprocals:
             whole = gradients[slot]
             assert whole is not None
@@ -246,8 +250,11 @@ class Circuit(nn.Module):
                 return slot
         raise AssertionError("a rule gave credit to a parameter that is not its own")
 
-    def _name_the_layer(self, activity: Activity, error: Tensor) -> NoReturn:
-        """Go through what was kept of the answer, then through the teaching, for where the first number was lost."""
+    def _name_the_layer(self, x: Tensor, error: Tensor) -> NoReturn:
+        """Answer again and teach again, for where the first number was lost."""
+        everything = self.wiring.reach((True,) * len(self._slots), False)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            _, activity = self.rule.respond(self.wiring, x, everything)
         for node in self.wiring.nodes:
             record = activity.records[node.index]
             if record is None:

@@ -51,14 +51,14 @@ class Activity:
     Attributes:
         reach: what can learn.
         gradients: what the neurons' own parameters learn in this pass.
-        batch: number of samples.
+        source: the input that was answered.
         at_input: the error that arrived at the circuit's input.
     """
 
-    def __init__(self, records: list[Record | None], reach: Reach, batch: int) -> None:
+    def __init__(self, records: list[Record | None], reach: Reach, source: Tensor) -> None:
         self.records = records
         self.reach = reach
-        self.batch = batch
+        self.source = source
         self.gradients: Gradients = {}
         self.at_input: Tensor | None = None
 
@@ -88,8 +88,9 @@ class Activity:
                 layout.append(None)
                 continue
             heads = (place(record.pre), place(record.drive), place(record.rate))
-            layout.append((heads, [tuple([place(item) for item in kept]) for kept in record.saved]))
-        return tensors, (layout, self.reach, self.batch)
+            saved = [tuple([place(item) for item in kept]) for kept in record.saved]
+            layout.append((heads, saved, record.shape, record.dtype))
+        return tensors, (layout, self.reach, place(self.source))
 
     @classmethod
     def unpack(cls, tensors: Sequence[Tensor], packed: Any) -> Activity:
@@ -98,16 +99,16 @@ class Activity:
         def fetch(item: Any) -> Any:
             return tensors[item[1]] if type(item) is tuple and item[0] is _TENSOR else item
 
-        layout, reach, batch = packed
+        layout, reach, source = packed
         records: list[Record | None] = []
         for entry in layout:
             if entry is None:
                 records.append(None)
                 continue
-            (pre, drive, rate), saved = entry
+            (pre, drive, rate), saved, shape, dtype = entry
             kept = [tuple([fetch(item) for item in items]) for items in saved]
-            records.append(Record(fetch(pre), fetch(drive), fetch(rate), kept))
-        return cls(records, reach, batch)
+            records.append(Record(fetch(pre), fetch(drive), fetch(rate), kept, shape, dtype))
+        return cls(records, reach, fetch(source))
 
 
 _TENSOR = "the tensor at this place"
@@ -192,13 +193,15 @@ class Wiring:
                 values[value] = None
         y = values[self.output]
         assert y is not None
-        return y, Activity(records, reach, x.shape[0] if x.dim() else 1)
+        return y, Activity(records, reach, x)
 
     def descend(
         self,
         activity: Activity,
         error: Tensor,
         otherwise: Callable[[Node, Record], Tensor | None] | None = None,
+        *,
+        once: bool = False,
     ) -> Descent:
         """An error at the output, on its way back through the circuit.
 
@@ -206,8 +209,10 @@ class Wiring:
             activity: what the circuit kept of its answer.
             error: dL/dy.
             otherwise: gives the error at a node's rate where none arrived by the circuit's own paths.
+            once: nothing comes this way again: let go of what a node kept as soon as it is passed, so that a backward
+                pass takes no more memory than autograd's.
         """
-        return Descent(self, activity, error, otherwise)
+        return Descent(self, activity, error, otherwise, once)
 
 
 class Descent:
@@ -223,7 +228,9 @@ class Descent:
         activity: Activity,
         error: Tensor,
         otherwise: Callable[[Node, Record], Tensor | None] | None,
+        once: bool,
     ) -> None:
+        self.once = once
         self.wiring = wiring
         self.activity = activity
         self.otherwise = otherwise
@@ -232,25 +239,36 @@ class Descent:
 
     def __iter__(self) -> Iterator[tuple[Layer, Record, Tensor | None]]:
         activity = self.activity
-        wanted = activity.reach.values
         for node in reversed(self.wiring.nodes):
-            value = node.index + 1
-            if not wanted[value]:
+            if not activity.reach.values[node.index + 1]:
                 continue
-            error = self.arrived[value]
-            self.arrived[value] = None
-            given = error is None and self.otherwise is not None
-            if given and self.otherwise is not None:
-                error = self.otherwise(node, activity[node])
             if isinstance(node, Layer):
-                yield node, activity[node], error
-            elif isinstance(node, Junction) and error is not None:
-                handed = node.hand_back(activity[node], error, activity.reach.learns, activity.gradients)
-                # An error that did not come by the circuit's paths is for this node alone.
-                if not given:
-                    for source, signal in zip(node.sources, handed, strict=True):
-                        self._arrive(source, signal)
+                # No name for the error here: whoever takes it decides when its memory is free.
+                yield node, activity[node], self._take(node)
+            elif isinstance(node, Junction):
+                self._pass(node)
+            if self.once:
+                activity.records[node.index] = None
         activity.at_input = self.arrived[0]
+
+    def _take(self, node: Node) -> Tensor | None:
+        """The error that arrived at a node's rate, or the one that is given otherwise."""
+        error, self.arrived[node.index + 1] = self.arrived[node.index + 1], None
+        if error is None and self.otherwise is not None:
+            error = self.otherwise(node, self.activity[node])
+        return error
+
+    def _pass(self, node: Junction) -> None:
+        # An error that did not come by the circuit's paths is for this node alone.
+        by_its_paths = self.arrived[node.index + 1] is not None
+        error = self._take(node)
+        if error is None:
+            return
+        activity = self.activity
+        handed = node.hand_back(activity[node], error, activity.reach.learns, activity.gradients)
+        if by_its_paths:
+            for source, signal in zip(node.sources, handed, strict=True):
+                self._arrive(source, signal)
 
     def _arrive(self, value: int, signal: Tensor) -> None:
         if self.activity.reach.values[value]:

@@ -21,15 +21,27 @@ class Record:
         drive: what they delivered to the soma, (batch, units ...); None unless the rule records it.
         rate: what the neurons fired, (batch, units ...); None unless the rule records it.
         saved: what every step keeps for handing a signal back.
+        shape: of the rate, whether it is kept or not.
+        dtype: of the rate.
     """
 
-    __slots__ = ("drive", "pre", "rate", "saved")
+    __slots__ = ("drive", "dtype", "pre", "rate", "saved", "shape")
 
-    def __init__(self, pre: Tensor | None, drive: Tensor | None, rate: Tensor | None, saved: Sequence[Saved]) -> None:
+    def __init__(
+        self,
+        pre: Tensor | None,
+        drive: Tensor | None,
+        rate: Tensor | None,
+        saved: Sequence[Saved],
+        shape: torch.Size,
+        dtype: torch.dtype,
+    ) -> None:
         self.pre = pre
         self.drive = drive
         self.rate = rate
         self.saved = saved
+        self.shape = shape
+        self.dtype = dtype
 
 
 Gradients = dict[int, Tensor]
@@ -129,7 +141,9 @@ class Layer(Node):
         drive = self.synapses.drive(pre)
         # The first neuron may work in place: whoever records the drive needs a copy of its own.
         rate, saved = self.fire(drive.clone() if keep_drive else drive)
-        return rate, Record(pre, drive if keep_drive else None, rate if keep_rate else None, saved)
+        return rate, Record(
+            pre, drive if keep_drive else None, rate if keep_rate else None, saved, rate.shape, rate.dtype
+        )
 
 
 class Meeting(ABC):
@@ -250,12 +264,12 @@ class Junction(Node):
         """The junction's rate, and what it keeps."""
         x, met = self.meeting.forward(arriving)
         rate, saved = self.fire(x)
-        return rate, Record(None, None, rate if keep_rate else None, [met, *saved])
+        return rate, Record(None, None, rate if keep_rate else None, [met, *saved], rate.shape, rate.dtype)
 
     def hand_back(
         self, record: Record, error: Tensor, learns: Sequence[bool], gradients: Gradients
     ) -> Sequence[Tensor]:
         """A signal at the junction's rate, as it goes to each of the rates that arrived."""
         met, *saved = record.saved
-        own = Record(None, None, None, saved)
+        own = Record(None, None, None, saved, record.shape, record.dtype)
         return self.meeting.backward(self.through_neurons(own, error, learns, gradients), met)

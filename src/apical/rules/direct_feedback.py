@@ -47,7 +47,6 @@ class DirectFeedbackAlignment(LearningRule):
     summary = "Fixed random weights carry the output's error straight to every layer."
     paper = "Nokland 2016"
     needs = "any circuit; answers of one size"
-    records_rates = True
     signals_travel = False
 
     def __init__(self, *, init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
@@ -85,9 +84,9 @@ class DirectFeedbackAlignment(LearningRule):
 
     def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:
         if self.ready:
-            return super().respond(wiring, x, reach)
+            return wiring.respond(x, reach)
         # The first answer shows the size of every rate: of those too that are frozen for now.
-        y, activity = super().respond(wiring, x, wiring.reach((True,) * len(reach.learns), False))
+        y, activity = wiring.respond(x, wiring.reach((True,) * len(reach.learns), False))
         activity.reach = reach
         return y, activity
 
@@ -97,9 +96,9 @@ class DirectFeedbackAlignment(LearningRule):
         spreads = _as_backprop_at_first(wiring, outputs)
         for node in wiring.nodes:
             record = activity.records[node.index]
-            if record is None or record.rate is None or node in readouts or not node.own_slots:
+            if record is None or node in readouts or not node.own_slots:
                 continue
-            like = record.rate.new_empty((outputs, *record.rate.shape[1:]), dtype=self._dtype(wiring))
+            like = y.new_empty((outputs, *record.shape[1:]), dtype=self._dtype(wiring))
             spread = spreads[node.index] if self.init == "match" else outputs**-0.5
             self.weights.hold(node, self.randomness.uniform(like, self.scale * spread))
         if not len(self.weights):  # one layer: nothing to send, and no need to ask again
@@ -119,18 +118,17 @@ class DirectFeedbackAlignment(LearningRule):
         def project(node: Node, record: Record) -> Tensor | None:
             if node not in self.weights:
                 return None
-            assert record.rate is not None
             weights = self.weights[node]
-            if weights.shape[1:] != record.rate.shape[1:] or weights.shape[0] != sent.shape[1]:
+            if weights.shape[1:] != record.shape[1:] or weights.shape[0] != sent.shape[1]:
                 raise CircuitError(
                     f"{node.name}: direct feedback was made for rates {tuple(weights.shape[1:])} and "
-                    f"{weights.shape[0]} outputs, and now there are {tuple(record.rate.shape[1:])} and "
+                    f"{weights.shape[0]} outputs, and now there are {tuple(record.shape[1:])} and "
                     f"{sent.shape[1]}. Keep the size of the input fixed, or use FeedbackAlignment, "
                     "which has no dense maps."
                 )
-            return sent.mm(weights.flatten(1).to(sent.dtype)).view(record.rate.shape).to(record.rate.dtype)
+            return sent.mm(weights.flatten(1).to(sent.dtype)).view(record.shape).to(record.dtype)
 
-        for layer, record, arrived in (descent := wiring.descend(activity, error, project)):
+        for layer, record, arrived in (descent := wiring.descend(activity, error, project, once=True)):
             if arrived is None:
                 continue
             assert record.pre is not None

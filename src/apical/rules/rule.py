@@ -116,11 +116,12 @@ class Sweep(LearningRule):
     """The rules that go down once: an error arrives at a layer, passes its neurons, teaches, and goes on."""
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
-        descent = wiring.descend(activity, error)
+        descent = wiring.descend(activity, error, once=True)
         for layer, record, arrived in descent:
             if arrived is None:
                 continue
             post = descent.somatic(layer, record, arrived)
+            del arrived  # its memory is free for what comes
             assert record.pre is not None
             yield self.credit(layer, record.pre, post)
             if descent.goes_on(layer):
