@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+from apical.study import pool
 from apical.study.interrupts import stop_requests
 
 
@@ -24,3 +25,18 @@ def until_stopped(path):
     with open(path, "w") as file:
         file.write("saved")
     return path
+
+
+def stopped_while_loading(path):
+    """Begin, be told to stop before any training, and write down whether the training hears of it."""
+    with open(path, "w") as file:
+        file.write("begun")
+    while not pool._stopping.is_set():
+        time.sleep(0.005)
+    with stop_requests() as stop:
+        for _ in range(400):  # the signal follows the event
+            if stop.signal:
+                break
+            time.sleep(0.005)
+    with open(path, "w") as file:
+        file.write("heard" if stop.signal else "missed")

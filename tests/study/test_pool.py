@@ -36,6 +36,22 @@ def test_told_to_stop_what_runs_is_saved_and_the_rest_not_begun(tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "saved", "b": "saved"}
 
 
+def test_a_stop_that_comes_while_a_run_loads_is_not_lost(tmp_path):
+    path = tmp_path / "run"
+    stop = StopRequest()
+
+    def when_it_has_begun():
+        while not path.exists():
+            time.sleep(0.005)
+        stop.signal = signal.SIGINT
+
+    watcher = threading.Thread(target=when_it_has_begun)
+    watcher.start()
+    list(in_processes(fragile.stopped_while_loading, [str(path)], 1, stop))
+    watcher.join()
+    assert path.read_text() == "heard"
+
+
 UNGUARDED = """
 import sys
 sys.path.insert(0, {folder!r})

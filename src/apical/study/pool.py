@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TypeVar
 
 from apical.errors import RunError
-from apical.study.interrupts import Interrupted, StopRequest
+from apical.study.interrupts import Interrupted, StopRequest, stop_requests
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -133,10 +133,12 @@ def _watch(reader: Connection) -> None:
 
 
 def _guarded(work: Callable[[Item], Outcome], item: Item) -> Outcome:
-    if _stopping.is_set():
-        raise Interrupted("stopped before it began", signal.SIGTERM)
     try:
-        return work(item)
+        # Requests are kept from here on: one that comes while a run still loads its data must not be lost.
+        with stop_requests():
+            if _stopping.is_set():
+                raise Interrupted("stopped before it began", signal.SIGTERM)
+            return work(item)
     except Interrupted:
         if not _stopping.is_set():  # somebody wants this process gone
             signal.raise_signal(signal.SIGTERM)
