@@ -229,8 +229,8 @@ MUTATIONS = (
         "rules/randomness.py",
         "            self._generators[device].set_state(known.cpu())\n",
         "            pass\n",
-        CONTRACT,
-        "loaded_before",
+        ORACLES,
+        "random_numbers",
     ),
     Mutation(
         "drawn bytes not restored",

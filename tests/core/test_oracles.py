@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import apical
 from apical.errors import CircuitError
-from apical.rules.randomness import glorot, standard_deviation
+from apical.rules.randomness import Randomness, glorot, standard_deviation
 
 every_network = pytest.mark.parametrize("network", NETWORKS)
 
@@ -258,6 +258,33 @@ def test_a_layer_of_zeros_is_still_taught():
         assert all(torch.isfinite(gradient).all() for gradient in found.values())
         told = bool(found["model.1.weight"].count_nonzero())
         assert told == (name != "sign_symmetry")  # which has no signs to go by, like backprop
+
+
+# Random numbers
+
+
+def test_a_source_of_random_numbers_goes_on_where_its_state_was_saved():
+    like = torch.empty(3, 5)
+    source, other = Randomness(3), Randomness(4)
+    assert not torch.equal(source.uniform(like, 1.0), other.uniform(like, 1.0))
+    assert not torch.equal(source.noise((7,), like), other.noise((7,), like))
+    other.load_state_dict(copy.deepcopy(source.state_dict()))
+    assert other.seed == 3
+    for _ in range(2):
+        assert torch.equal(source.uniform(like, 1.0), other.uniform(like, 1.0))
+        assert torch.equal(source.noise((7,), like), other.noise((7,), like))
+        assert torch.equal(source.odd_bytes(like), other.odd_bytes(like))
+    fresh = Randomness(3)
+    assert not torch.equal(source.uniform(like, 1.0), fresh.uniform(like, 1.0))
+
+
+def test_noise_has_mean_zero_and_variance_one():
+    noise = Randomness(0).noise((200, 300), torch.empty(0, dtype=torch.float64))
+    assert noise.dtype == torch.float64
+    assert float(noise.mean()) == pytest.approx(0, abs=5 / math.sqrt(noise.numel()))
+    assert float(noise.var()) == pytest.approx(1, rel=0.02)
+    covariance = noise.t() @ noise / 200 - torch.eye(300, dtype=torch.float64)
+    assert float(covariance.abs().max()) < 6 / math.sqrt(200)
 
 
 # Sign symmetry
