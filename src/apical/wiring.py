@@ -265,7 +265,7 @@ class Descent:
         if error is None:
             return
         activity = self.activity
-        handed = node.hand_back(activity[node], error, activity.reach.learns, activity.gradients)
+        handed = node.hand_back(activity[node], error, activity.reach.learns, activity.gradients, once=self.once)
         if by_its_paths:
             for source, signal in zip(node.sources, handed, strict=True):
                 self._arrive(source, signal)
@@ -278,7 +278,7 @@ class Descent:
     def somatic(self, layer: Layer, record: Record, error: Tensor) -> Tensor:
         """An error at a layer's rate, taken through its neurons to the soma; their own parameters learn."""
         activity = self.activity
-        return layer.through_neurons(record, error, activity.reach.learns, activity.gradients)
+        return layer.through_neurons(record, error, activity.reach.learns, activity.gradients, once=self.once)
 
     def goes_on(self, layer: Layer) -> bool:
         """Whether anything below the layer waits for an error."""

@@ -32,7 +32,7 @@ class Record:
         pre: Tensor | None,
         drive: Tensor | None,
         rate: Tensor | None,
-        saved: Sequence[Saved],
+        saved: list[Saved],
         shape: torch.Size,
         dtype: torch.dtype,
     ) -> None:
@@ -84,7 +84,9 @@ class Node:
             saved.append(kept)
         return x, saved
 
-    def through_neurons(self, record: Record, error: Tensor, learns: Sequence[bool], gradients: Gradients) -> Tensor:
+    def through_neurons(
+        self, record: Record, error: Tensor, learns: Sequence[bool], gradients: Gradients, *, once: bool = False
+    ) -> Tensor:
         """A signal at the rate, taken back through the neurons to the drive.
 
         Args:
@@ -92,15 +94,17 @@ class Node:
             error: (batch, units ...), at the rate.
             learns: for every parameter of the circuit, whether it learns.
             gradients: takes what the neurons' own parameters learn.
+            once: let go of what each step kept as soon as it is passed.
 
         Returns:
             (batch, units ...), at the drive.
         """
-        for step, slots, saved in zip(reversed(self.steps), reversed(self.slots), reversed(record.saved), strict=True):
+        saved = record.saved if once else list(record.saved)
+        for step, slots in zip(reversed(self.steps), reversed(self.slots), strict=True):
             if not slots:
-                error = step.backward(error, saved, ())[0]
+                error = step.backward(error, saved.pop(), ())[0]
                 continue
-            error, found = step.backward(error, saved, [learns[slot] for slot in slots])
+            error, found = step.backward(error, saved.pop(), [learns[slot] for slot in slots])
             for slot, gradient in zip(slots, found, strict=True):
                 if gradient is not None:
                     gradients[slot] = gradients[slot] + gradient if slot in gradients else gradient
@@ -267,9 +271,11 @@ class Junction(Node):
         return rate, Record(None, None, rate if keep_rate else None, [met, *saved], rate.shape, rate.dtype)
 
     def hand_back(
-        self, record: Record, error: Tensor, learns: Sequence[bool], gradients: Gradients
+        self, record: Record, error: Tensor, learns: Sequence[bool], gradients: Gradients, *, once: bool = False
     ) -> Sequence[Tensor]:
         """A signal at the junction's rate, as it goes to each of the rates that arrived."""
         met, *saved = record.saved
+        if once:
+            record.saved = []
         own = Record(None, None, None, saved, record.shape, record.dtype)
-        return self.meeting.backward(self.through_neurons(own, error, learns, gradients), met)
+        return self.meeting.backward(self.through_neurons(own, error, learns, gradients, once=True), met)
