@@ -187,8 +187,8 @@ MUTATIONS = (
     Mutation(
         "signs dropped",
         "rules/sign_symmetry.py",
-        "        return signs.mul_(self.sizes[layer])\n",
-        "        return signs.abs_().mul_(self.sizes[layer])\n",
+        "        signs = layer.weight.detach().sign()\n",
+        "        signs = layer.weight.detach().sign().abs_()\n",
         ORACLES,
         "sign",
     ),

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from apical.errors import CircuitError, ConfigError
+from apical.errors import CircuitError
 from apical.layers import Layer, Node, Record
-from apical.rules.randomness import Randomness, standard_deviation
+from apical.rules.randomness import Randomness, check_init, standard_deviation
 from apical.rules.rule import LearningRule, PerLayer
 from apical.wiring import Activity, Credit, Reach, Wiring
 
@@ -51,10 +51,7 @@ class DirectFeedbackAlignment(LearningRule):
 
     def __init__(self, *, init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
         super().__init__()
-        if init not in ("match", "outputs"):
-            raise ConfigError(f"{type(self).__name__}: init={init!r} is unknown; use 'match' or 'outputs'.")
-        if not scale > 0:
-            raise ConfigError(f"{type(self).__name__}: scale={scale!r} must be a positive number.")
+        check_init(type(self).__name__, init, scale, ("match", "outputs"))
         self.init = init
         self.scale = scale
         self.seed = seed
@@ -98,15 +95,11 @@ class DirectFeedbackAlignment(LearningRule):
             record = activity.records[node.index]
             if record is None or node in readouts or not node.own_slots:
                 continue
-            like = y.new_empty((outputs, *record.shape[1:]), dtype=self._dtype(wiring))
+            like = y.new_empty((outputs, *record.shape[1:]), dtype=wiring.layers[0].weight.dtype)
             spread = spreads[node.index] if self.init == "match" else outputs**-0.5
             self.weights.hold(node, self.randomness.uniform(like, self.scale * spread))
         if not len(self.weights):  # one layer: nothing to send, and no need to ask again
             self.weights.register_buffer("none", y.new_zeros(0))
-
-    @staticmethod
-    def _dtype(wiring: Wiring) -> torch.dtype:
-        return wiring.layers[0].weight.dtype
 
     def signal(self, wiring: Wiring, error: Tensor) -> Tensor:
         """What is sent to every layer: (batch, outputs)."""

@@ -50,7 +50,7 @@ class FeedbackAlignment(Sweep):
 
     def __init__(self, *, init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
         super().__init__()
-        check_init(type(self).__name__, init, scale)
+        check_init(type(self).__name__, init, scale, ("match", "xavier", "weights"))
         self.init = init
         self.scale = scale
         self.seed = seed

@@ -116,13 +116,18 @@ def feedback_like(weight: Tensor, init: str, scale: float, randomness: Randomnes
     """
     if init == "weights":
         return weight.detach().clone() * scale
-    spread = standard_deviation(weight) if init == "match" else glorot(weight)
-    return randomness.uniform(weight.detach(), scale * spread)
+    return randomness.uniform(weight.detach(), scale * spread_of(weight, init))
 
 
-def check_init(rule: str, init: str, scale: float) -> None:
-    """Refuse an unknown initialisation or a useless scale."""
-    if init not in ("match", "xavier", "weights"):
-        raise ConfigError(f"{rule}: init={init!r} is unknown; use 'match', 'xavier' or 'weights'.")
+def spread_of(weight: Tensor, init: str) -> float:
+    """The standard deviation that "match" (that of the weights as they are now) or "xavier" (Glorot's) asks for."""
+    return standard_deviation(weight) if init == "match" else glorot(weight)
+
+
+def check_init(rule: str, init: str, scale: float, known: tuple[str, ...]) -> None:
+    """Refuse an initialisation that the rule does not know, or a useless scale."""
+    if init not in known:
+        *others, last = map(repr, known)
+        raise ConfigError(f"{rule}: init={init!r} is unknown; use {', '.join(others)} or {last}.")
     if not (math.isfinite(scale) and scale > 0):
         raise ConfigError(f"{rule}: scale={scale!r} must be a positive number: it multiplies the feedback weights.")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from apical.errors import ConfigError
 from apical.layers import Layer, Record
-from apical.rules.randomness import Randomness, glorot, standard_deviation
+from apical.rules.randomness import Randomness, check_init, spread_of
 from apical.rules.rule import PerLayer, Sweep
 from apical.wiring import Wiring
 
@@ -50,10 +50,7 @@ class SignSymmetry(Sweep):
         super().__init__()
         if magnitude not in _MAGNITUDES:
             raise ConfigError(f"SignSymmetry: magnitude={magnitude!r} is unknown; use one of {', '.join(_MAGNITUDES)}.")
-        if init not in ("match", "xavier"):
-            raise ConfigError(f"SignSymmetry: init={init!r} is unknown; use 'match' or 'xavier'.")
-        if not (math.isfinite(scale) and scale > 0):
-            raise ConfigError(f"SignSymmetry: scale={scale!r} must be a positive number.")
+        check_init("SignSymmetry", init, scale, ("match", "xavier"))
         self.magnitude = magnitude
         self.init = init
         self.scale = scale
@@ -70,7 +67,7 @@ class SignSymmetry(Sweep):
         self.sizes = PerLayer()
         for layer in wiring.layers:
             weight = layer.weight.detach()
-            spread = self.scale * (standard_deviation(weight) if self.init == "match" else glorot(weight))
+            spread = self.scale * spread_of(weight, self.init)
             if self.magnitude == "fixed":
                 if layer.feeds_back:
                     self.sizes.hold(layer, self.randomness.uniform(weight, spread).abs_())
@@ -79,19 +76,21 @@ class SignSymmetry(Sweep):
 
     def feedback_weights(self, layer: Layer) -> Tensor:
         """The feedback weights of a layer for one batch: a batchwise call draws anew."""
-        signs = layer.weight.detach().sign()
-        if self.magnitude == "batchwise":
-            return self.randomness.odd_bytes(signs).mul_(signs) * (math.sqrt(3) / _LEVELS * self.sizes[layer])
-        return signs.mul_(self.sizes[layer])
+        pattern, size = self._pattern(layer)
+        return pattern if size is None else pattern * size
 
     def feedback(self, layer: Layer, record: Record, post: Tensor) -> Tensor:
         assert record.pre is not None
-        if self.magnitude == "fixed":
-            return layer.synapses.transport(post, self.feedback_weights(layer), record.pre)
+        pattern, size = self._pattern(layer)
         # One size for a whole layer scales the error, which is far smaller than the weights.
+        return layer.synapses.transport(post if size is None else post * size, pattern, record.pre)
+
+    def _pattern(self, layer: Layer) -> tuple[Tensor, Tensor | None]:
+        """The feedback weights of a layer, but for the one size that all of them share, where there is one."""
         signs = layer.weight.detach().sign()
         size = self.sizes[layer]
+        if self.magnitude == "fixed":
+            return signs.mul_(size), None
         if self.magnitude == "batchwise":
-            signs = self.randomness.odd_bytes(signs).mul_(signs)
-            size = size * (math.sqrt(3) / _LEVELS)
-        return layer.synapses.transport(post * size, signs, record.pre)
+            return self.randomness.odd_bytes(signs).mul_(signs), size * (math.sqrt(3) / _LEVELS)
+        return signs, size
