@@ -9,13 +9,14 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.hooks import RemovableHandle
 
 from apical import rules
 from apical.errors import CircuitError, ConfigError, NonFiniteError
 from apical.layers import Layer
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
-from apical.wiring import Activity, Wiring
+from apical.wiring import Activity, Observer, Wiring
 
 
 class _Boundary(torch.autograd.Function):
@@ -152,6 +153,21 @@ class Circuit(nn.Module):
         ]
         return self
 
+    def observe(self, observer: Observer) -> RemovableHandle:
+        """Let `observer(layer, quantities)` see what the rule carries in every layer while it teaches.
+
+        Each rule says in its `carries` what there is to see: event rates, burst rates, apical potentials and their
+        like, each a tensor of the observer's own. The handle's `remove()`, or the end of a `with` block, stops it.
+
+        Example:
+            >>> import torch, apical
+            >>> circuit = apical.Circuit(torch.nn.Linear(4, 3), apical.Backprop())
+            >>> with circuit.observe(lambda layer, quantities: print(layer, list(quantities))):
+            ...     circuit(torch.randn(5, 4)).sum().backward()
+            Linear ['teaching_signal']
+        """
+        return self.wiring.observe(observer)
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "rule":
             self.learn_by(value)
@@ -220,6 +236,8 @@ class Circuit(nn.Module):
         reciprocals: list[tuple[nn.Parameter, int]] = []
         for layer, pre, post, reciprocal in self.rule.teach(self.wiring, activity, error):
             last = post
+            if self.wiring.observers:
+                self.wiring.show(layer, teaching_signal=post)
             if check and not self.rule.signals_travel:
                 apart.append(post)
             weight_learns = learns[layer.weight_slot]

@@ -3,18 +3,27 @@
 respond: an input is answered, node by node, and what learning needs of it is kept (`Activity`)
 descend: an error at the output travels back, from layer to layer, over the junctions between them
 credit: a pair of signals, before and after a layer's synapses, becomes the update of these synapses
+show: what a rule carries while it teaches is handed to whoever observes the circuit
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from apical.layers import Gradients, Junction, Layer, Node, Record
 from apical.tracing import Plan
+
+Message = Tensor | tuple[Tensor, ...]
+"""What travels down: one error, or several streams of signals side by side."""
+
+Observer = Callable[[str, dict[str, Tensor]], None]
+"""Takes the name of a layer, and what the rule carries there: the quantity's name, and its values."""
 
 
 class Credit(NamedTuple):
@@ -135,6 +144,27 @@ class Wiring:
         self.teach_input = teach_input
         self._own_slots = [node.own_slots for node in plan.nodes]
         self._reaches: dict[tuple[bool, ...], Reach] = {}
+        self.observers: OrderedDict[int, Observer] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who watches a circuit does not watch its copies, and need not be picklable.
+        return {**self.__dict__, "observers": OrderedDict()}
+
+    def observe(self, observer: Observer) -> RemovableHandle:
+        """Let `observer` see what the rule carries; the handle's `remove`, or its `with` block's end, stops it."""
+        handle = RemovableHandle(self.observers)
+        self.observers[handle.id] = observer
+        return handle
+
+    def show(self, node: Node, **quantities: Tensor) -> None:
+        """Hand what a rule carries at a node to all who observe. Ask `observers` first where it costs something."""
+        for observer in list(self.observers.values()):
+            observer(node.name, {name: value.detach().clone() for name, value in quantities.items()})
+
+    def chain(self) -> list[Layer] | None:
+        """The layers in their order if each drives the next and nothing else, or None."""
+        in_line = all(node.sources == (node.index,) for node in self.nodes) and self.output == len(self.nodes)
+        return self.layers if in_line else None
 
     def readouts(self) -> set[Node]:
         """The nodes that the answer is read from: an error at the output reaches them over no synapse."""
@@ -198,8 +228,8 @@ class Wiring:
     def descend(
         self,
         activity: Activity,
-        error: Tensor,
-        otherwise: Callable[[Node, Record], Tensor | None] | None = None,
+        error: Message,
+        otherwise: Callable[[Node, Record], Message | None] | None = None,
         *,
         once: bool = False,
     ) -> Descent:
@@ -207,8 +237,8 @@ class Wiring:
 
         Args:
             activity: what the circuit kept of its answer.
-            error: dL/dy.
-            otherwise: gives the error at a node's rate where none arrived by the circuit's own paths.
+            error: dL/dy, or several streams of signals at the output.
+            otherwise: gives the message at a node's rate where none arrived by the circuit's own paths.
             once: nothing comes this way again: let go of what a node kept as soon as it is passed, so that a backward
                 pass takes no more memory than autograd's.
         """
@@ -219,25 +249,26 @@ class Descent:
     """One error's way back, layer by layer from the output.
 
     Iterating gives every layer that something can still be learned at or below: the layer, its record, and
-    the error that arrived at its rate (None where nobody sent any). Junctions are passed on the way.
+    the message that arrived at its rate (None where nobody sent any): an error, or, from layers that sent several
+    streams, as many, in their order. Junctions are passed on the way, by every stream alike.
     """
 
     def __init__(
         self,
         wiring: Wiring,
         activity: Activity,
-        error: Tensor,
-        otherwise: Callable[[Node, Record], Tensor | None] | None,
+        error: Message,
+        otherwise: Callable[[Node, Record], Message | None] | None,
         once: bool,
     ) -> None:
         self.once = once
         self.wiring = wiring
         self.activity = activity
         self.otherwise = otherwise
-        self.arrived: list[Tensor | None] = [None] * (len(wiring.nodes) + 1)
+        self.arrived: list[Message | None] = [None] * (len(wiring.nodes) + 1)
         self.arrived[wiring.output] = error
 
-    def __iter__(self) -> Iterator[tuple[Layer, Record, Tensor | None]]:
+    def __iter__(self) -> Iterator[tuple[Layer, Record, Any]]:
         activity = self.activity
         for node in reversed(self.wiring.nodes):
             if not activity.reach.values[node.index + 1]:
@@ -249,41 +280,64 @@ class Descent:
                 self._pass(node)
             if self.once:
                 activity.records[node.index] = None
-        activity.at_input = self.arrived[0]
+        at_input = self.arrived[0]
+        activity.at_input = at_input[0] if isinstance(at_input, tuple) else at_input
 
-    def _take(self, node: Node) -> Tensor | None:
-        """The error that arrived at a node's rate, or the one that is given otherwise."""
-        error, self.arrived[node.index + 1] = self.arrived[node.index + 1], None
-        if error is None and self.otherwise is not None:
-            error = self.otherwise(node, self.activity[node])
-        return error
+    def _take(self, node: Node) -> Message | None:
+        """The message that arrived at a node's rate, or the one that is given otherwise."""
+        message, self.arrived[node.index + 1] = self.arrived[node.index + 1], None
+        if message is None and self.otherwise is not None:
+            message = self.otherwise(node, self.activity[node])
+        return message
 
     def _pass(self, node: Junction) -> None:
         # An error that did not come by the circuit's paths is for this node alone.
         by_its_paths = self.arrived[node.index + 1] is not None
-        error = self._take(node)
-        if error is None:
+        message = self._take(node)
+        if message is None:
             return
         activity = self.activity
-        handed = node.hand_back(activity[node], error, activity.reach.learns, activity.gradients, once=self.once)
+        learns, record = activity.reach.learns, activity[node]
+        handed: Sequence[Message]
+        if isinstance(message, tuple):
+            # The first stream is the one that the junction's own parameters learn from.
+            others: Gradients = {}
+            streams = [
+                node.hand_back(record, stream, learns, others if number else activity.gradients)
+                for number, stream in enumerate(message)
+            ]
+            handed = list(zip(*streams, strict=True))
+        else:
+            handed = node.hand_back(record, message, learns, activity.gradients, once=self.once)
         if by_its_paths:
             for source, signal in zip(node.sources, handed, strict=True):
                 self._arrive(source, signal)
 
-    def _arrive(self, value: int, signal: Tensor) -> None:
-        if self.activity.reach.values[value]:
-            before = self.arrived[value]
-            self.arrived[value] = signal if before is None else before + signal
+    def _arrive(self, value: int, signal: Message) -> None:
+        if not self.activity.reach.values[value]:
+            return
+        before = self.arrived[value]
+        if before is None:
+            self.arrived[value] = signal
+        elif isinstance(before, tuple):
+            self.arrived[value] = tuple([a + b for a, b in zip(before, signal, strict=True)])
+        else:
+            assert isinstance(signal, Tensor)
+            self.arrived[value] = before + signal
 
     def somatic(self, layer: Layer, record: Record, error: Tensor) -> Tensor:
         """An error at a layer's rate, taken through its neurons to the soma; their own parameters learn."""
         activity = self.activity
         return layer.through_neurons(record, error, activity.reach.learns, activity.gradients, once=self.once)
 
+    def apical(self, layer: Layer, record: Record, signal: Tensor) -> Tensor:
+        """A signal at a layer's rate, taken through its neurons to the soma; nothing learns, nothing is let go."""
+        return layer.through_neurons(record, signal, self.activity.reach.learns, {})
+
     def goes_on(self, layer: Layer) -> bool:
         """Whether anything below the layer waits for an error."""
         return self.activity.reach.values[layer.sources[0]]
 
-    def send(self, layer: Layer, error: Tensor) -> None:
-        """Send an error down from a layer, to whatever made the rate that arrived at its synapses."""
-        self._arrive(layer.sources[0], error)
+    def send(self, layer: Layer, message: Message) -> None:
+        """Send an error, or several streams, down from a layer to whatever made the rate that arrived there."""
+        self._arrive(layer.sources[0], message)

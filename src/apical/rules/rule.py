@@ -32,6 +32,8 @@ class LearningRule(nn.Module, ABC):
         needs: what it asks of a circuit.
         recommended: settings that the rule is known to want, where they differ from backpropagation's:
             "learning_rate_factor" and "weight_decay".
+        carries: what an observer of the circuit is shown in every layer beside its teaching signal: the quantity's
+            name, and what it is, with its unit.
         records_drives: keep every layer's drive for `teach`.
         records_rates: keep every node's rate for `teach`.
         signals_travel: whether a teaching signal is made of the one above it, as far as to the lowest layer.
@@ -43,6 +45,7 @@ class LearningRule(nn.Module, ABC):
     paper: ClassVar[str]
     needs: ClassVar[str] = "any circuit"
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    carries: ClassVar[Mapping[str, str]] = MappingProxyType({})
     records_drives: ClassVar[bool] = False
     records_rates: ClassVar[bool] = False
     signals_travel: ClassVar[bool] = True
