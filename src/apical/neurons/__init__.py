@@ -1,0 +1,54 @@
+"""Neurons that fire in bursts, and the plasticity that reads them. Times in ms, rates in Hz, mV, pF, nS and pA.
+
+spikes = TwoCompartmentNeuron()(soma_current, dendrite_current).spikes      # a raster (time, ..., units)
+events, bursts = events_and_bursts(spikes, step=0.1)                        # two messages in one train
+"""
+
+from apical.neurons.bursting import TwoCompartmentNeuron
+from apical.neurons.interneurons import AdaptiveExponentialNeuron, AdaptiveExponentialState
+from apical.neurons.neuron import Run, SpikingNeuron
+from apical.neurons.plasticity import BurstDependentPlasticity, SynapseState
+from apical.neurons.protocols import burst_poisson, periodic_pairing
+from apical.neurons.pyramidal import Dendrite, PyramidalState, Soma
+from apical.neurons.short_term import ShortTermPlasticity, ShortTermState
+from apical.neurons.stochastic_burst import StochasticBurstNeuron
+from apical.neurons.synapses import Conductances, ConductanceSynapses, Projection
+from apical.neurons.trains import (
+    BURST_THRESHOLD,
+    EventsAndBursts,
+    Messages,
+    events_and_bursts,
+    messages,
+    pad,
+    to_raster,
+    to_times,
+)
+
+__all__ = [
+    "BURST_THRESHOLD",
+    "AdaptiveExponentialNeuron",
+    "AdaptiveExponentialState",
+    "BurstDependentPlasticity",
+    "ConductanceSynapses",
+    "Conductances",
+    "Dendrite",
+    "EventsAndBursts",
+    "Messages",
+    "Projection",
+    "PyramidalState",
+    "Run",
+    "ShortTermPlasticity",
+    "ShortTermState",
+    "Soma",
+    "SpikingNeuron",
+    "StochasticBurstNeuron",
+    "SynapseState",
+    "TwoCompartmentNeuron",
+    "burst_poisson",
+    "events_and_bursts",
+    "messages",
+    "pad",
+    "periodic_pairing",
+    "to_raster",
+    "to_times",
+]

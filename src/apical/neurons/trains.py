@@ -198,7 +198,7 @@ def messages(spikes: Tensor, *, width: float = 50.0, step: float = 1.0, threshol
         raise DataError(f"{spikes.shape[0]} steps of {step} ms hold no bin of {width} ms.")
 
     def count(what: Tensor) -> Tensor:
-        return what[: bins * length].sum(-1).unflatten(0, (bins, length)).sum(1).double()
+        return what[: bins * length].sum(-1).view(bins, length, *what.shape[1:-1]).sum(1).double()
 
     events, bursts = map(count, events_and_bursts(spikes, step=step, threshold=threshold))
     hertz = 1000 / (length * step * spikes.shape[-1])
