@@ -9,14 +9,18 @@ from typing import Any
 
 from apical.errors import ConfigError
 from apical.rules.backprop import Backprop as Backprop
+from apical.rules.burstccn import BurstCCN as BurstCCN
+from apical.rules.burstprop import Burstprop as Burstprop
 from apical.rules.direct_feedback import DirectFeedbackAlignment as DirectFeedbackAlignment
 from apical.rules.direct_feedback import DirectRandomTargetProjection as DirectRandomTargetProjection
 from apical.rules.feedback_alignment import FeedbackAlignment as FeedbackAlignment
 from apical.rules.feedback_alignment import KolenPollack as KolenPollack
 from apical.rules.feedback_alignment import WeightMirror as WeightMirror
+from apical.rules.microcircuit import DendriticMicrocircuit as DendriticMicrocircuit
 from apical.rules.rule import LearningRule as LearningRule
 from apical.rules.rule import PerLayer as PerLayer
 from apical.rules.rule import Sweep as Sweep
+from apical.rules.segregated import SegregatedDendrites as SegregatedDendrites
 from apical.rules.sign_symmetry import SignSymmetry as SignSymmetry
 
 # Every rule that is exported above, backpropagation first: to export a rule is to register it.

@@ -1,0 +1,222 @@
+"""BurstCCN: bursts carry errors, and a second feedback path takes away what events alone would bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from torch import Tensor
+
+from apical.errors import ConfigError
+from apical.layers import Layer
+from apical.rules.bursts import Bursts, Population, bounded, check_choice, check_positive, samples
+from apical.rules.randomness import feedback_like
+from apical.rules.rule import PerLayer
+from apical.wiring import Activity, Credit, Descent, Wiring
+
+
+class BurstCCN(Bursts):
+    """Bursting cortico-cortical networks: a burst is worth what it has more than its events let expect.
+
+    With event rates e_l, burst probabilities p_l, burst rates b_l = p_l e_l, and h(e) = phi'/e:
+
+        u_l  = Q_l e_(l+1) - Y_l b_(l+1)                     apical potential: events against bursts
+        p_l  = 2 p_b sigmoid((2 / p_b) h(e_l) * u_l)         hidden; slope 1 at u = 0 for any baseline p_b
+        p_L  = p_b + p_b error_scale (-dL/dv_L) / e_L        output; (t - e) h(e) of squared error
+        dW_l = eta (p_l - p_b) e_l e_(l-1)^T                 constant baseline: one phase, no moving average
+        dQ_l = -eta_Q u_l e_(l+1)^T                          homeostasis: silences the apical dendrite
+
+    Where Q = p_b Y, u holds the errors in the bursts alone, -Y (b - p_b e). What is computed is then, in units of the
+    loss and with s = error_scale and g the signal that feedback brings to the soma,
+
+        delta_l = (e_l / s) tanh(s g_l / e_l),   g_l = (Y_l delta_(l+1)) * phi'
+
+    which is backpropagation to third order in u where Y is the forward weights, feedback alignment where it is random.
+    A neuron without events cannot burst and learns nothing.
+
+    Args:
+        feedback: Y: "kolen_pollack" (a Parameter of the rule that takes W's increments, and the optimizer's weight
+            decay), "fixed" (random), "tied" (W itself) or "homeostatic" (learns by its own bursts to cancel the events,
+            dY = eta_Q u b^T; asks for events="fixed" or "learned").
+        events: Q: "matched" (always p_b Y, which costs no second product), "fixed" (p_b times Y and a fixed random
+            mismatch) or "learned" (dQ; the mismatch is a Parameter of the rule. With learned Y, Q takes p_b dY too).
+        mismatch: where Q is not matched, spread of Q / p_b - Y at the start, in units of Y's.
+        homeostasis: eta_Q over the optimizer's learning rate, and over the number of synapses that meet on an apical
+            dendrite, so that one value suits layers of any size.
+        error_scale: s, the part of the baseline that an output error of 1 adds or takes. Divided out again.
+        baseline: p_b, at most 0.5. It drops out of all updates.
+        tonic: event rate at rest of ON and OFF populations, where neurons have no lowest rate (see below).
+        init: as for feedback alignment, of Y.
+        scale: as for feedback alignment, of Y.
+        seed: of the feedback weights: with those of feedback alignment's seed, the very same.
+
+    Populations: no event or burst rate is negative. The event rate is the rate above the activation's floor (ReLU,
+    sigmoid: the rate; tanh: 1 + tanh), where the activation is: before pooling, after a norm. Layers without a floor
+    (no activation of their own, such as those under a residual sum, or a leaky one) and the output are pairs of ON and
+    OFF populations whose difference is the rate v, |v| + tonic events in all, with opposite apical potentials. Feedback
+    passes norms, pooling and junctions by their own derivative, as it does in every rule here.
+
+    Shapes: Y and Q as the layer's weight, convolutions included. Layers with nothing to teach below them have none.
+
+    Needs: any circuit; learned feedback an optimizer over `circuit.parameters()`, "kolen_pollack" with weight decay.
+    Raises: ConfigError on unknown options.
+
+    Departs from the paper: errors are those of any torch loss, per sample; gains are divided out, so that one learning
+    rate suits backpropagation and this; Y and Q have the sign of W (the paper's Y = -W^T). The paper's figures have
+    Y fixed and Q learned or matched; the default here is learned Y, which its authors' later work (2026) needs beyond
+    MNIST. The form of p for any baseline, and "homeostatic" Y, are of that later work, too. Output bursts are held
+    between never and twice the baseline.
+
+    Source: Greedy, Zhu, Pemberton, Mellor and Costa, NeurIPS 2022, section 3.
+    """
+
+    name = "burst_ccn"
+    title = "BurstCCN"
+    summary = "Bursts carry errors down, and feedback of events takes away what is no error."
+    paper = "Greedy et al. 2022"
+    needs = "any circuit; an optimizer over circuit.parameters() with weight decay"
+    feedbacks = ("kolen_pollack", "fixed", "tied", "homeostatic")
+    carries: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "event_rate": "events per neuron, in units of its rate",
+            "burst_probability": "part of the events that are bursts",
+            "burst_rate": "bursts per neuron, in units of its rate",
+            "apical_potential": "at the rate, in units of burst rate: hidden layers; positive raises bursting",
+        }
+    )
+
+    def __init__(
+        self,
+        *,
+        feedback: str = "kolen_pollack",
+        events: str = "matched",
+        mismatch: float = 0.1,
+        homeostasis: float = 0.1,
+        error_scale: float = 0.1,
+        baseline: float = 0.5,
+        tonic: float = 1.0,
+        init: str = "match",
+        scale: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            feedback=feedback,
+            error_scale=error_scale,
+            baseline=baseline,
+            tonic=tonic,
+            init=init,
+            scale=scale,
+            seed=seed,
+        )
+        check_choice("BurstCCN", "events", events, ("matched", "fixed", "learned"))
+        check_positive("BurstCCN", mismatch=mismatch, homeostasis=homeostasis)
+        if feedback == "homeostatic" and events == "matched":
+            raise ConfigError(
+                "BurstCCN: feedback='homeostatic' learns to cancel what events bring, and with events='matched' "
+                "nothing is left to cancel. Use events='fixed' or 'learned'."
+            )
+        self.events = events
+        self.mismatch = mismatch
+        self.homeostasis = homeostasis
+        self.event_weights = PerLayer()
+        self._slots: dict[str, int] = {}
+
+    def bind(self, wiring: Wiring) -> None:
+        super().bind(wiring)
+        self.event_weights = PerLayer()
+        if self.events != "matched":
+            for layer in wiring.layers:
+                if layer.feeds_back:
+                    apart = feedback_like(
+                        layer.weight, "xavier" if self.init == "xavier" else "match", self.scale, self.randomness
+                    ).mul_(self.mismatch)
+                    if self.feedback == "homeostatic":
+                        apart += self.weights[layer].detach()
+                    self.event_weights.hold(layer, apart, learned=self.events == "learned")
+        # Where the circuit keeps the gradients of the rule's own parameters: after the model's.
+        self._slots = {name: len(wiring.slots) + place for place, (name, _) in enumerate(self.named_parameters())}
+
+    def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
+        unit = self.error_scale * samples(wiring, error)
+        descent = wiring.descend(activity, error, once=True)
+        for layer, record, arrived in descent:
+            if arrived is None:
+                continue
+            population = self._populations[layer.index]
+            rate = population.rate(layer, record)
+            events = population.events(rate, unit)
+            separate = layer in self.event_weights and descent.goes_on(layer)
+            potential = arrived
+            arrived = population.arrive(layer, record, arrived, activity)
+            if population.output:
+                bursts = bounded(arrived, events)
+            else:
+                bursts = arrived.div(events).tanh_().mul_(events)
+            if wiring.observers:
+                self._show(wiring, layer, population, rate, events, bursts, potential, unit)
+            net = None
+            if separate:
+                net = population.net(rate, events, unit)
+                net = population.leave(layer, record, net, activity, learning=False)
+            post = population.leave(layer, record, bursts, activity)
+            del arrived, potential, rate, events, bursts  # their memory is free for what comes
+            pre = record.pre
+            assert pre is not None
+            yield Credit(layer, pre, post, self.weights.learned(layer) if self.feedback == "kolen_pollack" else None)
+            if descent.goes_on(layer):
+                below = layer.synapses.transport(post, self.feedback_weights(layer), pre)
+                if net is not None:
+                    below = below + self._events_below(layer, net, pre)
+                    self._homeostasis(descent, layer, net, post, below, unit)
+                descent.send(layer, below)
+
+    def _unmatched(self, layer: Layer) -> Tensor:
+        """Q / p_b - Y."""
+        kept = self.event_weights[layer]
+        return kept - self.weights[layer] if self.feedback == "homeostatic" else kept
+
+    def _events_below(self, layer: Layer, net: Tensor, pre: Tensor) -> Tensor:
+        return layer.synapses.transport(net, self._unmatched(layer), pre)
+
+    def _homeostasis(
+        self, descent: Descent, layer: Layer, net: Tensor, post: Tensor, below: Tensor, unit: float
+    ) -> None:
+        """What Q and Y learn from this layer's part of the apical potential below, u / p_b = unit * below."""
+        activity = descent.activity
+        many = unit / self.error_scale
+        rate = self.homeostasis * unit**2 / (many * layer.synapses.fan_out)
+        plans = []
+        if self.events == "learned":
+            plans.append((f"event_weights.{self.event_weights._key(layer)}", net, rate))
+        if self.feedback == "homeostatic":
+            plans.append((f"weights.{self.weights._key(layer)}", net - post, -rate))
+        for name, sent, factor in plans:
+            slot = self._slots[name]
+            if activity.reach.learns[slot]:
+                change, _ = layer.synapses.plasticity(below, sent, True, False)
+                assert change is not None
+                activity.gradients[slot] = change.mul_(factor).to(layer.weight.dtype)
+
+    def _show(
+        self,
+        wiring: Wiring,
+        layer: Layer,
+        population: Population,
+        rate: Tensor,
+        events: Tensor,
+        bursts: Tensor,
+        potential: Tensor,
+        unit: float,
+    ) -> None:
+        share = bursts / events  # how far the probability is below the baseline, in units of it
+        net = population.net(rate, events, unit)
+        burst_rate = self.baseline * unit * (events - share * net)
+        quantities = {
+            "event_rate": events * unit,
+            "burst_rate": burst_rate,
+            "burst_probability": burst_rate / (events * unit),
+        }
+        if not population.output:
+            quantities["apical_potential"] = potential * (-self.baseline * unit)
+        wiring.show(layer, **quantities)

@@ -1,0 +1,214 @@
+"""What the rules that learn by bursts share: populations with event and burst rates, and their feedback weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from apical.errors import ConfigError
+from apical.layers import Layer, Record, Step, activations, norms, shapes
+from apical.rules.randomness import Randomness, check_init, feedback_like
+from apical.rules.rule import LearningRule, PerLayer
+from apical.wiring import Activity, Reach, Wiring
+
+# The lowest rate of each activation; rounded down where it has no short form.
+_FLOORS: dict[type[Step], Callable[[Any], float]] = {
+    activations.ReLU: lambda step: 0.0,
+    activations.Sigmoid: lambda step: 0.0,
+    activations.Softplus: lambda step: 0.0,
+    activations.Softmax: lambda step: 0.0,
+    activations.Hardsigmoid: lambda step: 0.0,
+    activations.Tanh: lambda step: -1.0,
+    activations.Hardtanh: lambda step: min(0.0, float(step.module.min_val)),
+    activations.ELU: lambda step: -step.constants[0] * step.constants[1],
+    activations.GELU: lambda step: -0.1701,
+    activations.SiLU: lambda step: -0.2785,
+    activations.Mish: lambda step: -0.3089,
+    activations.Hardswish: lambda step: -0.375,
+}
+_ACTIVATIONS: tuple[type[Step], ...] = (*_FLOORS, activations.LeakyReLU, activations.LogSigmoid, activations.LogSoftmax)
+_KEEP_THE_SHAPE: tuple[type[Step], ...] = (
+    *_ACTIVATIONS,
+    activations.Identity,
+    norms.Norm,
+    shapes.Dropout,
+    shapes.ChannelDropout,
+)
+
+
+class Population:
+    """The neurons of a layer as a population with an event rate, of which no part is ever negative.
+
+    - Neurons with a lowest rate (ReLU, sigmoid, tanh, ...): the event rate is the rate above it.
+    - All others (no activation of their own, leaky ones), and the output: a pair of populations, ON and OFF, whose
+      difference is the rate v, and which fire |v| + tonic events together.
+
+    Events and bursts are where the activation is: signals come down to it over what follows (pooling, dropout), and
+    from it over what stands before (norms) to the soma. Where there is none, they are at the layer's rate.
+
+    Args:
+        layer: whose neurons these are.
+        output: whether an error at the output reaches them over no synapse.
+        tonic: events that a pair fires at rest.
+
+    Attributes:
+        keeps_shape: whether the layer's rate has the shape of its event rates.
+        needs_rate: whether the layer's own rate is asked for.
+    """
+
+    def __init__(self, layer: Layer, output: bool, tonic: float) -> None:
+        self.output = output
+        self.tonic = tonic
+        self.floor: float | None = None
+        self.place = len(layer.steps)
+        for place, step in enumerate(layer.steps):
+            if isinstance(step, _ACTIVATIONS):
+                self.place = place
+                if not output and type(step) in _FLOORS:
+                    self.floor = _FLOORS[type(step)](step)
+                break
+        self.needs_rate = self.place == len(layer.steps)
+        self.keeps_shape = all(isinstance(step, _KEEP_THE_SHAPE) for step in layer.steps[self.place :])
+
+    def rate(self, layer: Layer, record: Record) -> Tensor:
+        """The activation's answer, or the layer's rate where there is none."""
+        if self.needs_rate:
+            assert record.rate is not None
+            return record.rate
+        step: Any = layer.steps[self.place]
+        saved: Tensor = record.saved[self.place][0]
+        # Some activations keep their answer, others what they answered to.
+        answered: Tensor = step.answer(saved) if hasattr(step, "answer") else saved
+        return answered
+
+    def arrive(
+        self, layer: Layer, record: Record, signal: Tensor, activity: Activity, *, learning: bool = True
+    ) -> Tensor:
+        """A signal at the layer's rate, taken through what follows the activation, and through its derivative."""
+        return self._pass(layer, record, signal, activity, slice(self.place, None), learning)
+
+    def leave(
+        self, layer: Layer, record: Record, signal: Tensor, activity: Activity, *, learning: bool = True
+    ) -> Tensor:
+        """A signal before the activation, taken to the soma."""
+        return self._pass(layer, record, signal, activity, slice(0, self.place), learning)
+
+    def _pass(
+        self, layer: Layer, record: Record, signal: Tensor, activity: Activity, part: slice, learning: bool
+    ) -> Tensor:
+        # As Node.through_neurons, for a part of the steps.
+        learns, gradients = activity.reach.learns, activity.gradients
+        for step, slots, saved in reversed(
+            list(zip(layer.steps[part], layer.slots[part], record.saved[part], strict=True))
+        ):
+            signal, found = step.backward(signal, saved, [learning and learns[slot] for slot in slots])
+            for slot, gradient in zip(slots, found, strict=bool(found)):
+                if gradient is not None:
+                    gradients[slot] = gradients[slot] + gradient if slot in gradients else gradient
+        return signal
+
+    def events(self, rate: Tensor, unit: float) -> Tensor:
+        """The event rate over `unit`, above zero by so little that a ratio with it is a number."""
+        if self.floor is None:
+            return rate.abs().add_(self.tonic).div_(unit)
+        least = torch.finfo(rate.dtype)
+        above = least.tiny - self.floor / unit * (1 + 4 * least.eps)
+        return torch.rsub(rate, above, alpha=-1 / unit)
+
+    def net(self, rate: Tensor, events: Tensor, unit: float) -> Tensor:
+        """The events that synapses see over `unit`: of a pair, ON's without OFF's."""
+        return rate / unit if self.floor is None else events
+
+
+class Bursts(LearningRule):
+    """A rule whose neurons send events up and bursts down: what all such rules share.
+
+    See `BurstCCN` and `Burstprop`.
+    """
+
+    needs = "any circuit"
+    records_rates = True
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"weight_decay": 1e-3})
+    feedbacks: ClassVar[tuple[str, ...]] = ("kolen_pollack", "fixed", "tied")
+
+    def __init__(
+        self, *, feedback: str, error_scale: float, baseline: float, tonic: float, init: str, scale: float, seed: int
+    ) -> None:
+        super().__init__()
+        rule = type(self).__name__
+        check_init(rule, init, scale, ("match", "xavier", "weights"))
+        check_choice(rule, "feedback", feedback, self.feedbacks)
+        check_positive(rule, error_scale=error_scale, tonic=tonic)
+        if not 0 < baseline <= 0.5:
+            raise ConfigError(
+                f"{rule}: baseline={baseline!r} must be above 0 and at most 0.5: probabilities go up to twice that."
+            )
+        self.feedback = feedback
+        self.error_scale = error_scale
+        self.baseline = baseline
+        self.tonic = tonic
+        self.init = init
+        self.scale = scale
+        self.seed = seed
+        self.randomness = Randomness(seed)
+        self.weights = PerLayer()
+        self._populations: dict[int, Population] = {}
+
+    @property
+    def teaches_input(self) -> bool:
+        return self.feedback == "tied"
+
+    def bind(self, wiring: Wiring) -> None:
+        self.randomness = Randomness(self.seed)
+        self.weights = PerLayer()
+        outputs = wiring.readouts()
+        self._populations = {layer.index: Population(layer, layer in outputs, self.tonic) for layer in wiring.layers}
+        if self.feedback == "tied":
+            return
+        for layer in wiring.layers:
+            if layer.feeds_back:
+                feedback = feedback_like(layer.weight, self.init, self.scale, self.randomness)
+                self.weights.hold(layer, feedback, learned=self.feedback != "fixed")
+
+    def feedback_weights(self, layer: Layer) -> Tensor:
+        """Y, the weights by which a layer's bursts reach the apical dendrites below, of the shape of its own."""
+        return layer.weight if self.feedback == "tied" else self.weights[layer]
+
+    def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:
+        y, activity = wiring.respond(x, reach, rates=True)
+        for node in wiring.nodes:
+            record = activity.records[node.index]
+            population = self._populations.get(node.index)
+            if record is not None and not (population is not None and population.needs_rate):
+                record.rate = None  # nobody asks for it: its memory is free as soon as the circuit is done with it
+        return y, activity
+
+
+def samples(wiring: Wiring, error: Tensor) -> int:
+    """By what a batch's mean divides each sample's error."""
+    return error.shape[0] if wiring.reduction == "mean" else 1
+
+
+def bounded(signal: Tensor, events: Tensor) -> Tensor:
+    """An output's teaching signal, where its burst probability is linear between never and twice the baseline."""
+    # Not a number and infinity stay what they are, or they would not be noticed.
+    return signal.clamp(-events, events).add_(signal, alpha=0)
+
+
+def check_choice(rule: str, option: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a value that the rule does not know."""
+    if value not in known:
+        *others, last = map(repr, known)
+        raise ConfigError(f"{rule}: {option}={value!r} is unknown; use {', '.join(others)} or {last}.")
+
+
+def check_positive(rule: str, **options: float) -> None:
+    """Refuse what is not a positive number."""
+    for option, value in options.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{rule}: {option}={value!r} must be a positive number.")
