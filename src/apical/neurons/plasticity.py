@@ -130,7 +130,10 @@ class BurstDependentPlasticity:
         if not weights.is_floating_point() or weights.dim() < 2:
             raise DataError("weights must be floating-point with axes (..., post, pre); one synapse is (1, 1).")
         post, pre = weights[..., 0], weights[..., 0, :]
-        rate, probability = (torch.as_tensor(value).to(weights) for value in (event_rate, burst_probability))
+        rate, probability = (
+            torch.as_tensor(value, dtype=weights.dtype, device=weights.device)
+            for value in (event_rate, burst_probability)
+        )
         if not bool((rate >= 0).all()) or not bool(((probability >= 0) & (probability <= 1)).all()):
             raise DataError("the first estimates are an event rate of at least 0 Hz and a probability from 0 to 1.")
         return SynapseState(
@@ -156,11 +159,7 @@ class BurstDependentPlasticity:
             elapsed: time since the state's last update in ms, a number, or a tensor of the leading axes (...).
             learn: whether weights change; traces and averages go on in any case (the gate M(t) of the paper).
         """
-        if pre.shape != state.eligibility.shape or post.shape != state.event_rate.shape:
-            raise DataError(
-                f"spikes of shape {tuple(pre.shape)} before and {tuple(post.shape)} after do not fit weights of shape "
-                f"{tuple(state.weights.shape)}: they are (..., pre) and (..., post)."
-            )
+        self._check_fit(state, pre.shape, post.shape)
         self._pass_time(state, elapsed)
         self._presynaptic(state, pre, learn)
         self._postsynaptic(state, post, learn)
@@ -189,6 +188,7 @@ class BurstDependentPlasticity:
                 + ("" if gate is None else f", and gate is of shape {tuple(gate.shape)}")
                 + ": all cover the same time."
             )
+        self._check_fit(state, pre.shape[1:], post.shape[1:])
         active = (pre.flatten(1).any(1) | post.flatten(1).any(1)).nonzero().flatten().tolist()
         now = 0
         for moment in active:
@@ -218,11 +218,7 @@ class BurstDependentPlasticity:
         if duration is not None and duration < last:
             raise DataError(f"duration={duration!r} ms ends before the last spike, at {last:g} ms.")
         leading = state.weights.shape[:-2]
-        if pre.shape[:-1] != state.eligibility.shape or post.shape[:-1] != state.event_rate.shape:
-            raise DataError(
-                f"times of shape {tuple(pre.shape)} before and {tuple(post.shape)} after do not fit weights of shape "
-                f"{tuple(state.weights.shape)}: they are (..., pre, n) and (..., post, n)."
-            )
+        self._check_fit(state, pre.shape[:-1], post.shape[:-1])
         moments = torch.cat([pre.flatten(-2).double(), post.flatten(-2).double()], -1).sort(-1).values
         now = torch.zeros(leading, dtype=torch.float64, device=pre.device)
         previous = torch.full_like(now, -1)
@@ -238,6 +234,13 @@ class BurstDependentPlasticity:
         if duration is not None:
             self._pass_time(state, duration - now)
         return state
+
+    def _check_fit(self, state: SynapseState, pre: torch.Size, post: torch.Size) -> None:
+        if pre != state.eligibility.shape or post != state.event_rate.shape:
+            raise DataError(
+                f"presynaptic neurons {tuple(pre)} and postsynaptic ones {tuple(post)} do not fit weights of shape "
+                f"{tuple(state.weights.shape)}: they are (..., pre) and (..., post)."
+            )
 
     def _pass_time(self, state: SynapseState, elapsed: float | Tensor) -> None:
         """Decay of every trace."""
