@@ -224,6 +224,14 @@ _VARIANTS = [
     Row("kolen_pollack", {"init": "weights"}),
     Row("weight_mirror", {"every": 1, "rate": 0.1}, redraws=True),
     Row("direct_feedback_alignment", {"init": "outputs"}),
+    Row("dendritic_microcircuit", {"top_down": "tied", "interneurons": "tied", "teaching": 0.1}),
+    Row("dendritic_microcircuit", {"init": "weights", "cancellation_rate": 0.1, "prediction_rate": 0.5}),
+    Row("segregated_dendrites", {"feedback": "sparse"}),
+    Row("burst_ccn", {"feedback": "fixed", "events": "fixed"}),
+    Row("burst_ccn", {"feedback": "tied", "events": "learned", "baseline": 0.2}),
+    Row("burst_ccn", {"feedback": "homeostatic", "events": "learned", "error_scale": 0.5}),
+    Row("burstprop", {"feedback": "fixed", "recurrent": True}, redraws=True),
+    Row("burstprop", {"feedback": "fixed", "normalised": False, "scale": 0.5}),
 ]
 
 

@@ -91,7 +91,7 @@ class BurstCCN(Bursts):
         *,
         feedback: str = "kolen_pollack",
         events: str = "matched",
-        mismatch: float = 0.1,
+        mismatch: float = 0.01,
         homeostasis: float = 0.1,
         error_scale: float = 0.1,
         baseline: float = 0.5,
@@ -120,7 +120,7 @@ class BurstCCN(Bursts):
         self.mismatch = mismatch
         self.homeostasis = homeostasis
         self.event_weights = PerLayer()
-        self._slots: dict[str, int] = {}
+        self._slots: dict[tuple[int, str], int] = {}
 
     def bind(self, wiring: Wiring) -> None:
         super().bind(wiring)
@@ -135,7 +135,13 @@ class BurstCCN(Bursts):
                         apart += self.weights[layer].detach()
                     self.event_weights.hold(layer, apart, learned=self.events == "learned")
         # Where the circuit keeps the gradients of the rule's own parameters: after the model's.
-        self._slots = {name: len(wiring.slots) + place for place, (name, _) in enumerate(self.named_parameters())}
+        slots = {id(parameter): len(wiring.slots) + place for place, parameter in enumerate(self.parameters())}
+        self._slots = {
+            (layer.index, kind): slots[id(parameter)]
+            for layer in wiring.layers
+            for kind, kept in (("events", self.event_weights), ("bursts", self.weights))
+            if (parameter := kept.learned(layer)) is not None
+        }
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
         unit = self.error_scale * samples(wiring, error)
@@ -188,11 +194,11 @@ class BurstCCN(Bursts):
         rate = self.homeostasis * unit**2 / (many * layer.synapses.fan_out)
         plans = []
         if self.events == "learned":
-            plans.append((f"event_weights.{self.event_weights._key(layer)}", net, rate))
+            plans.append(("events", net, rate))
         if self.feedback == "homeostatic":
-            plans.append((f"weights.{self.weights._key(layer)}", net - post, -rate))
-        for name, sent, factor in plans:
-            slot = self._slots[name]
+            plans.append(("bursts", net - post, -rate))
+        for kind, sent, factor in plans:
+            slot = self._slots[layer.index, kind]
             if activity.reach.learns[slot]:
                 change, _ = layer.synapses.plasticity(below, sent, True, False)
                 assert change is not None

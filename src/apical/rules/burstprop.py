@@ -44,7 +44,8 @@ class Burstprop(Bursts):
             decay), "fixed" (random) or "tied" (W itself).
         recurrent: let fully connected hidden layers whose neurons neither pool nor reshape have the recurrent input Z.
         recurrent_rate: eta_Z times the units of the layer, for a batch's mean. Z starts at zero and is changed in place
-            while the circuit trains; the optimizer never sees it.
+            while the circuit trains; the optimizer never sees it. Its u is clipped where |slope u| = 6: a rectified
+            neuron that hardly fires has a potential without bound.
         slope: of the burst probability in the apical potential (the paper's beta).
         normalised: divide the gains out of the differences; otherwise they are the paper's.
         error_scale: the part of the baseline that an output error of 1 adds or takes. None: 0.1 normalised, else 1.
@@ -213,7 +214,6 @@ class Burstprop(Bursts):
         recurrent = recurrent.to(own.dtype)
         flat.addmm_(own, recurrent.t(), alpha=-units.tanh)
         if self.training:
-            # A rectified neuron that hardly fires has a potential without bound: beyond saturation it teaches no more.
             apart = flat.clamp(-3, 3)
             rate = self.recurrent_rate / (many * len(flat)) * units.per_error * 2 / self.slope
             self.recurrent_weights[layer].add_(apart.t().mm(own), alpha=rate)

@@ -31,8 +31,8 @@ _FLOORS: dict[type[Step], Callable[[Any], float]] = {
     activations.Mish: lambda step: -0.3089,
     activations.Hardswish: lambda step: -0.375,
 }
-_ACTIVATIONS: tuple[type[Step], ...] = (*_FLOORS, activations.LeakyReLU, activations.LogSigmoid, activations.LogSoftmax)
-_KEEP_THE_SHAPE: tuple[type[Step], ...] = (
+_ACTIVATIONS: tuple[Any, ...] = (*_FLOORS, activations.LeakyReLU, activations.LogSigmoid, activations.LogSoftmax)
+_KEEP_THE_SHAPE: tuple[Any, ...] = (
     *_ACTIVATIONS,
     activations.Identity,
     norms.Norm,
