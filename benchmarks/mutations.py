@@ -99,8 +99,8 @@ MUTATIONS = (
     Mutation(
         "signals that meet replace each other",
         "wiring.py",
-        "signal if before is None else before + signal",
-        "signal",
+        "self.arrived[value] = before + signal",
+        "self.arrived[value] = signal",
         ORACLES,
         "autograd",
     ),

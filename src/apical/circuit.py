@@ -22,35 +22,110 @@ from apical.wiring import Activity, Observer, Wiring
 class _Boundary(torch.autograd.Function):
     """Above it autograd; below it the circuit's rule.
 
-    Takes the circuit, the layout of what is kept, the number of parameters, the tensors kept (or None where they
-    come last, one by one), the answer, the input and the parameters.
+    Takes the circuit, what it kept of the answer, the answer, the input and the parameters.
     """
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         # The answer is there already: this only ties it to the parameters. No view of it, since autograd forbids to
         # overwrite a view made here, and an answer may be overwritten.
-        y: Tensor = inputs[4]
+        y: Tensor = inputs[2]
         return y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.circuit, ctx.packed, ctx.count, kept, _, _, *tensors = inputs
-        ctx.save_for_backward(*tensors, *(kept or ()))
+        ctx.circuit, ctx.kept = inputs[:2]
 
-    # A rule's update is no derivative: differentiating it again has no meaning, and is refused.
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
+        # A rule's update is no derivative: differentiating it again has no meaning, and is refused.
+        return (_refuse_another_derivative if torch.is_grad_enabled() else _teach)(ctx, error)
+
+
+def _teach(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
+    kept: _Kept | None = ctx.kept
+    if kept is None:
+        raise RuntimeError(
+            "Trying to backward through a circuit's graph a second time, and what it kept of its answer is gone after "
+            "the first. Say loss.backward(retain_graph=True) the first time."
+        )
+    if torch._C._autograd._get_current_graph_task_keep_graph():
+        activity = kept.activity.again()
+    else:
+        activity, ctx.kept = kept.activity, None
+    circuit: Circuit = ctx.circuit
+    circuit._refuse_another_rule(kept.changes)
+    kept.refuse_overwritten(activity)
+    x, gradients = circuit._teach(activity, error, ctx.needs_input_grad[3])
+    return (None, None, None, x, *gradients)
+
+
+_refuse_another_derivative = once_differentiable(_teach)
+
+
+class _Kept:
+    """What a circuit keeps of an answer until its rule teaches, and what tells if any of it was overwritten since.
+
+    As autograd does, it compares version numbers; but autograd's own keeping of tensors costs a small network a
+    twentieth of its step.
+    """
+
+    __slots__ = ("activity", "changes", "parameters", "source_version", "versions", "y", "y_version")
+
+    def __init__(self, activity: Activity, changes: int, parameters: list[nn.Parameter | None], y: Tensor) -> None:
+        self.activity = activity
+        self.changes = changes
+        self.parameters = parameters
+        self.versions = [parameter._version for parameter in parameters if parameter is not None]
+        self.source_version = activity.source._version
+        self.y = y
+        self.y_version = y._version
+
+    def refuse_overwritten(self, activity: Activity) -> None:
+        """Refuse to teach if what was kept is not what was there when the circuit answered."""
+        if [parameter._version for parameter in self.parameters if parameter is not None] != self.versions:
+            self._refuse("a weight of the circuit")
+        if activity.source._version != self.source_version:
+            self._refuse("the circuit's input")
+        if self.y._version != self.y_version:  # the answer may be overwritten, unless the rule has to see it
+            memory = self.y.untyped_storage().data_ptr()
+            if any(tensor.untyped_storage().data_ptr() == memory for tensor in activity.tensors()):
+                self._refuse("the circuit's answer")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise RuntimeError(
+            f"{what} has been modified by an inplace operation between its answer and loss.backward(), and the rule "
+            "has to see it as it was. Answer again, or modify a copy."
+        )
+
+
+class _SavingBoundary(_Boundary):
+    """The same, where autograd has to keep the tensors: for compilers, and for hooks that take them elsewhere.
+
+    Takes the circuit, the layout of what is kept, the answer, the input, the number of parameters, the parameters
+    and, one by one, the tensors.
+    """
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.circuit, ctx.packed, _, _, ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         # Looking at the saved parameters lets autograd notice one that was overwritten since the answer.
         changes, packed = ctx.packed
         ctx.circuit._refuse_another_rule(changes)
-        activity = Activity.unpack(ctx.saved_tensors[ctx.count :], packed)
-        if not torch.compiler.is_compiling():
-            ctx.maybe_clear_saved_tensors()  # from here on the activity alone holds them, unless the graph is retained
-        x, gradients = ctx.circuit._teach(activity, error, ctx.needs_input_grad[5])
-        one_by_one = len(ctx.needs_input_grad) - 6 - ctx.count
-        return (None, None, None, None, None, x, *gradients, *(None,) * one_by_one)
+        saved = ctx.saved_tensors
+        activity = Activity.unpack(saved[ctx.count :], packed)
+        x, gradients = ctx.circuit._teach(activity, error, ctx.needs_input_grad[3])
+        return (None, None, None, x, None, *gradients, *(None,) * (len(saved) - ctx.count))
+
+
+# Function.apply works out a signature and searches every argument for functorch's wrappers at each call; what it then
+# calls is this.
+_apply: Callable[..., Tensor] = super(torch.autograd.Function, _Boundary).apply
 
 
 class Circuit(nn.Module):
@@ -183,39 +258,46 @@ class Circuit(nn.Module):
         """
         if not torch.is_grad_enabled():
             return self.rule.answer(self.model, x)
+        rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
         parameters = [module._parameters[name] for module, name in self._slots]
         learns = tuple([parameter is not None and parameter.requires_grad for parameter in parameters])
         wanted = x.requires_grad
-        if wanted and not (self.wiring.teach_input or self.rule.teaches_input):
+        if wanted and not (self.wiring.teach_input or rule.teaches_input):
             raise CircuitError(
-                f"the input wants a gradient, and {type(self.rule).__name__} has no feedback weights that lead there. "
+                f"the input wants a gradient, and {type(rule).__name__} has no feedback weights that lead there. "
                 "Build the circuit with teach_input=True, or give it x.detach()."
             )
         if not (wanted or any(learns)):
-            return self.rule.answer(self.model, x)
-        reach = self.wiring.reach(learns, wanted)
-        with torch.no_grad():
-            source = x.detach()
-            if self.check_finite and not torch.compiler.is_compiling() and not _finite(source):
+            return rule.answer(self.model, x)
+        compiling = torch.compiler.is_compiling()
+        torch._C._set_grad_enabled(False)  # torch.no_grad() alone takes a hundredth of a small network's step
+        try:
+            source = x.detach() if wanted or compiling else x  # the compiler takes no tensor twice
+            if self.check_finite and not compiling and not _finite(source):
                 raise NonFiniteError("the circuit's input holds NaN or infinity: look at the data.", layer="input")
             if self.training:
-                self.rule.between(self.wiring)
-            y, activity = self.rule.respond(self.wiring, source, reach)
-            if not self.rule.ready:
-                self.rule.prepare(self.wiring, activity, y)
-            if self.rule.records_rates or self.rule.records_drives:
+                rule.between(self.wiring)
+            y, activity = rule.respond(self.wiring, source, self.wiring.reach(learns, wanted))
+            if not rule.ready:
+                rule.prepare(self.wiring, activity, y)
+            if rule.records_rates or rule.records_drives:
                 y = y.clone()  # the answer may be overwritten, what is kept must not
+        finally:
+            torch._C._set_grad_enabled(True)
+        if (
+            compiling
+            or torch._C._are_functorch_transforms_active()
+            or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        ):
+            return self._saving(activity, y, x, parameters)
+        return _apply(self, _Kept(activity, self._changes, parameters, y), y, x, *parameters)
+
+    def _saving(self, activity: Activity, y: Tensor, x: Tensor, parameters: list[nn.Parameter | None]) -> Tensor:
+        """The answer, tied to the parameters, where autograd has to keep the tensors."""
         tensors, packed = activity.pack()
-        packed = (self._changes, packed)
-        answer: Tensor
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            y = y.view_as(y)  # it may be among the tensors, and the compiler takes none twice
-            answer = _Boundary.apply(self, packed, len(parameters), None, y, x, *parameters, *tensors)  # type: ignore[no-untyped-call]
-        else:
-            # Function.apply works out a signature and searches every argument for functorch's wrappers at each call;
-            # what it then calls is this.
-            bare: Callable[..., Tensor] = super(torch.autograd.Function, _Boundary).apply
-            answer = bare(self, packed, len(parameters), tensors, y, x, *parameters)
+        y = y.view_as(y)  # it may be among the tensors, and the compiler takes none twice
+        arguments = ((self._changes, packed), y, x, len(parameters), *parameters, *tensors)
+        answer: Tensor = _SavingBoundary.apply(self, *arguments)  # type: ignore[no-untyped-call]
         return answer
 
     def _refuse_another_rule(self, changes: int) -> None:
@@ -230,26 +312,36 @@ class Circuit(nn.Module):
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """Let the rule turn the loss's derivative into the gradients of all parameters, and of the input."""
         gradients: list[Tensor | None] = [None] * len(self._slots)
+        rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
         learns = activity.reach.learns
         check = self.check_finite and not torch.compiler.is_compiling()
-        last, apart = error, []
+        every = check and not rule.signals_travel
+        observers = self.wiring.observers
         reciprocals: list[tuple[nn.Parameter, int]] = []
-        for layer, pre, post, reciprocal in self.rule.teach(self.wiring, activity, error):
-            last = post
-            if self.wiring.observers:
-                self.wiring.show(layer, teaching_signal=post)
-            if check and not self.rule.signals_travel:
-                apart.append(post)
-            weight_learns = learns[layer.weight_slot]
-            bias_learns = layer.bias_slot is not None and learns[layer.bias_slot]
-            if not (weight_learns or bias_learns):
+        apart: list[Tensor] = []
+        last = error
+        for layer, pre, post, reciprocal, learner in rule.teach(self.wiring, activity, error):
+            if learner is not None:
+                slot = self._slot_of(learner)
+                if learns[slot]:
+                    _add(gradients, slot, layer.synapses.plasticity(pre, post, True, False)[0])
                 continue
-            weight, bias = layer.synapses.plasticity(pre, post, weight_learns, bias_learns)
-            _add(gradients, layer.weight_slot, weight)
-            if layer.bias_slot is not None:
-                _add(gradients, layer.bias_slot, bias)
-            if reciprocal is not None and weight_learns:
-                reciprocals.append((reciprocal, layer.weight_slot))
+            if observers:
+                self.wiring.show(layer, teaching_signal=post)
+            bias_slot = layer.bias_slot
+            weight_learns = learns[layer.weight_slot]
+            bias_learns = bias_slot is not None and learns[bias_slot]
+            last = post
+            if weight_learns or bias_learns:
+                weight, bias = layer.synapses.plasticity(pre, post, weight_learns, bias_learns)
+                _add(gradients, layer.weight_slot, weight)
+                if bias_slot is not None and bias is not None:
+                    _add(gradients, bias_slot, bias)
+                    last = bias  # the sum of the signal: no number in there, none in here
+                if reciprocal is not None and weight_learns:
+                    reciprocals.append((reciprocal, layer.weight_slot))
+            if every:
+                apart.append(last)
         # A signal that is no number stays none on its way down, so the last one tells of all that travelled.
         if check and not _finite(error, *(apart or (last,))):
             self._name_the_layer(activity.source, error)
@@ -301,7 +393,7 @@ class Circuit(nn.Module):
                 layer="loss",
             )
         lost = self.wiring.layers[0].name
-        for layer, _, post, _ in self.rule.teach(self.wiring, activity, error):
+        for layer, _, post, *_ in self.rule.teach(self.wiring, activity, error):
             if not _finite(post):
                 lost = layer.name
                 break
@@ -314,15 +406,8 @@ class Circuit(nn.Module):
 
 def _finite(*tensors: Tensor) -> bool:
     """Whether the tensors hold finite numbers alone."""
-    # A finite sum has only finite terms, and one number is one wait for the device; only a sum that overflows asks
-    # for a closer look.
-    sums = [tensor.sum() for tensor in tensors if tensor.is_floating_point()]
-    if not sums:
-        return True
-    total = sums[0]
-    for further in sums[1:]:
-        total = total + further
-    return math.isfinite(total.item()) or all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    # A finite sum has only finite terms; only one that overflows asks for a closer look.
+    return all(math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _add(gradients: list[Tensor | None], slot: int, gradient: Tensor | None) -> None:

@@ -34,12 +34,14 @@ class Credit(NamedTuple):
         pre: (batch, fan-in ...), the rate that arrived.
         post: (batch, units ...), the teaching signal at the soma, with the sign of a gradient.
         reciprocal: feedback weights of the rule that take the identical increment.
+        learner: weights of the rule, of the shape of the layer's, that learn from this pair in place of them.
     """
 
     layer: Layer
     pre: Tensor
     post: Tensor
     reciprocal: nn.Parameter | None = None
+    learner: nn.Parameter | None = None
 
 
 class Reach(NamedTuple):
@@ -48,10 +50,12 @@ class Reach(NamedTuple):
     Attributes:
         learns: for every parameter of the circuit, whether it learns.
         values: for every value, whether anything at or above its source learns, so that errors are wanted there.
+        way: the nodes that an error has to pass, from the output down; with each, whether it is a layer.
     """
 
     learns: tuple[bool, ...]
     values: tuple[bool, ...]
+    way: tuple[tuple[Node, bool], ...]
 
 
 class Activity:
@@ -100,6 +104,25 @@ class Activity:
             saved = [tuple([place(item) for item in kept]) for kept in record.saved]
             layout.append((heads, saved, record.shape, record.dtype))
         return tensors, (layout, self.reach, place(self.source))
+
+    def again(self) -> Activity:
+        """The same activity, for another way down."""
+        records = [
+            None
+            if record is None
+            else Record(record.pre, record.drive, record.rate, list(record.saved), record.shape, record.dtype)
+            for record in self.records
+        ]
+        return Activity(records, self.reach, self.source)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor in it."""
+        yield self.source
+        for record in self.records:
+            if record is not None:
+                for item in (record.pre, record.drive, record.rate, *(item for kept in record.saved for item in kept)):
+                    if isinstance(item, Tensor):
+                        yield item
 
     @classmethod
     def unpack(cls, tensors: Sequence[Tensor], packed: Any) -> Activity:
@@ -190,7 +213,8 @@ class Wiring:
         for node, slots in zip(self.nodes, self._own_slots, strict=True):
             own = any(learns[slot] for slot in slots)
             values.append(node.taught and (own or any(values[source] for source in node.sources)))
-        found = Reach(learns, tuple(values))
+        way = [(node, isinstance(node, Layer)) for node in self.nodes if values[node.index + 1]]
+        found = Reach(learns, tuple(values), tuple(reversed(way)))
         if not torch.compiler.is_compiling():
             self._reaches[key] = found
         return found
@@ -265,34 +289,33 @@ class Descent:
         self.wiring = wiring
         self.activity = activity
         self.otherwise = otherwise
-        self.arrived: list[Message | None] = [None] * (len(wiring.nodes) + 1)
-        self.arrived[wiring.output] = error
+        self.arrived: dict[int, Message] = {wiring.output: error}
 
     def __iter__(self) -> Iterator[tuple[Layer, Record, Any]]:
         activity = self.activity
-        for node in reversed(self.wiring.nodes):
-            if not activity.reach.values[node.index + 1]:
-                continue
-            if isinstance(node, Layer):
+        records, once, take = activity.records, self.once, self._take
+        node: Any
+        for node, is_layer in activity.reach.way:
+            if is_layer:
                 # No name for the error here: whoever takes it decides when its memory is free.
-                yield node, activity[node], self._take(node)
-            elif isinstance(node, Junction):
+                yield node, records[node.index], take(node)
+            else:
                 self._pass(node)
-            if self.once:
-                activity.records[node.index] = None
-        at_input = self.arrived[0]
+            if once:
+                records[node.index] = None
+        at_input = self.arrived.get(0)
         activity.at_input = at_input[0] if isinstance(at_input, tuple) else at_input
 
     def _take(self, node: Node) -> Message | None:
         """The message that arrived at a node's rate, or the one that is given otherwise."""
-        message, self.arrived[node.index + 1] = self.arrived[node.index + 1], None
+        message = self.arrived.pop(node.index + 1, None)
         if message is None and self.otherwise is not None:
             message = self.otherwise(node, self.activity[node])
         return message
 
     def _pass(self, node: Junction) -> None:
         # An error that did not come by the circuit's paths is for this node alone.
-        by_its_paths = self.arrived[node.index + 1] is not None
+        by_its_paths = node.index + 1 in self.arrived
         message = self._take(node)
         if message is None:
             return
@@ -311,12 +334,11 @@ class Descent:
             handed = node.hand_back(record, message, learns, activity.gradients, once=self.once)
         if by_its_paths:
             for source, signal in zip(node.sources, handed, strict=True):
-                self._arrive(source, signal)
+                if activity.reach.values[source]:
+                    self._arrive(source, signal)
 
     def _arrive(self, value: int, signal: Message) -> None:
-        if not self.activity.reach.values[value]:
-            return
-        before = self.arrived[value]
+        before = self.arrived.get(value)
         if before is None:
             self.arrived[value] = signal
         elif isinstance(before, tuple):
@@ -339,5 +361,8 @@ class Descent:
         return self.activity.reach.values[layer.sources[0]]
 
     def send(self, layer: Layer, message: Message) -> None:
-        """Send an error, or several streams, down from a layer to whatever made the rate that arrived there."""
+        """Send an error, or several streams, down from a layer to whatever made the rate that arrived there.
+
+        Only where something waits for it: ask `goes_on` first.
+        """
         self._arrive(layer.sources[0], message)

@@ -68,8 +68,15 @@ class Node:
         self.sources = sources
         self.steps: list[Step] = []
         self.slots: list[tuple[int, ...]] = []
+        self._way_back: list[tuple[Step, tuple[int, ...]]] = []
         self.feeds_back = False
         self.taught = True
+
+    def add(self, step: Step, slots: tuple[int, ...]) -> None:
+        """One more step, whose parameters have these places in the circuit's list."""
+        self.steps.append(step)
+        self.slots.append(slots)
+        self._way_back.insert(0, (step, slots))
 
     @property
     def own_slots(self) -> tuple[int, ...]:
@@ -100,9 +107,9 @@ class Node:
             (batch, units ...), at the drive.
         """
         saved = record.saved if once else list(record.saved)
-        for step, slots in zip(reversed(self.steps), reversed(self.slots), strict=True):
+        for step, slots in self._way_back:
             if not slots:
-                error = step.backward(error, saved.pop(), ())[0]
+                error = step.derivative(error, *saved.pop())
                 continue
             error, found = step.backward(error, saved.pop(), [learns[slot] for slot in slots])
             for slot, gradient in zip(slots, found, strict=True):

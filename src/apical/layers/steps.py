@@ -44,6 +44,10 @@ class Step(ABC):
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The signal handed back, and the derivative for each of `parameters` that learns."""
 
+    def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
+        """The signal handed back, where the step has no parameters."""
+        return self.backward(grad, saved, ())[0]
+
 
 class Elementwise(Step):
     """A step without parameters: `backward` in one line."""

@@ -148,8 +148,10 @@ class LinearSynapses(Synapses):
         return F.linear(pre, weight, parameters["bias"])
 
     def transport(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
-        weight = _as(weight, post.dtype)
-        return _as(post.mm(weight) if post.dim() == 2 else post.matmul(weight), pre.dtype)
+        if post.dtype != weight.dtype:
+            weight = weight.to(post.dtype)
+        below = post.mm(weight) if post.dim() == 2 else post.matmul(weight)
+        return below if below.dtype == pre.dtype else below.to(pre.dtype)
 
     def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
         if post.dim() != 2:

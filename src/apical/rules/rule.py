@@ -123,7 +123,7 @@ class Sweep(LearningRule):
         for layer, record, arrived in descent:
             if arrived is None:
                 continue
-            post = descent.somatic(layer, record, arrived)
+            post = descent.somatic(layer, record, arrived) if layer.steps else arrived
             del arrived  # its memory is free for what comes
             assert record.pre is not None
             yield self.credit(layer, record.pre, post)
@@ -151,15 +151,19 @@ class PerLayer(nn.Module):
     def __init__(self, *, grows: bool = False) -> None:
         super().__init__()
         self.grows = grows
+        self._keys: dict[str, str] = {}
 
-    @staticmethod
-    def _key(layer: Node) -> str:
+    def _key(self, layer: Node) -> str:
+        known = self._keys.get(layer.name)
+        if known is not None:
+            return known
         key = layer.name.replace(".", "/")
         # A layer may be called what this module calls something of its own.
-        return f"/{key}" if hasattr(PerLayer, key) else key
+        return f"/{key}" if hasattr(PerLayer, key) or key in ("_keys", "grows") else key
 
     def hold(self, layer: Node, tensor: Tensor, *, learned: bool = False) -> None:
         """Keep a tensor for a layer."""
+        self._keys[layer.name] = self._key(layer)
         if learned:
             self.register_parameter(self._key(layer), nn.Parameter(tensor))
         else:

@@ -293,9 +293,8 @@ class Reader:
         if isinstance(step, ReLU):
             wanted = bool(step.module.inplace) or works_in_place(node, None)
             step.in_place = wanted and value in self.fresh
-        owner.steps.append(step)
         slots = tuple(self.slot_of[step.module.get_parameter(name)] for name in step.parameters)
-        owner.slots.append(slots)
+        owner.add(step, slots)
         if slots:
             self.learns[value] = True
         # Norms make a new tensor and keep their argument; other steps may keep what they made.
