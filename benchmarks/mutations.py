@@ -67,8 +67,8 @@ MUTATIONS = (
     Mutation(
         "feedback through the forward weights",
         "layers/synapses.py",
-        "        weight = _as(weight, post.dtype)\n",
-        "        weight = _as(self.weight, post.dtype)\n",
+        "        below = post.mm(weight) if",
+        "        below = post.mm(self.weight) if",
         ORACLES,
         "equations",
     ),
@@ -163,7 +163,7 @@ MUTATIONS = (
     Mutation(
         "the rule's signal goes past the neurons",
         "rules/rule.py",
-        "            post = descent.somatic(layer, record, arrived)\n",
+        "            post = descent.somatic(layer, record, arrived) if layer.steps else arrived\n",
         "            post = arrived\n",
         ORACLES,
         "equations",
