@@ -71,7 +71,7 @@ def burst_ccn(
     error_scale: float,
     tonic: float,
 ) -> tuple[list[Array], list[Array], list[Array]]:
-    """Greedy et al. 2022: minus the weight changes over the gains, and u e^T and u b^T over baselines.
+    """Greedy et al. 2022: minus the weight changes over the gains, and -dQ and -dY over eta_Q, scaled as ours are.
 
     `bursts` (Y) and `events` (Q) have the shapes and the sign of `weights`: where the paper has Y, here is -Y.
     """
@@ -79,6 +79,7 @@ def burst_ccn(
     changes = [np.zeros_like(W) for W in weights]
     to_events = [np.zeros_like(W) for W in weights]
     to_bursts = [np.zeros_like(W) for W in weights]
+    power_of_events, power_of_bursts = np.zeros(len(weights)), np.zeros(len(weights))
     last = len(weights) - 1
     for x, target in zip(inputs, targets, strict=True):
         drives, arriving = drives_of(weights, biases, x, activation)
@@ -102,6 +103,9 @@ def burst_ccn(
                     for i in range(len(e)):
                         to_events[layer + 1][i, j] += u[j] * e[i] / len(inputs)
                         to_bursts[layer + 1][i, j] -= u[j] * b[i] / len(inputs)
+                for i in range(len(e)):
+                    power_of_events[layer + 1] += e[i] ** 2 / len(e) / len(inputs)
+                    power_of_bursts[layer + 1] += (b[i] / baseline) ** 2 / len(e) / len(inputs)
                 e = np.array([rate_of(v) for v in drives[layer]])
                 b, change = np.zeros(len(e)), np.zeros(len(e))
                 for j in range(len(e)):
@@ -113,6 +117,9 @@ def burst_ccn(
                 for j in range(len(arriving[layer])):
                     step = change[i] * arriving[layer][j] / (baseline * error_scale)
                     changes[layer][i, j] -= step / len(inputs)
+    for layer in range(1, len(weights)):
+        to_events[layer] /= max(1.0, power_of_events[layer])
+        to_bursts[layer] /= max(1.0, power_of_bursts[layer])
     return changes, to_events, to_bursts
 
 

@@ -43,7 +43,8 @@ class BurstCCN(Bursts):
             mismatch) or "learned" (dQ; the mismatch is a Parameter of the rule. With learned Y, Q takes p_b dY too).
         mismatch: where Q is not matched, spread of Q / p_b - Y at the start, in units of Y's.
         homeostasis: eta_Q over the optimizer's learning rate, and over the number of synapses that meet on an apical
-            dendrite, so that one value suits layers of any size.
+            dendrite, so that one value suits layers of any size; over the mean square of what Q or Y carries, too,
+            where that is above 1.
         error_scale: s, the part of the baseline that an output error of 1 adds or takes. Divided out again.
         baseline: p_b, at most 0.5. It drops out of all updates.
         tonic: event rate at rest of ON and OFF populations, where neurons have no lowest rate (see below).
@@ -202,7 +203,9 @@ class BurstCCN(Bursts):
             if activity.reach.learns[slot]:
                 change, _ = layer.synapses.plasticity(below, sent, True, False)
                 assert change is not None
-                activity.gradients[slot] = change.mul_(factor).to(layer.weight.dtype)
+                # Vigorous events, such as a rectified layer's, would else make these steps too large to come to rest.
+                power = sent.square().mean().mul_(unit**2).clamp_(min=1)
+                activity.gradients[slot] = change.mul_(factor).div_(power).to(layer.weight.dtype)
 
     def _show(
         self,
