@@ -373,8 +373,6 @@ class DendriticMicrocircuit(LearningRule):
                 break
             soma = Soma(self._areas[layer.index], basal, signal, samples)
             yield Credit(layer, pre, soma.teaching_signal())
-            if not layer.feeds_back:
-                continue
             mirror = self._mirror(layer, pre, soma)
             self._learn(activity, layer, pre, soma, mirror)
             if self.inhibition.learned(layer) is not None or self.top_down_weights.learned(layer) is not None:

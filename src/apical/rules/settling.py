@@ -13,7 +13,7 @@ from torch import Tensor
 from apical.layers import Layer, Step
 from apical.wiring import Activity, Wiring
 
-_SLOWEST = 1 / 64
+_SLOWEST, _FASTER = 1 / 64, 1.1
 _ROUNDING = 32  # in units of the last place of the potentials
 
 
@@ -121,8 +121,7 @@ def settle(
             residual = max(moved)
             if residual <= how.tolerance:
                 break
-            if residual > before:
-                pace = max(pace / 2, _SLOWEST)
+            pace = max(pace / 2, _SLOWEST) if residual > before else min(pace * _FASTER, 1.0)
         answer(signals)
     told = watched and residual > how.tolerance and not silent
     if told:
