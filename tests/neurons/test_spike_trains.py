@@ -38,6 +38,15 @@ def test_the_threshold_itself_makes_an_event_whatever_the_time_step():
         assert (events.sum(), bursts.sum()) == (1, 1)
 
 
+def test_a_burst_across_two_bins_is_one_of_the_first_ones_events():
+    raster = torch.zeros(100, 1, 3, dtype=torch.bool)
+    raster[[45, 52], 0, 1] = True
+    event_rate, burst_rate, burst_probability = messages(raster, width=50)
+    assert event_rate[:, 0].tolist() == pytest.approx([20 / 3, 0])
+    assert burst_rate[:, 0].tolist() == pytest.approx([0, 20 / 3])
+    assert burst_probability[:, 0].tolist() == [1.0, 0.0]
+
+
 @given(st.lists(trains, min_size=1, max_size=4))
 def test_a_raster_keeps_every_spike(units):
     times = pad([torch.tensor(train, dtype=torch.float64) * 0.1 for train in units])

@@ -44,7 +44,7 @@ class Messages(NamedTuple):
     Attributes:
         event_rate: events, in Hz for each neuron.
         burst_rate: bursts, in Hz for each neuron.
-        burst_probability: bursts / events; zero in a bin without events.
+        burst_probability: the share of the bin's events that become bursts; zero in a bin without events.
     """
 
     event_rate: Tensor
@@ -165,10 +165,16 @@ def events_and_bursts(spikes: Tensor, *, step: float = 1.0, threshold: float = B
         bursts[..., 1:] &= events[..., :-1]
         return EventsAndBursts(events, bursts)
     check_raster(spikes, "spikes")
-    steps = torch.arange(1, spikes.shape[0] + 1, device=spikes.device).view(-1, *[1] * (spikes.dim() - 1))
-    last_spike = _latest_before(spikes, steps)
-    events = spikes & ((last_spike == 0) | reaches((steps - last_spike) * step, threshold))
-    return EventsAndBursts(events, spikes & ~events & (last_spike == _latest_before(events, steps)))
+    events, bursts, _ = _classified(spikes, step, threshold)
+    return EventsAndBursts(events, bursts)
+
+
+def _classified(raster: Tensor, step: float, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The events and the bursts of a raster; and for each step the number (from one) of the last step with a spike."""
+    steps = torch.arange(1, raster.shape[0] + 1, device=raster.device).view(-1, *[1] * (raster.dim() - 1))
+    last_spike = _latest_before(raster, steps)
+    events = raster & ((last_spike == 0) | reaches((steps - last_spike) * step, threshold))
+    return events, raster & ~events & (last_spike == _latest_before(events, steps)), last_spike
 
 
 def _latest_before(raster: Tensor, steps: Tensor) -> Tensor:
@@ -181,6 +187,8 @@ def _latest_before(raster: Tensor, steps: Tensor) -> Tensor:
 def messages(spikes: Tensor, *, width: float = 50.0, step: float = 1.0, threshold: float = BURST_THRESHOLD) -> Messages:
     """The two messages of a population: its event rate and its burst probability, in bins of time.
 
+    A burst counts in the bin of its second spike for the rate, in that of its event for the probability.
+
     Args:
         spikes: a raster, boolean (time, ..., units); the population is the last axis.
         width: of a bin, in ms; steps that fill no bin at the end are left out.
@@ -190,7 +198,7 @@ def messages(spikes: Tensor, *, width: float = 50.0, step: float = 1.0, threshol
     Raises:
         DataError: not a raster, or shorter than a bin.
     """
-    check_positive("messages", width=width, step=step)
+    check_positive("messages", width=width, step=step, threshold=threshold)
     check_raster(spikes, "spikes")
     length = round(width / step)
     bins = spikes.shape[0] // max(length, 1)
@@ -200,9 +208,14 @@ def messages(spikes: Tensor, *, width: float = 50.0, step: float = 1.0, threshol
     def count(what: Tensor) -> Tensor:
         return what[: bins * length].sum(-1).view(bins, length, *what.shape[1:-1]).sum(1).double()
 
-    events, bursts = map(count, events_and_bursts(spikes, step=step, threshold=threshold))
+    events, bursts, last_spike = _classified(spikes, step, threshold)
+    # A burst's second spike may fall into the next bin; its event is the spike before.
+    moments, *units = bursts.nonzero(as_tuple=True)
+    became_bursts = torch.zeros_like(events)
+    became_bursts[last_spike[moments, *units] - 1, *units] = True
     hertz = 1000 / (length * step * spikes.shape[-1])
-    return Messages(events * hertz, bursts * hertz, bursts / events.clamp(min=1))
+    counted = count(events)
+    return Messages(counted * hertz, count(bursts) * hertz, count(became_bursts) / counted.clamp(min=1))
 
 
 def _form(tensor: Tensor) -> str:
