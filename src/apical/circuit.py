@@ -56,6 +56,7 @@ def _teach(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
     circuit: Circuit = ctx.circuit
     circuit._refuse_another_rule(kept.changes)
     kept.refuse_overwritten(activity)
+    del kept  # and with it the answer
     x, gradients = circuit._teach(activity, error, ctx.needs_input_grad[3])
     return (None, None, None, x, *gradients)
 
@@ -316,35 +317,42 @@ class Circuit(nn.Module):
         learns = activity.reach.learns
         check = self.check_finite and not torch.compiler.is_compiling()
         every = check and not rule.signals_travel
+        wanted = activity.reach.values
         observers = self.wiring.observers
         reciprocals: list[tuple[nn.Parameter, int]] = []
-        apart: list[Tensor] = []
-        last = error
+        signals = [error]
         for layer, pre, post, reciprocal, learner in rule.teach(self.wiring, activity, error):
             if learner is not None:
                 slot = self._slot_of(learner)
                 if learns[slot]:
-                    _add(gradients, slot, layer.synapses.plasticity(pre, post, True, False)[0])
+                    change, _ = layer.synapses.plasticity(pre, post, True, False)
+                    assert change is not None
+                    _add(gradients, slot, change)
                 continue
             if observers:
                 self.wiring.show(layer, teaching_signal=post)
-            bias_slot = layer.bias_slot
-            weight_learns = learns[layer.weight_slot]
+            weight_slot, bias_slot = layer.weight_slot, layer.bias_slot
+            weight_learns = learns[weight_slot]
             bias_learns = bias_slot is not None and learns[bias_slot]
-            last = post
+            bias = None
             if weight_learns or bias_learns:
                 weight, bias = layer.synapses.plasticity(pre, post, weight_learns, bias_learns)
-                _add(gradients, layer.weight_slot, weight)
-                if bias_slot is not None and bias is not None:
+                if weight is not None:
+                    _add(gradients, weight_slot, weight)
+                    if reciprocal is not None:
+                        reciprocals.append((reciprocal, weight_slot))
+                if bias is not None and bias_slot is not None:
                     _add(gradients, bias_slot, bias)
-                    last = bias  # the sum of the signal: no number in there, none in here
-                if reciprocal is not None and weight_learns:
-                    reciprocals.append((reciprocal, layer.weight_slot))
-            if every:
-                apart.append(last)
-        # A signal that is no number stays none on its way down, so the last one tells of all that travelled.
-        if check and not _finite(error, *(apart or (last,))):
-            self._name_the_layer(activity.source, error)
+            # A signal that is no number stays none on its way down: the lowest tells of all above it. What a bias
+            # learns is the signal's sum, which has only finite terms if it is finite.
+            if every or (check and not wanted[layer.sources[0]]):
+                signals.append(post.sum() if bias is None else bias)
+            del pre, post  # their memory is free for what comes
+        if check:
+            if input_wanted and activity.at_input is not None:
+                signals.append(activity.at_input)
+            if not _finite(*signals):
+                self._name_the_layer(activity.source, error)
         for feedback, slot in reciprocals:
             whole = gradients[slot]
             assert whole is not None
@@ -360,8 +368,8 @@ class Circuit(nn.Module):
                 return slot
         raise AssertionError("a rule gave credit to a parameter that is not its own")
 
-    def _name_the_layer(self, x: Tensor, error: Tensor) -> NoReturn:
-        """Answer again and teach again, for where the first number was lost."""
+    def _name_the_layer(self, x: Tensor, error: Tensor) -> None:
+        """Answer again and teach again, for where the first number was lost, if one was."""
         everything = self.wiring.reach((True,) * len(self._slots), False)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             _, activity = self.rule.respond(self.wiring, x, everything)
@@ -392,16 +400,13 @@ class Circuit(nn.Module):
                 "look at the loss and the targets.",
                 layer="loss",
             )
-        lost = self.wiring.layers[0].name
         for layer, _, post, *_ in self.rule.teach(self.wiring, activity, error):
             if not _finite(post):
-                lost = layer.name
-                break
-        raise NonFiniteError(
-            f"{lost}: the teaching signal that {type(self.rule).__name__} brings to it holds NaN or infinity. "
-            "Lower the learning rate, clip the gradient, or make the feedback weights smaller.",
-            layer=lost,
-        )
+                raise NonFiniteError(
+                    f"{layer.name}: the teaching signal that {type(self.rule).__name__} brings to it holds NaN or "
+                    "infinity. Lower the learning rate, clip the gradient, or make the feedback weights smaller.",
+                    layer=layer.name,
+                )
 
 
 def _finite(*tensors: Tensor) -> bool:
@@ -410,7 +415,6 @@ def _finite(*tensors: Tensor) -> bool:
     return all(math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-def _add(gradients: list[Tensor | None], slot: int, gradient: Tensor | None) -> None:
-    if gradient is not None:
-        before = gradients[slot]
-        gradients[slot] = gradient if before is None else before + gradient
+def _add(gradients: list[Tensor | None], slot: int, gradient: Tensor) -> None:
+    before = gradients[slot]
+    gradients[slot] = gradient if before is None else before + gradient

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from apical.errors import CircuitError
 
@@ -95,11 +96,14 @@ def known_closed_forms() -> list[type[nn.Module]]:
 
 
 class _Graph:
-    """The local autograd graph of one answer; not a tensor, so that nobody takes it for one."""
+    """The local autograd graph of one answer; not a tensor, so that nobody takes it for one.
+
+    Holds where the output comes out of the graph, and not the output: autograd needs it as little.
+    """
 
     def __init__(self, inputs: Sequence[Tensor], output: Tensor) -> None:
         self.inputs = inputs
-        self.output = output
+        self.edge = get_gradient_edge(output) if output.requires_grad else None
 
 
 def local_graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, _Graph]:
@@ -120,11 +124,11 @@ def local_graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple
 def local_derivative(graph: _Graph, grad: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """The derivative of a local graph by its inputs and by these parameters."""
     wanted = [*graph.inputs, *parameters]
-    if not graph.output.requires_grad:
+    if graph.edge is None:
         return (None,) * len(wanted)
     # Rates may have been compared or counted: what is no real number has no derivative.
     real = [tensor for tensor in wanted if tensor.requires_grad]
-    found = iter(torch.autograd.grad(graph.output, real, grad, retain_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad([graph.edge], real, grad, retain_graph=True, allow_unused=True))
     return tuple([next(found) if tensor.requires_grad else None for tensor in wanted])
 
 

@@ -126,9 +126,11 @@ class Sweep(LearningRule):
             post = descent.somatic(layer, record, arrived) if layer.steps else arrived
             del arrived  # its memory is free for what comes
             assert record.pre is not None
-            yield self.credit(layer, record.pre, post)
+            # First down, then the credit: so no synapses' update takes memory while an error is on its way.
             if descent.goes_on(layer):
                 descent.send(layer, self.feedback(layer, record, post))
+            yield self.credit(layer, record.pre, post)
+            del record, post
 
     def credit(self, layer: Layer, pre: Tensor, post: Tensor) -> Credit:
         """What the layer's synapses see."""
