@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apical.errors import ConfigError
 from apical.layers import Layer
-from apical.rules.bursts import Bursts, Population, bounded, check_choice, check_positive, samples
+from apical.rules.bursts import Bursts, Population, bounded, check_choice, check_positive, samples, tanh_
 from apical.rules.randomness import feedback_like
 from apical.rules.rule import PerLayer
 from apical.wiring import Activity, Credit, Descent, Wiring
@@ -45,7 +45,9 @@ class BurstCCN(Bursts):
         homeostasis: eta_Q over the optimizer's learning rate, and over the number of synapses that meet on an apical
             dendrite, so that one value suits layers of any size; over the mean square of what Q or Y carries, too,
             where that is above 1.
-        error_scale: s, the part of the baseline that an output error of 1 adds or takes. Divided out again.
+        error_scale: s, the part of the baseline that an output error of 1 adds or takes. Divided out again, so that
+            small ones only keep populations in their linear range; but where Q is not matched, errors have to stand out
+            from what events bring. None: 0.1 where Q is matched, else 1.
         baseline: p_b, at most 0.5. It drops out of all updates.
         tonic: event rate at rest of ON and OFF populations, where neurons have no lowest rate (see below).
         init: as for feedback alignment, of Y.
@@ -93,14 +95,16 @@ class BurstCCN(Bursts):
         feedback: str = "kolen_pollack",
         events: str = "matched",
         mismatch: float = 0.01,
-        homeostasis: float = 0.1,
-        error_scale: float = 0.1,
+        homeostasis: float = 1.0,
+        error_scale: float | None = None,
         baseline: float = 0.5,
         tonic: float = 1.0,
         init: str = "match",
         scale: float = 1.0,
         seed: int = 0,
     ) -> None:
+        if error_scale is None:
+            error_scale = 0.1 if events == "matched" else 1.0
         super().__init__(
             feedback=feedback,
             error_scale=error_scale,
@@ -121,28 +125,25 @@ class BurstCCN(Bursts):
         self.mismatch = mismatch
         self.homeostasis = homeostasis
         self.event_weights = PerLayer()
-        self._slots: dict[tuple[int, str], int] = {}
+        self._event_slots: dict[int, int] = {}
+        self._burst_slots: dict[int, int] = {}
 
     def bind(self, wiring: Wiring) -> None:
         super().bind(wiring)
         self.event_weights = PerLayer()
-        if self.events != "matched":
-            for layer in wiring.layers:
-                if layer.feeds_back:
-                    apart = feedback_like(
-                        layer.weight, "xavier" if self.init == "xavier" else "match", self.scale, self.randomness
-                    ).mul_(self.mismatch)
-                    if self.feedback == "homeostatic":
-                        apart += self.weights[layer].detach()
-                    self.event_weights.hold(layer, apart, learned=self.events == "learned")
-        # Where the circuit keeps the gradients of the rule's own parameters: after the model's.
-        slots = {id(parameter): len(wiring.slots) + place for place, parameter in enumerate(self.parameters())}
-        self._slots = {
-            (layer.index, kind): slots[id(parameter)]
-            for layer in wiring.layers
-            for kind, kept in (("events", self.event_weights), ("bursts", self.weights))
-            if (parameter := kept.learned(layer)) is not None
-        }
+        # Nothing lies below the first layer whose apical dendrite could be silenced.
+        silenced = [layer for layer in wiring.layers if layer.feeds_back and layer.sources != (0,)]
+        for layer in silenced if self.events != "matched" else ():
+            init = "xavier" if self.init == "xavier" else "match"
+            apart = feedback_like(layer.weight, init, self.scale, self.randomness).mul_(self.mismatch)
+            if self.feedback == "homeostatic":
+                apart += self.weights[layer].detach()
+            self.event_weights.hold(layer, apart, learned=self.events == "learned")
+        self._event_slots = self.slots_of(self.event_weights, wiring)
+        self._burst_slots = self.slots_of(self.weights, wiring)
+
+    def _learns(self, layer: Layer) -> bool:
+        return super()._learns(layer) or (self.feedback == "homeostatic" and layer.sources != (0,))
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
         unit = self.error_scale * samples(wiring, error)
@@ -151,23 +152,24 @@ class BurstCCN(Bursts):
             if arrived is None:
                 continue
             population = self._populations[layer.index]
-            rate = population.rate(layer, record)
-            events = population.events(rate, unit)
+            events = population.events(population.heard(layer, record), unit)
             separate = layer in self.event_weights and descent.goes_on(layer)
             potential = arrived
             arrived = population.arrive(layer, record, arrived, activity)
             if population.output:
                 bursts = bounded(arrived, events)
             else:
-                bursts = arrived.div(events).tanh_().mul_(events)
+                bursts = tanh_(arrived.div(events)).mul_(events)
+            bursts = population.spread(layer, record, bursts, activity)
             if wiring.observers:
-                self._show(wiring, layer, population, rate, events, bursts, potential, unit)
+                self._show(wiring, layer, population, population.rate(layer, record), bursts, potential, unit)
             net = None
             if separate:
-                net = population.net(rate, events, unit)
+                rate = population.rate(layer, record)
+                net = population.net(rate, population.events(rate, unit), unit)
                 net = population.leave(layer, record, net, activity, learning=False)
             post = population.leave(layer, record, bursts, activity)
-            del arrived, potential, rate, events, bursts  # their memory is free for what comes
+            del arrived, potential, events, bursts  # their memory is free for what comes
             pre = record.pre
             assert pre is not None
             yield Credit(layer, pre, post, self.weights.learned(layer) if self.feedback == "kolen_pollack" else None)
@@ -195,11 +197,10 @@ class BurstCCN(Bursts):
         rate = self.homeostasis * unit**2 / (many * layer.synapses.fan_out)
         plans = []
         if self.events == "learned":
-            plans.append(("events", net, rate))
+            plans.append((self._event_slots[layer.index], net, rate))
         if self.feedback == "homeostatic":
-            plans.append(("bursts", net - post, -rate))
-        for kind, sent, factor in plans:
-            slot = self._slots[layer.index, kind]
+            plans.append((self._burst_slots[layer.index], net - post, -rate))
+        for slot, sent, factor in plans:
             if activity.reach.learns[slot]:
                 change, _ = layer.synapses.plasticity(below, sent, True, False)
                 assert change is not None
@@ -213,11 +214,11 @@ class BurstCCN(Bursts):
         layer: Layer,
         population: Population,
         rate: Tensor,
-        events: Tensor,
         bursts: Tensor,
         potential: Tensor,
         unit: float,
     ) -> None:
+        events = population.events(rate, unit)
         share = bursts / events  # how far the probability is below the baseline, in units of it
         net = population.net(rate, events, unit)
         burst_rate = self.baseline * unit * (events - share * net)

@@ -9,9 +9,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from apical.layers import Layer
+from apical.layers import Layer, Record
 from apical.layers.synapses import LinearSynapses
-from apical.rules.bursts import Bursts, bounded, check_positive, samples
+from apical.rules.bursts import Bursts, bounded, check_positive, samples, tanh_
 from apical.rules.rule import PerLayer
 from apical.wiring import Activity, Credit, Wiring
 
@@ -43,9 +43,9 @@ class Burstprop(Bursts):
         feedback: Y: "kolen_pollack" (a Parameter of the rule that takes W's increments, and the optimizer's weight
             decay), "fixed" (random) or "tied" (W itself).
         recurrent: let fully connected hidden layers whose neurons neither pool nor reshape have the recurrent input Z.
-        recurrent_rate: eta_Z times the units of the layer, for a batch's mean. Z starts at zero and is changed in place
-            while the circuit trains; the optimizer never sees it. Its u is clipped where |slope u| = 6: a rectified
-            neuron that hardly fires has a potential without bound.
+        recurrent_rate: eta_Z over the optimizer's learning rate, times the units of the layer. Z is a Parameter of the
+            rule and starts at zero. Its u is clipped where |slope u| = 6: a rectified neuron that hardly fires has a
+            potential without bound.
         slope: of the burst probability in the apical potential (the paper's beta).
         normalised: divide the gains out of the differences; otherwise they are the paper's.
         error_scale: the part of the baseline that an output error of 1 adds or takes. None: 0.1 normalised, else 1.
@@ -65,8 +65,9 @@ class Burstprop(Bursts):
     Departs from the paper: errors are those of any torch loss, per sample, and updates are the batch's mean where the
     loss is (the released code sums over the batch: `reduction="sum"`). Released defaults are normalised=False, slope 1,
     Y of standard deviation 1, Z on and uniform in +-0.01 at the start, a learning rate for each layer; its author says
-    that on CIFAR-10 they do not learn. Here Y has W's spread, Z starts at zero, and its rate is in units of the layer's
-    size (the released 1e-4, summed over 32 samples, is 1.6 for 500 units). Output bursts are held between never and
+    that on CIFAR-10 they do not learn. Here Y has W's spread, and Z starts at zero and is the optimizer's, with momentum, so
+    that it is the same in every process that shares a training (the released 1e-4 without momentum, summed over 32
+    samples of 500 units beside a rate of 0.1, is recurrent_rate=16). Output bursts are held between never and
     twice the baseline.
 
     Source: Payeur, Guerguiev, Zenke, Richards and Naud, Nature Neuroscience 24, 1010 (2021), eq. 2 and figure 5; the
@@ -120,6 +121,7 @@ class Burstprop(Bursts):
         self.slope = slope
         self.normalised = normalised
         self.recurrent_weights = PerLayer()
+        self._recurrent_slots: dict[int, int] = {}
 
     def bind(self, wiring: Wiring) -> None:
         super().bind(wiring)
@@ -128,7 +130,8 @@ class Burstprop(Bursts):
             population = self._populations[layer.index]
             if isinstance(layer.synapses, LinearSynapses) and population.keeps_shape and not population.output:
                 units = layer.weight.shape[0]
-                self.recurrent_weights.hold(layer, layer.weight.detach().new_zeros(units, units))
+                self.recurrent_weights.hold(layer, layer.weight.detach().new_zeros(units, units), learned=True)
+        self._recurrent_slots = self.slots_of(self.recurrent_weights, wiring)
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
         units = self._units(samples(wiring, error))
@@ -138,19 +141,19 @@ class Burstprop(Bursts):
                 continue
             told, bursting = arrived
             population = self._populations[layer.index]
-            rate = population.rate(layer, record)
+            heard = population.heard(layer, record)
             goes_on = descent.goes_on(layer)
             told = population.arrive(layer, record, told, activity)
             if population.output:
-                post, bursts = self._output(wiring, layer, rate, told, units)
+                post, bursts = self._output(wiring, layer, heard, told, units)
             else:
                 potential = population.arrive(layer, record, bursting, activity, learning=False)
-                post, bursts = self._hidden(wiring, layer, rate, told, potential, bursting, units)
+                post, bursts = self._hidden(wiring, layer, record, activity, told, potential, bursting, units, goes_on)
                 del potential
             if goes_on:
                 bursts = population.leave(layer, record, bursts, activity, learning=False)
             post = population.leave(layer, record, post, activity)
-            del arrived, told, bursting, rate  # their memory is free for what comes
+            del arrived, told, bursting, heard  # their memory is free for what comes
             pre = record.pre
             assert pre is not None
             yield Credit(layer, pre, post, self.weights.learned(layer))
@@ -161,7 +164,14 @@ class Burstprop(Bursts):
     def _units(self, many: int) -> _Units:
         per_error = many * self.baseline * self.error_scale if self.normalised else float(many)
         resting = self.baseline if self.normalised else 0.5
-        return _Units(per_error, resting, per_error * self.slope / 2, resting * self.slope / 2, many * self.error_scale)
+        return _Units(
+            per_error=per_error,
+            resting=resting,
+            tanh=per_error * self.slope / 2,
+            stage=resting * self.slope / 2,
+            most=many * self.error_scale,
+            samples=many,
+        )
 
     def _output(self, wiring: Wiring, layer: Layer, rate: Tensor, told: Tensor, units: _Units) -> tuple[Tensor, Tensor]:
         """The output's teaching signal, and its bursts without teacher."""
@@ -178,45 +188,63 @@ class Burstprop(Bursts):
         self,
         wiring: Wiring,
         layer: Layer,
-        rate: Tensor,
+        record: Record,
+        activity: Activity,
         told: Tensor,
         potential: Tensor,
         bursting: Tensor,
         units: _Units,
+        sending: bool,
     ) -> tuple[Tensor, Tensor]:
-        """A hidden layer's teaching signal, and its bursts without teacher."""
+        """A hidden layer's teaching signal, and its bursts without teacher (where they are sent)."""
         population = self._populations[layer.index]
-        events = population.events(rate, units.tanh)
-        net = population.net(rate, events, units.tanh)
+        heard = population.heard(layer, record)
+        events = population.events(heard, units.tanh)
+        net = population.net(heard, events, units.tanh)
         # With T(u) = tanh(slope u / 2), a probability is resting (1 + T); this is slope u / 2.
         potential = potential / events
         if layer in self.recurrent_weights:
-            self._linearise(layer, potential, bursting, events, net, units)
-        if wiring.observers:
-            without, taught = potential.tanh(), potential.sub(told / events).tanh_()
-            apical = potential * (2 / self.slope)
-            self._show(wiring, layer, rate, events, units.tanh, units.resting, without, taught, apical)
-        raised = potential.tanh_()
-        post = _fall(told, raised, events)
-        bursts = torch.addcmul(net, raised, events)
-        if units.stage != 1:
-            bursts.mul_(units.stage)
-        return post if self.normalised else post.mul_(units.stage), bursts
+            self._linearise(layer, activity, potential, bursting, events, net, units)
+        apical = potential * (2 / self.slope) if wiring.observers else None
+        taught = tanh_(potential.sub(told / events)) if wiring.observers else None
+        raised = tanh_(potential)
+        post = population.spread(layer, record, _fall(told, raised, events), activity)
+        if not self.normalised:
+            post.mul_(units.stage)
+        if taught is not None:
+            rate = population.rate(layer, record)
+            without, taught = (population.spread(layer, record, of, activity) for of in (raised, taught))
+            everyone = population.events(rate, units.tanh)
+            self._show(wiring, layer, rate, everyone, units.tanh, units.resting, without, taught, apical)
+        if not sending:
+            return post, net
+        if population.pooled:
+            added = population.spread(layer, record, raised.mul_(events), activity)
+            bursts = added.add_(population.events(population.rate(layer, record), units.tanh))
+        else:
+            bursts = torch.addcmul(net, raised, events)
+        return post, bursts if units.stage == 1 else bursts.mul_(units.stage)
 
     def _linearise(
-        self, layer: Layer, potential: Tensor, bursting: Tensor, events: Tensor, net: Tensor, units: _Units
+        self,
+        layer: Layer,
+        activity: Activity,
+        potential: Tensor,
+        bursting: Tensor,
+        events: Tensor,
+        net: Tensor,
+        units: _Units,
     ) -> None:
         """Take the recurrent input Z b~ from the potential, and let Z learn."""
         recurrent = self.recurrent_weights[layer]
         many = recurrent.shape[0]
-        own = torch.addcmul(net, bursting.mul(units.tanh).tanh_(), events).mul_(units.stage).view(-1, many)
+        own = torch.addcmul(net, tanh_(bursting.mul(units.tanh)), events).mul_(units.stage).view(-1, many)
         flat = potential.view(-1, many)
-        recurrent = recurrent.to(own.dtype)
-        flat.addmm_(own, recurrent.t(), alpha=-units.tanh)
-        if self.training:
-            apart = flat.clamp(-3, 3)
-            rate = self.recurrent_rate / (many * len(flat)) * units.per_error * 2 / self.slope
-            self.recurrent_weights[layer].add_(apart.t().mm(own), alpha=rate)
+        flat.addmm_(own, recurrent.to(own.dtype).t(), alpha=-units.tanh)
+        slot = self._recurrent_slots[layer.index]
+        if activity.reach.learns[slot]:
+            rate = self.recurrent_rate / (many * units.samples) * units.per_error * 2 / self.slope
+            activity.gradients[slot] = flat.clamp(-3, 3).mul_(-rate).t().mm(own).to(recurrent.dtype)
 
     def _show(
         self,
@@ -254,6 +282,7 @@ class _Units(NamedTuple):
         tanh: events over this are what potentials are divided by inside the hyperbolic tangent.
         stage: what an apical potential gains in burst probability, at zero.
         most: an output's events over this bound its error.
+        samples: by what a batch's mean divides each sample's error.
     """
 
     per_error: float
@@ -261,11 +290,12 @@ class _Units(NamedTuple):
     tanh: float
     stage: float
     most: float
+    samples: int
 
 
 def _fall(told: Tensor, raised: Tensor, events: Tensor) -> Tensor:
     """The fall events * (T(u) - T(u - x)) for x = told / events, without the difference of two nearly equal numbers."""
-    x = told.div(events).tanh_()
+    x = tanh_(told.div(events))
     share = torch.rsub(torch.mul(x, raised), 1 + torch.finfo(x.dtype).eps)
     fallen: Tensor = aten.tanh_backward.default(x.mul_(events), raised)
     return fallen.div_(share)

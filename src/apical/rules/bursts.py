@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -49,7 +49,9 @@ class Population:
       difference is the rate v, and which fire |v| + tonic events together.
 
     Events and bursts are where the activation is: signals come down to it over what follows (pooling, dropout), and
-    from it over what stands before (norms) to the soma. Where there is none, they are at the layer's rate.
+    from it over what stands before (norms) to the soma. Where there is none, they are at the layer's rate. A rectified
+    population under max-pooling is spared work: only the strongest of a patch hear a signal, so that signals are heard
+    where the pooled rate is, which is the event rate of the strongest.
 
     Args:
         layer: whose neurons these are.
@@ -58,6 +60,7 @@ class Population:
 
     Attributes:
         keeps_shape: whether the layer's rate has the shape of its event rates.
+        pooled: whether signals are heard where the pooled rate is.
         needs_rate: whether the layer's own rate is asked for.
     """
 
@@ -72,12 +75,20 @@ class Population:
                 if not output and type(step) in _FLOORS:
                     self.floor = _FLOORS[type(step)](step)
                 break
-        self.needs_rate = self.place == len(layer.steps)
+        self.pooled = self.floor == 0 and _rectified_and_pooled(layer.steps[self.place :])
+        self.needs_rate = self.pooled or self.place == len(layer.steps)
         self.keeps_shape = all(isinstance(step, _KEEP_THE_SHAPE) for step in layer.steps[self.place :])
+
+    def heard(self, layer: Layer, record: Record) -> Tensor:
+        """The rate of those that hear a signal."""
+        if not self.pooled:
+            return self.rate(layer, record)
+        assert record.rate is not None
+        return record.rate
 
     def rate(self, layer: Layer, record: Record) -> Tensor:
         """The activation's answer, or the layer's rate where there is none."""
-        if self.needs_rate:
+        if self.place == len(layer.steps):
             assert record.rate is not None
             return record.rate
         step: Any = layer.steps[self.place]
@@ -89,8 +100,16 @@ class Population:
     def arrive(
         self, layer: Layer, record: Record, signal: Tensor, activity: Activity, *, learning: bool = True
     ) -> Tensor:
-        """A signal at the layer's rate, taken through what follows the activation, and through its derivative."""
+        """A signal at the layer's rate, taken through what follows the activation and its derivative to be heard."""
+        if self.pooled:
+            return signal
         return self._pass(layer, record, signal, activity, slice(self.place, None), learning)
+
+    def spread(self, layer: Layer, record: Record, signal: Tensor, activity: Activity) -> Tensor:
+        """What those that heard a signal make of it, among all."""
+        if not self.pooled:
+            return signal
+        return self._pass(layer, record, signal, activity, slice(self.place, None), False)
 
     def leave(
         self, layer: Layer, record: Record, signal: Tensor, activity: Activity, *, learning: bool = True
@@ -123,6 +142,19 @@ class Population:
     def net(self, rate: Tensor, events: Tensor, unit: float) -> Tensor:
         """The events that synapses see over `unit`: of a pair, ON's without OFF's."""
         return rate / unit if self.floor is None else events
+
+
+def _rectified_and_pooled(steps: Sequence[Step]) -> bool:
+    """Whether these are a rectification and max-pooling over patches that do not overlap."""
+    if not steps or not isinstance(steps[0], activations.ReLU):
+        return False
+    pools = [step for step in steps if isinstance(step, shapes.MaxPool)]
+    apart = all(
+        all(stride >= size for size, stride in zip(*pool.options[:2], strict=True)) and set(pool.options[3]) == {1}
+        for pool in pools
+    )
+    passive = (activations.Identity, shapes.Flatten)
+    return bool(pools) and apart and all(isinstance(step, passive) or step in pools for step in steps[1:])
 
 
 class Bursts(LearningRule):
@@ -173,11 +205,21 @@ class Bursts(LearningRule):
         for layer in wiring.layers:
             if layer.feeds_back:
                 feedback = feedback_like(layer.weight, self.init, self.scale, self.randomness)
-                self.weights.hold(layer, feedback, learned=self.feedback != "fixed")
+                self.weights.hold(layer, feedback, learned=self._learns(layer))
+
+    def _learns(self, layer: Layer) -> bool:
+        """Whether the layer's feedback weights are learned."""
+        return self.feedback == "kolen_pollack"
 
     def feedback_weights(self, layer: Layer) -> Tensor:
         """Y, the weights by which a layer's bursts reach the apical dendrites below, of the shape of its own."""
         return layer.weight if self.feedback == "tied" else self.weights[layer]
+
+    def slots_of(self, tensors: PerLayer, wiring: Wiring) -> dict[int, int]:
+        """For every layer with a Parameter there, where the circuit keeps its gradient: after the model's."""
+        slots = {id(parameter): len(wiring.slots) + place for place, parameter in enumerate(self.parameters())}
+        learned = ((layer.index, tensors.learned(layer)) for layer in wiring.layers)
+        return {index: slots[id(parameter)] for index, parameter in learned if parameter is not None}
 
     def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:
         y, activity = wiring.respond(x, reach, rates=True)
@@ -192,6 +234,15 @@ class Bursts(LearningRule):
 def samples(wiring: Wiring, error: Tensor) -> int:
     """By what a batch's mean divides each sample's error."""
     return error.shape[0] if wiring.reduction == "mean" else 1
+
+
+def tanh_(x: Tensor) -> Tensor:
+    """The hyperbolic tangent in place; on a CPU, PyTorch's own takes twice the time."""
+    if x.device.type != "cpu" or x.dtype == torch.float16:
+        return x.tanh_()
+    # exp(2x) - 1 over exp(2x) + 1, where numbers near zero keep all their digits; 80 is far from overflow.
+    x.mul_(2).clamp_max_(80).expm1_()
+    return x.div_(x.add(2))
 
 
 def bounded(signal: Tensor, events: Tensor) -> Tensor:
