@@ -230,7 +230,7 @@ _VARIANTS = [
     Row("burst_ccn", {"feedback": "fixed", "events": "fixed"}),
     Row("burst_ccn", {"feedback": "tied", "events": "learned", "baseline": 0.2}),
     Row("burst_ccn", {"feedback": "homeostatic", "events": "learned", "error_scale": 0.5}),
-    Row("burstprop", {"feedback": "fixed", "recurrent": True}, redraws=True),
+    Row("burstprop", {"feedback": "fixed", "recurrent": True}),
     Row("burstprop", {"feedback": "fixed", "normalised": False, "scale": 0.5}),
 ]
 
