@@ -90,7 +90,7 @@ def burst_ccn(
                 change = np.zeros(len(net))
                 e, b = net, np.zeros(len(net))
                 for i in range(len(net)):
-                    part = error_scale * error[i] / total[i]
+                    part = min(max(error_scale * error[i] / total[i], -1), 1)  # ours: never, or twice the baseline
                     on, off = (total[i] + net[i]) / 2, (total[i] - net[i]) / 2
                     b[i] = baseline * (1 + part) * on - baseline * (1 - part) * off
                     change[i] = b[i] - baseline * net[i]
@@ -156,7 +156,7 @@ def burstprop(
                 b = baseline * net
                 taught = np.zeros(len(net))
                 for i in range(len(net)):
-                    part = error_scale * error[i] / total[i]
+                    part = min(max(error_scale * error[i] / total[i], -1), 1)  # ours: never, or twice the baseline
                     on, off = (total[i] + net[i]) / 2, (total[i] - net[i]) / 2
                     taught[i] = baseline * (1 + part) * on - baseline * (1 - part) * off
                 change = taught - b
