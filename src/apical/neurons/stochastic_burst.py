@@ -112,5 +112,5 @@ class StochasticBurstNeuron(SpikingNeuron[PyramidalState]):
         chance, delay = torch.rand((2, count), generator=self.generator, dtype=torch.float64).to(dendrite.device)
         first, last = self.second_spike
         wait = delay.mul_(last - first).add_(first).div_(self.time_step).round_().to(second_spike.dtype)
-        # zero is a spike at the end of this very step, so none is -1
-        second_spike[where] = torch.where(chance < self.burst_probability(dendrite[where]), wait, -1)
+        # without a second spike, zero: the event itself
+        second_spike[where] = torch.where(chance < self.burst_probability(dendrite[where]), wait, 0)
