@@ -193,10 +193,9 @@ def test_two_steps_in_loops(g, function):
                 continue
             vI = g["dendritic"] / (g["leak"] + g["dendritic"]) * (paper.WIP[k] @ pres[k] + paper.bIP[k])
             untaught = (1 - lambda_I) * vI + lambda_I * free[k]
-            told = (phi_k(uI[k]) - phi_k(untaught)) / (lambda_I * gains[k])
             lacked = 0.7 * (phi_k(untaught) - phi_k(vI)) / (lambda_I * (len(pres[k]) + 1))
-            expected[f"rule.interneuron_weights.{path}"] -= np.outer(told + lacked, pres[k]) / samples
-            expected[f"rule.interneuron_biases.{path}"] -= (told + lacked) / samples
+            expected[f"rule.interneuron_weights.{path}"] -= np.outer(change + lacked, pres[k]) / samples
+            expected[f"rule.interneuron_biases.{path}"] -= (change + lacked) / samples
             silencing = 0.3 * np.outer(0 - vA[k - 1], phi_k(uI[k])) / (len(u[k]) + 1)
             expected[f"rule.inhibition.{path}"] -= silencing.T / samples
     assert len(found) == 6 + 6
@@ -306,7 +305,7 @@ def test_without_a_teacher_all_is_at_rest(dynamics, top_down):
 def test_interneurons_learn_to_predict_without_a_teacher():
     """The fixed points of both rules: W^IP becomes W, and apical dendrites fall silent."""
     sizes = (8, 3, 3, 2)
-    rule = DendriticMicrocircuit(self_predicting=False, cancellation_rate=1.0)
+    rule = DendriticMicrocircuit(self_predicting=False, prediction_rate=20.0, cancellation_rate=20.0)
     circuit = apical.Circuit(chain(sizes=sizes), rule)
     x, target = batch(64, sizes=sizes)
     x = 2 * x
@@ -317,7 +316,7 @@ def test_interneurons_learn_to_predict_without_a_teacher():
 
     before = silence()
     assert before > 0.1
-    optimizer = torch.optim.SGD(rule.parameters(), lr=0.2, momentum=0.9)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.01, momentum=0.9)
     for _ in range(1500):
         taught(circuit, x, target, no_teacher)
         optimizer.step()
@@ -420,7 +419,7 @@ def test_interneurons_keep_up_with_the_weights_that_they_mirror():
         optimizer.step()
     for layer, before in zip(circuit.layers[1:], start[1:], strict=True):
         lag = (circuit.rule.interneuron_weights[layer] - layer.weight).norm()
-        assert lag < 0.02 * (layer.weight - before).norm()
+        assert lag < 1e-9 * (layer.weight - before).norm()
 
 
 def test_a_small_shift_survives_single_precision():

@@ -26,6 +26,7 @@ _POINTWISE = (
     *(activations.ELU, activations.GELU, activations.SiLU, activations.Mish, activations.Softplus),
     *(activations.Hardsigmoid, activations.Hardswish, activations.LogSigmoid),
 )
+_SMALL = 0.05  # a shift of this part of a potential has lost four digits in single precision
 _RANDOM = (shapes.Dropout, shapes.ChannelDropout)
 _CHOICES = {
     "dynamics": ("two_step", "steady_state"),
@@ -130,9 +131,10 @@ class DendriticMicrocircuit(LearningRule):
     at the limit of what rounding leaves.
 
     Departs from the paper: learning rates are rescaled by the exact mixing factors, so that one suits this and
-    backpropagation; in two steps, r is the free rate; W^IP takes the teacher's part of its increment in the size of
-    W's (else interneurons lag behind and their lag drowns the error), and the part that corrects its prediction is
-    divided by the number of its synapses, as are those of W^PI and W^TD, instead of by the mixing factors.
+    backpropagation; in two steps, r is the free rate; the teacher's part of W^IP's increment is that of W (its own
+    is the same to first order, and what interneurons lag behind drowns the error); the part that corrects its
+    prediction is divided by the number of its synapses, as are the increments of W^PI and W^TD, instead of by the
+    mixing factors. So random interneurons (self_predicting=False) want small steps until they have learned to predict.
 
     Source: Sacramento, Ponte Costa, Bengio and Senn, NeurIPS 2018, eqs. 1-9 and the section on MNIST.
     """
@@ -202,7 +204,7 @@ class DendriticMicrocircuit(LearningRule):
         self._areas: dict[int, Area] = {}
         self._lowest: set[int] = set()
         self._slots: dict[tuple[str, int], int] = {}
-        self._told = False
+        self._warned = False
 
     def _check(self) -> None:
         for option, known in _CHOICES.items():
@@ -347,9 +349,10 @@ class DendriticMicrocircuit(LearningRule):
                 continue
             signal = area.to_pyramids(arrived, record.saved)
             soma = Soma(area, *_precise(layer, record.drive, pre, signal), samples)
-            yield Credit(layer, pre, soma.teaching_signal())
+            told = soma.teaching_signal()
+            yield Credit(layer, pre, told)
             mirror = self._mirror(layer, pre, soma)
-            self._learn(activity, layer, pre, soma, mirror)
+            self._learn(activity, layer, pre, soma, mirror, told)
             goes_on = descent.goes_on(layer)
             # Synapses onto a taught input learn in every pass, whether somebody asks for its error or not.
             if goes_on or (layer.index in self._lowest and layer.feeds_back):
@@ -366,15 +369,16 @@ class DendriticMicrocircuit(LearningRule):
             return self._unexplained(layer, pre, soma, self._mirror(layer, pre, soma))
 
         settling = Settling(self._areas, message, samples, self.settle_steps, self.tolerance)
-        states, told = settle(settling, wiring, activity, error, silent=self._told)
-        self._told = self._told or told
+        states, warned = settle(settling, wiring, activity, error, silent=self._warned)
+        self._warned = self._warned or warned
         for layer, pre, basal, signal in states:
             if not activity.reach.values[layer.index + 1]:
                 break
             soma = Soma(self._areas[layer.index], basal, signal, samples)
-            yield Credit(layer, pre, soma.teaching_signal())
+            told = soma.teaching_signal()
+            yield Credit(layer, pre, told)
             mirror = self._mirror(layer, pre, soma)
-            self._learn(activity, layer, pre, soma, mirror)
+            self._learn(activity, layer, pre, soma, mirror, told)
             if self.inhibition.learned(layer) is not None or self.top_down_weights.learned(layer) is not None:
                 below = self._unexplained(layer, pre, soma, mirror)
                 self._learn_top_down(activity, layer, pre, soma, mirror, below)
@@ -404,8 +408,13 @@ class DendriticMicrocircuit(LearningRule):
             below = below + layer.synapses.transport(mirror.rate.to(soma.dtype) * unit, apart, pre)
         return below
 
-    def _learn(self, activity: Activity, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror) -> None:
-        """The interneurons' own rule, dW^IP ~ [phi(u^I) - phi(v^I)] r^T, in its two parts."""
+    def _learn(self, activity: Activity, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, told: Tensor) -> None:
+        """The interneurons' own rule, dW^IP ~ [phi(u^I) - phi(v^I)] r^T, in its two parts.
+
+        What the teacher does to the pyramids that they mirror (`told`) has its full size, as in W's rule: in the
+        interneurons' own rates it is lambda_I of that, but for the curvature of phi, and it is by such small lags that
+        unpredicted feedback would drown the error. What their prediction lacks is at a rate of its own.
+        """
         learns = activity.reach.learns
         of_weight = self._slots.get(("interneuron_weights", layer.index))
         if of_weight is None:
@@ -416,8 +425,7 @@ class DendriticMicrocircuit(LearningRule):
             return
         positions = soma.basal[0].numel() / layer.weight.shape[0]
         corrected = self.prediction_rate / (soma.samples * positions * (layer.synapses.fan_in + 1))
-        taught, lag = mirror.changes()
-        post = taught * (-1 / (mirror.mixing * soma.samples * soma.area.gain)) - lag * (corrected / mirror.mixing)
+        post = told - mirror.lag() * (corrected / mirror.mixing)
         weight, bias = layer.synapses.plasticity(pre, post, *wanted)
         if weight is not None:
             activity.gradients[of_weight] = weight
@@ -466,7 +474,8 @@ class Soma:
         basal: v^, what their basal dendrites predict, (batch, units ...).
         shift: what the teacher adds to it, lambda vA, or lambda_N (u_trgt - v^) at the output.
         samples: what the loss's mean divided by.
-        dtype: of the circuit; differences of rates are taken in double precision, so that small ones survive.
+        dtype: of the circuit.
+        wide: whether differences of rates are taken in double precision, so that small ones survive.
     """
 
     def __init__(self, area: Area, basal: Tensor, signal: Tensor, samples: int) -> None:
@@ -474,7 +483,8 @@ class Soma:
         self.dtype = basal.dtype
         self.samples = samples
         self._signal = signal
-        if area.activation is not None:
+        self.wide = area.activation is not None and area.gain < _SMALL
+        if self.wide:
             basal, signal = _wide(basal), _wide(signal)
         self.basal = basal
         self.shift = signal * (-samples * area.gain)
@@ -505,7 +515,7 @@ class Mirror:
         self.soma = soma
         self.mixing = mixing
         self.predicted = predicted
-        if predicted is not None and soma.area.activation is not None:
+        if predicted is not None and soma.wide:
             self.predicted = _wide(predicted)
 
     @cached_property
@@ -528,14 +538,13 @@ class Mirror:
         apart = soma.shift if self.predicted is None else soma.shift + (soma.basal - self.predicted)
         return apart * (1 - self.mixing)
 
-    def changes(self) -> tuple[Tensor, Tensor]:
-        """phi(u^I) - phi(v^I) in two parts: what the pyramids' teacher does, and what the prediction lacked."""
+    def lag(self) -> Tensor:
+        """phi(u^I) - phi(v^I) without a teacher: what the prediction lacks."""
         assert self.predicted is not None
         soma, area = self.soma, self.soma.area
         if area.activation is None:
-            return soma.shift * self.mixing, (soma.basal - self.predicted) * self.mixing
-        without = area.fire(self.free)
-        return (self.rate - without).to(soma.dtype), (without - area.fire(self.predicted)).to(soma.dtype)
+            return (soma.basal - self.predicted) * self.mixing
+        return area.fire(self.free.to(soma.dtype)) - area.fire(self.predicted.to(soma.dtype))
 
 
 def _wide(tensor: Tensor) -> Tensor:
