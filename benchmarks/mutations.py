@@ -203,8 +203,8 @@ MUTATIONS = (
     Mutation(
         "feedback weights without their own increment",
         "circuit.py",
-        "            if reciprocal is not None and weight_learns:\n",
-        "            if reciprocal is not None and weight_learns and layer.index % 2:\n",
+        "                    if reciprocal is not None:\n",
+        "                    if reciprocal is not None and layer.index % 2:\n",
         ORACLES,
         "increments",
     ),

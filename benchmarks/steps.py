@@ -13,10 +13,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from apical.cli import benchmark
-from apical.cli.benchmark import Cell, Row
 from apical.cli.timing import read_threads
-from apical.study import environment
+from apical.study import benchmark, environment
+from apical.study.benchmark import Cell, Row
 
 BATCHWISE = "sign_symmetry:magnitude=batchwise"
 

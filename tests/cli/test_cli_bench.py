@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from apical import rules
-from apical.cli import benchmark
 from apical.cli.timing import read_threads
 from apical.measure import StepCost
+from apical.study import benchmark
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"seconds": 1e-6, "memory": False}

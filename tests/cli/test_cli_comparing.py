@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from apical import rules, study
-from apical.cli.comparing import read_seeds, split_rules
-from apical.cli.gathering import gather
+from apical.cli.comparing import read_seeds
+from apical.cli.options import read_rules
+from apical.study.gathering import gather
 from conftest import SMALL
 
 FAST = [*SMALL, "--epochs", "1", "--jobs", "1", "--no-cost"]
@@ -104,12 +105,12 @@ def test_deep_networks_get_a_row_for_each_layer(apical):
     ],
 )
 def test_rules_on_one_line(text, expected):
-    assert split_rules(text) == expected
+    assert read_rules([text]) == expected
 
 
 def test_rules_as_a_comparison_writes_them_are_read_back():
     labels = [study.RuleConfig.parse(rule).label for rule in ("backprop", "sign_symmetry:magnitude=fixed,seed=2")]
-    assert split_rules(" ".join(labels)) == split_rules(",".join(labels)) == labels
+    assert read_rules([" ".join(labels)]) == read_rules([",".join(labels)]) == read_rules(labels) == labels
 
 
 @pytest.mark.parametrize(("text", "expected"), [("3", 3), ("0,7", [0, 7]), ("0,", [0]), (" 1, 2", [1, 2])])

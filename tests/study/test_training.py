@@ -164,6 +164,10 @@ class TestSchedules:
     def test_step(self):
         assert self.factors([0, 19, 20, 39], name="step", every=2, factor=0.5) == [1, 1, 0.5, 0.5]
 
+    def test_milestones_are_shares_of_the_training(self):
+        factors = self.factors(range(40), name="milestones", milestones=[0.5, 0.75], factor=0.1)
+        assert factors == pytest.approx([1.0] * 20 + [0.1] * 10 + [0.01] * 10)
+
     def test_cosine_against_pytorch(self):
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
         reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40, eta_min=0.2)

@@ -1,7 +1,6 @@
 """The verbs of many runs: `apical compare`, `apical report`."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,7 +88,7 @@ def compare(
         },
         settings,
     )
-    names = None if rules is None else [name for text in rules for name in split_rules(text)]
+    names = options.read_rules(rules)
     folder = out or _usual_folder(chosen)
     if (folder / "comparison.json").is_file() and not overwrite:
         terminal.say(f"{folder} holds this comparison already: runs that have finished are kept.")
@@ -128,7 +127,7 @@ def report(
     Example: apical report runs/mnist runs/fashion --out both.html
     """
     from apical import report as page
-    from apical.cli.gathering import gather
+    from apical.study.gathering import gather
 
     comparisons = gather(runs)
     path = out or (runs[0] / PAGE if len(runs) == 1 and runs[0].is_dir() else Path(PAGE))
@@ -137,11 +136,6 @@ def report(
     except OSError as error:
         raise RunError(f"cannot write the page {path}: {error.strerror or error}; choose another --out") from error
     terminal.line(f"page  {path}")
-
-
-def split_rules(text: str) -> list[str]:
-    """Rules on one line, with commas or blanks between them: options of a rule, which hold `=`, stay with it."""
-    return [rule for rule in re.split(r"[,\s]+(?=[A-Za-z_][\w-]*(?:[:,\s]|$))", text.strip()) if rule]
 
 
 def read_seeds(text: str) -> int | list[int]:

@@ -1,6 +1,7 @@
 """The options that several verbs share, and how they become a configuration."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,3 +121,11 @@ def counting_from_one(value: int | None, flag: str) -> int | None:
     if value is not None and value < 1:
         raise ConfigError(f"{flag} {value}: at least 1 is needed")
     return value
+
+
+def read_rules(texts: Sequence[str] | None) -> list[str] | None:
+    """The rules of all `--rules`, with commas or blanks between them; a rule's options, which hold `=`, stay with it."""
+    if texts is None:
+        return None
+    between = re.compile(r"[,\s]+(?=[A-Za-z_][\w-]*(?:[:,\s]|$))")
+    return [rule for text in texts for rule in between.split(text.strip()) if rule]

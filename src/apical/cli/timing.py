@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apical.cli import options, terminal
-from apical.cli.comparing import split_rules
 from apical.errors import ConfigError
 
 if TYPE_CHECKING:
-    from apical.cli.benchmark import Cell, Row
+    from apical.study.benchmark import Cell, Row
 
 ALL = "all"
 
@@ -62,7 +61,7 @@ def bench(
 
     Example: apical bench --networks mlp --batches 8,32,128,512 --seconds 20
     """
-    from apical.cli import benchmark
+    from apical.study import benchmark
 
     measured = []
     status = terminal.messages().status("")
@@ -75,7 +74,7 @@ def bench(
         for cell in benchmark.benchmark(
             _words(networks),
             _numbers(batches, "--batches"),
-            None if rules is None else [rule for text in rules for rule in split_rules(text)],
+            options.read_rules(rules),
             threads=read_threads(threads),
             seconds=seconds,
             memory=memory,
@@ -106,7 +105,7 @@ def bench(
 
 def show(cell: "Cell") -> None:
     """Show a cell as a table."""
-    from apical.cli.benchmark import network
+    from apical.study.benchmark import network
 
     plain = f"plain PyTorch {cell.plain_milliseconds:.2f} ms"
     memory = cell.plain_bytes is not None

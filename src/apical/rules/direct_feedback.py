@@ -154,7 +154,8 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
     y* stands in for minus the error's sign, so no layer has to wait for the output. It is read off the error
     itself: under cross-entropy, or squared error with one-hot targets and outputs in [0, 1], the true class is
     the one place where the error is negative. A sample whose error has vanished teaches the hidden layers
-    nothing.
+    nothing. The sign says nothing of the loss's size: what multiplies a loss (a weight, a GradScaler) multiplies the
+    read-out's update alone.
 
     Args:
         init: as for direct feedback alignment.

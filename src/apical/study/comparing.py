@@ -186,7 +186,7 @@ def _train(jobs: Sequence[Job], processes: int | None, stop: StopRequest, progre
         for done, (job, error) in enumerate(ended, len(jobs) - len(left) + 1):
             if error:
                 failures[job.folder] = error
-            bar.show(done, f"{job.resolved.config.rule.label}, seed {job.resolved.config.seed}")
+            bar.show(done, f"{job.resolved.config.rule.without_seed().label}, seed {job.resolved.config.seed}")
     return failures
 
 

@@ -124,6 +124,11 @@ class RuleConfig(NamedTable):
         options = ",".join(f"{key}={value}" for key, value in self.options.items())
         return f"{self.name}:{options}" if options else self.name
 
+    def without_seed(self) -> "RuleConfig":
+        """The same rule, for where its seed goes without saying."""
+        options = {key: value for key, value in self.options.items() if key != "seed"}
+        return RuleConfig.model_validate({"name": self.name, **options})
+
 
 class OptimizerConfig(NamedTable):
     """A `torch.optim` class and its arguments. What is left out is filled in when training starts."""
@@ -165,14 +170,17 @@ class ScheduleConfig(Table):
     """The learning rate through training, as a factor on `optimizer.lr`.
 
     constant: 1. cosine: from 1 to `final` along half a cosine. step: times `factor` after every `every` epochs.
+    milestones: times `factor` at each of `milestones`, which are shares of the training (0.5: half-way), so that a
+    training that is made shorter keeps its shape.
     Over the first `warmup` epochs (a fraction is fine) the factor also rises linearly from 0.
     """
 
-    name: Literal["constant", "cosine", "step"] = "constant"
+    name: Literal["constant", "cosine", "step", "milestones"] = "constant"
     warmup: Annotated[float, Field(ge=0)] = 0.0
     every: Annotated[int, Field(ge=1)] = 10
     factor: Annotated[float, Field(gt=0)] = 0.1
     final: Annotated[float, Field(ge=0)] = 0.0
+    milestones: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(strict=False)] = (0.5, 0.75)
 
     @model_validator(mode="before")
     @classmethod

@@ -21,6 +21,8 @@ def factor_at(schedule: ScheduleConfig, step: int, *, steps_per_epoch: int, epoc
     factor = 1.0
     if schedule.name == "step":
         factor = schedule.factor ** (int(epoch) // schedule.every)
+    elif schedule.name == "milestones":
+        factor = schedule.factor ** sum(epoch >= share * epochs for share in schedule.milestones)
     elif schedule.name == "cosine":
         factor = schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
     if epoch < schedule.warmup:

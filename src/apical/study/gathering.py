@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from apical import rules
-from apical.cli import terminal
-from apical.study import Comparison, RunFolder
-from apical.study.comparison import FILE, Arm, Run, Settings, TaskInfo
+from apical.study.comparison import FILE, Arm, Comparison, Run, Settings, TaskInfo
+from apical.study.runs import RunFolder
 
 # Where runs of one comparison may differ.
 OWN = ("rule", "seed")
@@ -51,7 +50,7 @@ def _comparison(runs: Sequence[RunFolder]) -> Comparison:
         arms.setdefault(repr(_arm_settings(run)), []).append(run)
     task = runs[0].task()
     return Comparison(
-        title=f"{terminal.count(len(runs), 'run')} on {Path(task['name']).name}",
+        title=f"{len(runs)} run{'s' * (len(runs) != 1)} on {Path(task['name']).name}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=" && ".join(f"apical train --config {run.path / 'config.toml'}" for run in runs),
         environment=runs[0].environment(),
