@@ -180,7 +180,7 @@ class ScheduleConfig(Table):
     every: Annotated[int, Field(ge=1)] = 10
     factor: Annotated[float, Field(gt=0)] = 0.1
     final: Annotated[float, Field(ge=0)] = 0.0
-    milestones: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(strict=False)] = (0.5, 0.75)
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5, 0.75]
 
     @model_validator(mode="before")
     @classmethod
