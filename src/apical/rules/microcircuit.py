@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -488,6 +487,7 @@ class Soma:
             basal, signal = _wide(basal), _wide(signal)
         self.basal = basal
         self.shift = signal * (-samples * area.gain)
+        self._rate: Tensor | None = None
 
     def teaching_signal(self) -> Tensor:
         """phi(v^) - phi(u), the mixing factors and the batch's mean undone: with the sign of a gradient."""
@@ -496,10 +496,12 @@ class Soma:
         change = self.area.fire(self.basal) - self.rate
         return change.mul_(1 / (self.samples * self.area.gain)).to(self.dtype)
 
-    @cached_property
+    @property
     def rate(self) -> Tensor:
         """phi(u), what they fire."""
-        return self.area.fire(self.basal + self.shift)
+        if self._rate is None:  # the compiler knows no cached_property
+            self._rate = self.area.fire(self.basal + self.shift)
+        return self._rate
 
 
 class Mirror:
@@ -515,20 +517,23 @@ class Mirror:
         self.soma = soma
         self.mixing = mixing
         self.predicted = predicted
+        self._rate: Tensor | None = None
         if predicted is not None and soma.wide:
             self.predicted = _wide(predicted)
 
-    @cached_property
+    @property
     def free(self) -> Tensor:
         """Their potential if the pyramids had no teacher."""
         if self.predicted is None:
             return self.soma.basal
         return torch.lerp(self.predicted, self.soma.basal, self.mixing)
 
-    @cached_property
+    @property
     def rate(self) -> Tensor:
         """phi(u^I), what they fire."""
-        return self.soma.area.fire(self.free + self.mixing * self.soma.shift)
+        if self._rate is None:
+            self._rate = self.soma.area.fire(self.free + self.mixing * self.soma.shift)
+        return self._rate
 
     def unexplained(self) -> Tensor:
         """phi(u) - phi(u^I)."""
