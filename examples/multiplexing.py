@@ -156,15 +156,22 @@ def main() -> None:
     titles = ["Signals (pA)", "Event rate (Hz)", "Burst probability"]
     figure = make_subplots(3, 1, shared_xaxes=True, subplot_titles=titles)
     seconds = [BURN_IN + BIN / 1000 * (k + 0.5) for k in range(len(event_rate))]
-    for name, signal in signals.items():
-        figure.add_scatter(x=seconds, y=signal.tolist(), name=name, row=1, col=1)
+    for (name, signal), dash in zip(signals.items(), ("solid", "dash"), strict=True):
+        look = {"line": {"color": "#1d1f24", "dash": dash}, "name": name}
+        figure.add_scatter(x=seconds, y=signal.tolist(), row=1, col=1, **look)
 
     print(f"correlations, {SIZE} neurons in each population: {'   '.join(signals)}")
-    names = {SIMPLIFIED: "simplified, alone", FULL: "full, alone", LOWER: "lower of two", UPPER: "upper of two"}
-    for population, name in names.items():
+    names = {
+        SIMPLIFIED: ("simplified, alone", "#149bd8"),
+        FULL: ("full, alone", "#27508f"),
+        LOWER: ("lower of two", "#a8330a"),
+        UPPER: ("upper of two", "#b08b1e"),
+    }
+    for population, (name, colour) in names.items():
         for row, what, said in ((2, "event rate", event_rate), (3, "burst probability", burst_probability)):
             series = said[:, population]
-            figure.add_scatter(x=seconds, y=series.tolist(), name=f"{name}: {what}", row=row, col=1)
+            look = {"line": {"color": colour}, "name": name, "legendgroup": name, "showlegend": row == 2}
+            figure.add_scatter(x=seconds, y=series.tolist(), row=row, col=1, **look)
             found = "   ".join(f"{correlation(series, signal):+14.2f}" for signal in signals.values())
             print(f"{name:<18} {what:<18} {found}   (mean {series.mean():.2f})")
     told_up = correlation(event_rate[:, UPPER], event_rate[:, LOWER])
