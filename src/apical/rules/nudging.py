@@ -1,0 +1,121 @@
+"""Nudging: what a loss asks of an output that is not the free one, and whether a nudged network has settled."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from apical.errors import ConfigError, NonFiniteError
+
+LOSSES = (None, "cross_entropy", "mse")
+"""What a rule can be told of the loss."""
+
+
+class UnsettledWarning(RuntimeWarning):
+    """A relaxation ended before its network had settled."""
+
+
+def check_loss(rule: str, loss: str | None) -> None:
+    """Check the option `loss` of a rule.
+
+    Raises:
+        ConfigError: there is no such loss.
+    """
+    if loss not in LOSSES:
+        raise ConfigError(
+            f"{rule}: loss={loss!r} is unknown: say 'cross_entropy' or 'mse' where the loss is F.cross_entropy or "
+            "F.mse_loss, or None for any other (its derivative is then held constant while the network settles)."
+        )
+
+
+class Nudge:
+    """The derivative of one sample's loss at any output, worked out from the derivative at the free one.
+
+        dC/dy(y') = dC/dy(y) + A'(y') - A'(y),   A' = 0 (None), softmax ("cross_entropy"), c times the identity ("mse")
+
+    Nobody needs the target for this: it is in the free derivative. PyTorch's mean squared error divides by the number
+    of outputs, too, so c is 2 over that number, and 2 where the loss is a sum. A mean cross-entropy of
+    (batch, classes, positions ...) divides by the positions in the same way.
+
+    Args:
+        loss: None (constant: the linearised loss), "cross_entropy" or "mse".
+        y: (batch, outputs ...), the free output.
+        error: dL/dy there, of the batch's loss as it was taken.
+        samples: what undoes the mean over the batch: the batch size, or 1 where the loss is a sum.
+        reduction: "mean" or "sum", as the loss is.
+    """
+
+    def __init__(self, loss: str | None, y: Tensor, error: Tensor, samples: int, reduction: str = "mean") -> None:
+        self.loss = loss
+        self.error = error * samples
+        self._axis = -1 if y.dim() < 2 else 1 - y.dim()
+        if loss == "cross_entropy":
+            classes = y.shape[self._axis]
+            self._unit = 1.0 if reduction == "sum" else samples * classes / y.numel()
+            self._rest = self.error - self._softmax(y)
+        elif loss == "mse":
+            self._unit = 2.0 if reduction == "sum" else 2.0 * samples / y.numel()
+            self._rest = self.error - self._unit * y
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """The derivative of the loss of each sample, (batch, outputs ...), at another output of that shape.
+
+        Axes may lead, (states, batch, outputs ...), and the output may be complex.
+        """
+        if self.loss == "cross_entropy":
+            return self._rest + self._softmax(y)
+        if self.loss == "mse":
+            return torch.add(self._rest, y, alpha=self._unit)
+        return self.error
+
+    def _softmax(self, y: Tensor) -> Tensor:
+        if y.is_complex():
+            powers = torch.exp(y - y.real.amax(self._axis, keepdim=True))
+            shares = powers / powers.sum(self._axis, keepdim=True)
+        else:
+            shares = torch.softmax(y, self._axis)
+        return shares if self._unit == 1.0 else shares * self._unit
+
+
+class Watch:
+    """Tells, once for a rule, that its network has not settled; stops one that diverges.
+
+    Args:
+        rule: the rule's name, for the message.
+        remedy: what to change where a relaxation needs more steps.
+        cure: what to change where one diverges.
+    """
+
+    def __init__(self, rule: str, remedy: str, cure: str) -> None:
+        self.rule = rule
+        self.remedy = remedy
+        self.cure = cure
+        self.told = False
+
+    def look(self, residual: float, tolerance: float, steps: int) -> None:
+        """Judge the end of a relaxation.
+
+        Args:
+            residual: what still moved in the last step, as a part of what had moved in all.
+            tolerance: the residual at which a network has settled.
+            steps: how many there were.
+
+        Raises:
+            NonFiniteError: the residual is no number.
+        """
+        if not math.isfinite(residual):
+            raise NonFiniteError(
+                f"{self.rule}: the states grew beyond all bounds within {steps} steps of settling. {self.cure}",
+                layer="loss",
+            )
+        if residual > tolerance and not self.told:
+            self.told = True
+            warnings.warn(
+                f"{self.rule}: after {steps} steps the network has not settled: its last step was {residual:.1e} of "
+                f"the whole way, and at most {tolerance:.1e} was asked for. {self.remedy} This is said once.",
+                UnsettledWarning,
+                stacklevel=3,
+            )
