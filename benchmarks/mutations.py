@@ -171,8 +171,8 @@ MUTATIONS = (
     Mutation(
         "direct signals go past the neurons",
         "rules/direct_feedback.py",
-        "            yield Credit(layer, record.pre, descent.somatic(layer, record, arrived))\n",
-        "            yield Credit(layer, record.pre, arrived)\n",
+        "            post = descent.somatic(layer, record, arrived)\n            del arrived",
+        "            post = arrived\n            del arrived",
         ORACLES,
         "equations",
     ),

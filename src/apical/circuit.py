@@ -321,13 +321,14 @@ class Circuit(nn.Module):
         observers = self.wiring.observers
         reciprocals: list[tuple[nn.Parameter, int]] = []
         signals = [error]
-        for layer, pre, post, reciprocal, learner in rule.teach(self.wiring, activity, error):
-            if learner is not None:
-                slot = self._slot_of(learner)
-                if learns[slot]:
-                    change, _ = layer.synapses.plasticity(pre, post, True, False)
-                    assert change is not None
-                    _add(gradients, slot, change)
+        for layer, pre, post, reciprocal, learner, learner_bias in rule.teach(self.wiring, activity, error):
+            if learner is not None or learner_bias is not None:
+                own = [None if one is None else self._slot_of(one) for one in (learner, learner_bias)]
+                own = [slot if slot is not None and learns[slot] else None for slot in own]
+                changes = layer.synapses.plasticity(pre, post, own[0] is not None, own[1] is not None)
+                for slot, change in zip(own, changes, strict=True):
+                    if slot is not None and change is not None:
+                        _add(gradients, slot, change)
                 continue
             if observers:
                 self.wiring.show(layer, teaching_signal=post)

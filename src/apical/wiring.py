@@ -34,7 +34,8 @@ class Credit(NamedTuple):
         pre: (batch, fan-in ...), the rate that arrived.
         post: (batch, units ...), the teaching signal at the soma, with the sign of a gradient.
         reciprocal: feedback weights of the rule that take the identical increment.
-        learner: weights of the rule, of the shape of the layer's, that learn from this pair in place of them.
+        learner: weights of the rule that learn from this pair in place of the layer's, as synapses of its kind do.
+        learner_bias: the same for a bias.
     """
 
     layer: Layer
@@ -42,6 +43,7 @@ class Credit(NamedTuple):
     post: Tensor
     reciprocal: nn.Parameter | None = None
     learner: nn.Parameter | None = None
+    learner_bias: nn.Parameter | None = None
 
 
 class Reach(NamedTuple):

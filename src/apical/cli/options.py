@@ -124,7 +124,7 @@ def counting_from_one(value: int | None, flag: str) -> int | None:
 
 
 def read_rules(texts: Sequence[str] | None) -> list[str] | None:
-    """The rules of all `--rules`, with commas or blanks between them; a rule's options, which hold `=`, stay with it."""
+    """The rules of all `--rules`, commas or blanks between them; a rule's options, which hold `=`, stay with it."""
     if texts is None:
         return None
     between = re.compile(r"[,\s]+(?=[A-Za-z_][\w-]*(?:[:,\s]|$))")

@@ -13,7 +13,7 @@ from apical.layers import Layer
 from apical.rules.bursts import Bursts, Population, bounded, check_choice, check_positive, samples, tanh_
 from apical.rules.randomness import feedback_like
 from apical.rules.rule import PerLayer
-from apical.wiring import Activity, Credit, Descent, Wiring
+from apical.wiring import Activity, Credit, Wiring
 
 
 class BurstCCN(Bursts):
@@ -125,8 +125,6 @@ class BurstCCN(Bursts):
         self.mismatch = mismatch
         self.homeostasis = homeostasis
         self.event_weights = PerLayer()
-        self._event_slots: dict[int, int] = {}
-        self._burst_slots: dict[int, int] = {}
 
     def bind(self, wiring: Wiring) -> None:
         super().bind(wiring)
@@ -139,8 +137,6 @@ class BurstCCN(Bursts):
             if self.feedback == "homeostatic":
                 apart += self.weights[layer].detach()
             self.event_weights.hold(layer, apart, learned=self.events == "learned")
-        self._event_slots = self.slots_of(self.event_weights, wiring)
-        self._burst_slots = self.slots_of(self.weights, wiring)
 
     def _learns(self, layer: Layer) -> bool:
         return super()._learns(layer) or (self.feedback == "homeostatic" and layer.sources != (0,))
@@ -177,7 +173,7 @@ class BurstCCN(Bursts):
                 below = layer.synapses.transport(post, self.feedback_weights(layer), pre)
                 if net is not None:
                     below = below + self._events_below(layer, net, pre)
-                    self._homeostasis(descent, layer, net, post, below, unit)
+                    yield from self._homeostasis(layer, net, post, below, unit)
                 descent.send(layer, below)
 
     def _unmatched(self, layer: Layer) -> Tensor:
@@ -188,25 +184,19 @@ class BurstCCN(Bursts):
     def _events_below(self, layer: Layer, net: Tensor, pre: Tensor) -> Tensor:
         return layer.synapses.transport(net, self._unmatched(layer), pre)
 
-    def _homeostasis(
-        self, descent: Descent, layer: Layer, net: Tensor, post: Tensor, below: Tensor, unit: float
-    ) -> None:
+    def _homeostasis(self, layer: Layer, net: Tensor, post: Tensor, below: Tensor, unit: float) -> Iterator[Credit]:
         """What Q and Y learn from this layer's part of the apical potential below, u / p_b = unit * below."""
-        activity = descent.activity
         many = unit / self.error_scale
         rate = self.homeostasis * unit**2 / (many * layer.synapses.fan_out)
         plans = []
         if self.events == "learned":
-            plans.append((self._event_slots[layer.index], net, rate))
+            plans.append((self.event_weights.learned(layer), net, rate))
         if self.feedback == "homeostatic":
-            plans.append((self._burst_slots[layer.index], net - post, -rate))
-        for slot, sent, factor in plans:
-            if activity.reach.learns[slot]:
-                change, _ = layer.synapses.plasticity(below, sent, True, False)
-                assert change is not None
-                # Vigorous events, such as a rectified layer's, would else make these steps too large to come to rest.
-                power = sent.square().mean().mul_(unit**2).clamp_(min=1)
-                activity.gradients[slot] = change.mul_(factor).div_(power).to(layer.weight.dtype)
+            plans.append((self.weights.learned(layer), net - post, -rate))
+        for weights, sent, factor in plans:
+            # Vigorous events, such as a rectified layer's, would else make these steps too large to come to rest.
+            power = sent.square().mean().mul_(unit**2).clamp_(min=1)
+            yield Credit(layer, below, sent * (factor / power), learner=weights)
 
     def _show(
         self,

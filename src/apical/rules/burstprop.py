@@ -121,7 +121,6 @@ class Burstprop(Bursts):
         self.slope = slope
         self.normalised = normalised
         self.recurrent_weights = PerLayer()
-        self._recurrent_slots: dict[int, int] = {}
 
     def bind(self, wiring: Wiring) -> None:
         super().bind(wiring)
@@ -131,7 +130,6 @@ class Burstprop(Bursts):
             if isinstance(layer.synapses, LinearSynapses) and population.keeps_shape and not population.output:
                 units = layer.weight.shape[0]
                 self.recurrent_weights.hold(layer, layer.weight.detach().new_zeros(units, units), learned=True)
-        self._recurrent_slots = self.slots_of(self.recurrent_weights, wiring)
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
         units = self._units(samples(wiring, error))
@@ -148,7 +146,10 @@ class Burstprop(Bursts):
                 post, bursts = self._output(wiring, layer, heard, told, units)
             else:
                 potential = population.arrive(layer, record, bursting, activity, learning=False)
-                post, bursts = self._hidden(wiring, layer, record, activity, told, potential, bursting, units, goes_on)
+                if layer in self.recurrent_weights:
+                    potential, lesson = self._linearise(layer, heard, potential, bursting, units)
+                    yield lesson
+                post, bursts = self._hidden(wiring, layer, record, activity, told, potential, units, goes_on)
                 del potential
             if goes_on:
                 bursts = population.leave(layer, record, bursts, activity, learning=False)
@@ -192,7 +193,6 @@ class Burstprop(Bursts):
         activity: Activity,
         told: Tensor,
         potential: Tensor,
-        bursting: Tensor,
         units: _Units,
         sending: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -202,9 +202,8 @@ class Burstprop(Bursts):
         events = population.events(heard, units.tanh)
         net = population.net(heard, events, units.tanh)
         # With T(u) = tanh(slope u / 2), a probability is resting (1 + T); this is slope u / 2.
-        potential = potential / events
-        if layer in self.recurrent_weights:
-            self._linearise(layer, activity, potential, bursting, events, net, units)
+        if layer not in self.recurrent_weights:
+            potential = potential / events
         apical = potential * (2 / self.slope) if wiring.observers else None
         taught = tanh_(potential.sub(told / events)) if wiring.observers else None
         raised = tanh_(potential)
@@ -226,25 +225,20 @@ class Burstprop(Bursts):
         return post, bursts if units.stage == 1 else bursts.mul_(units.stage)
 
     def _linearise(
-        self,
-        layer: Layer,
-        activity: Activity,
-        potential: Tensor,
-        bursting: Tensor,
-        events: Tensor,
-        net: Tensor,
-        units: _Units,
-    ) -> None:
-        """Take the recurrent input Z b~ from the potential, and let Z learn."""
+        self, layer: Layer, heard: Tensor, potential: Tensor, bursting: Tensor, units: _Units
+    ) -> tuple[Tensor, Credit]:
+        """The potential per event without what the recurrent input Z b~ takes from it, and what Z learns."""
         recurrent = self.recurrent_weights[layer]
         many = recurrent.shape[0]
+        events = self._populations[layer.index].events(heard, units.tanh)
+        net = self._populations[layer.index].net(heard, events, units.tanh)
         own = torch.addcmul(net, tanh_(bursting.mul(units.tanh)), events).mul_(units.stage).view(-1, many)
+        potential = potential / events
         flat = potential.view(-1, many)
         flat.addmm_(own, recurrent.to(own.dtype).t(), alpha=-units.tanh)
-        slot = self._recurrent_slots[layer.index]
-        if activity.reach.learns[slot]:
-            rate = self.recurrent_rate / (many * units.samples) * units.per_error * 2 / self.slope
-            activity.gradients[slot] = flat.clamp(-3, 3).mul_(-rate).t().mm(own).to(recurrent.dtype)
+        rate = self.recurrent_rate / (many * units.samples) * units.per_error * 2 / self.slope
+        lesson = flat.clamp(-3, 3).mul_(-rate)
+        return potential, Credit(layer, own, lesson, learner=self.recurrent_weights.learned(layer))
 
     def _show(
         self,

@@ -215,12 +215,6 @@ class Bursts(LearningRule):
         """Y, the weights by which a layer's bursts reach the apical dendrites below, of the shape of its own."""
         return layer.weight if self.feedback == "tied" else self.weights[layer]
 
-    def slots_of(self, tensors: PerLayer, wiring: Wiring) -> dict[int, int]:
-        """For every layer with a Parameter there, where the circuit keeps its gradient: after the model's."""
-        slots = {id(parameter): len(wiring.slots) + place for place, parameter in enumerate(self.parameters())}
-        learned = ((layer.index, tensors.learned(layer)) for layer in wiring.layers)
-        return {index: slots[id(parameter)] for index, parameter in learned if parameter is not None}
-
     def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:
         y, activity = wiring.respond(x, reach, rates=True)
         for node in wiring.nodes:

@@ -124,8 +124,11 @@ class DirectFeedbackAlignment(LearningRule):
         for layer, record, arrived in (descent := wiring.descend(activity, error, project, once=True)):
             if arrived is None:
                 continue
+            post = descent.somatic(layer, record, arrived)
+            del arrived  # its memory is free for what comes
             assert record.pre is not None
-            yield Credit(layer, record.pre, descent.somatic(layer, record, arrived))
+            yield Credit(layer, record.pre, post)
+            del record, post
 
 
 def _as_backprop_at_first(wiring: Wiring, outputs: int) -> list[float]:

@@ -202,7 +202,6 @@ class DendriticMicrocircuit(LearningRule):
         self.inhibition = PerLayer()
         self._areas: dict[int, Area] = {}
         self._lowest: set[int] = set()
-        self._slots: dict[tuple[str, int], int] = {}
         self._warned = False
 
     def _check(self) -> None:
@@ -269,15 +268,6 @@ class DendriticMicrocircuit(LearningRule):
         for layer in wiring.layers:
             if layer.feeds_back:
                 self._grow(layer)
-        places = {id(parameter): place for place, parameter in enumerate(self.parameters())}
-        tables = ("top_down_weights", "inhibition", "interneuron_weights", "interneuron_biases")
-        # Where the circuit keeps the gradients of the rule's own parameters: after the model's.
-        self._slots = {
-            (table, layer.index): len(wiring.slots) + places[id(parameter)]
-            for table in tables
-            for layer in wiring.layers
-            if (parameter := getattr(self, table).learned(layer)) is not None
-        }
 
     def _read(self, wiring: Wiring) -> dict[int, Area]:
         """What the theory makes of every layer, from the output down."""
@@ -351,12 +341,12 @@ class DendriticMicrocircuit(LearningRule):
             told = soma.teaching_signal()
             yield Credit(layer, pre, told)
             mirror = self._mirror(layer, pre, soma)
-            self._learn(activity, layer, pre, soma, mirror, told)
+            yield from self._prediction(layer, pre, soma, mirror, told)
             goes_on = descent.goes_on(layer)
             # Synapses onto a taught input learn in every pass, whether somebody asks for its error or not.
             if goes_on or (layer.index in self._lowest and layer.feeds_back):
                 below = self._unexplained(layer, pre, soma, mirror)
-                self._learn_top_down(activity, layer, pre, soma, mirror, below)
+                yield from self._cancellation(layer, pre, soma, mirror, below)
                 if goes_on:
                     descent.send(layer, below)
             if wiring.observers:
@@ -377,10 +367,10 @@ class DendriticMicrocircuit(LearningRule):
             told = soma.teaching_signal()
             yield Credit(layer, pre, told)
             mirror = self._mirror(layer, pre, soma)
-            self._learn(activity, layer, pre, soma, mirror, told)
+            yield from self._prediction(layer, pre, soma, mirror, told)
             if self.inhibition.learned(layer) is not None or self.top_down_weights.learned(layer) is not None:
                 below = self._unexplained(layer, pre, soma, mirror)
-                self._learn_top_down(activity, layer, pre, soma, mirror, below)
+                yield from self._cancellation(layer, pre, soma, mirror, below)
             if wiring.observers:
                 self._show(wiring, layer, soma, mirror)
 
@@ -407,54 +397,36 @@ class DendriticMicrocircuit(LearningRule):
             below = below + layer.synapses.transport(mirror.rate.to(soma.dtype) * unit, apart, pre)
         return below
 
-    def _learn(self, activity: Activity, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, told: Tensor) -> None:
+    def _prediction(self, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, told: Tensor) -> Iterator[Credit]:
         """The interneurons' own rule, dW^IP ~ [phi(u^I) - phi(v^I)] r^T, in its two parts.
 
         What the teacher does to the pyramids that they mirror (`told`) has its full size, as in W's rule: in the
         interneurons' own rates it is lambda_I of that, but for the curvature of phi, and it is by such small lags that
         unpredicted feedback would drown the error. What their prediction lacks is at a rate of its own.
         """
-        learns = activity.reach.learns
-        of_weight = self._slots.get(("interneuron_weights", layer.index))
-        if of_weight is None:
-            return
-        of_bias = self._slots.get(("interneuron_biases", layer.index))
-        wanted = learns[of_weight], of_bias is not None and learns[of_bias]
-        if not any(wanted):
+        weight = self.interneuron_weights.learned(layer)
+        if weight is None:
             return
         positions = soma.basal[0].numel() / layer.weight.shape[0]
         corrected = self.prediction_rate / (soma.samples * positions * (layer.synapses.fan_in + 1))
         post = told - mirror.lag() * (corrected / mirror.mixing)
-        weight, bias = layer.synapses.plasticity(pre, post, *wanted)
-        if weight is not None:
-            activity.gradients[of_weight] = weight
-        if bias is not None:
-            assert of_bias is not None
-            activity.gradients[of_bias] = bias
+        yield Credit(layer, pre, post, learner=weight, learner_bias=self.interneuron_biases.learned(layer))
 
-    def _learn_top_down(
-        self, activity: Activity, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, below: Tensor
-    ) -> None:
+    def _cancellation(self, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, below: Tensor) -> Iterator[Credit]:
         """The rules of W^PI, which silences the apical dendrite, and of W^TD, which predicts the rates below."""
-        of_inhibition = self._slots.get(("inhibition", layer.index))
-        of_feedback = self._slots.get(("top_down_weights", layer.index))
-        learns, synapses = activity.reach.learns, layer.synapses
+        inhibition, top_down = self.inhibition.learned(layer), self.top_down_weights.learned(layer)
         positions = soma.basal[0].numel() / layer.weight.shape[0]
-        unit = 1 / (soma.samples * positions * (synapses.fan_out + 1))
-        if of_inhibition is not None and learns[of_inhibition]:
+        unit = 1 / (soma.samples * positions * (layer.synapses.fan_out + 1))
+        if inhibition is not None:
             apical = below * (-soma.samples * soma.area.gain * (1 - self.interneuron_mixing))
             post = mirror.rate.to(soma.dtype) * (self.cancellation_rate * unit)
-            found = synapses.plasticity(apical.to(post.dtype), post, True, False)[0]
-            assert found is not None
-            activity.gradients[of_inhibition] = found
-        if of_feedback is not None and learns[of_feedback]:
+            yield Credit(layer, apical.to(post.dtype), post, learner=inhibition)
+        if top_down is not None:
             rate = soma.area.fire(soma.basal).to(soma.dtype)
-            guess = synapses.transport(rate, self._feedback(layer), pre)
+            guess = layer.synapses.transport(rate, self._feedback(layer), pre)
             source = self._areas.get(layer.sources[0] - 1)
             wrong = pre - (guess if source is None else source.fire(guess))
-            found = synapses.plasticity(wrong, rate * (-self.top_down_rate * unit), True, False)[0]
-            assert found is not None
-            activity.gradients[of_feedback] = found
+            yield Credit(layer, wrong, rate * (-self.top_down_rate * unit), learner=top_down)
 
     def _show(self, wiring: Wiring, layer: Layer, soma: Soma, mirror: Mirror) -> None:
         shown = {"somatic_potential": (soma.basal + soma.shift).to(soma.dtype)}
