@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from apical import errors as errors
     from apical import layers as layers
     from apical import measure as measure
+    from apical import neurons as neurons
     from apical import papers as papers
     from apical import report as report
     from apical import rules as rules
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from apical.circuit import Circuit as Circuit
     from apical.rules import *  # noqa: F403
 
-_PARTS = ("data", "errors", "layers", "measure", "papers", "report", "rules", "study")
+_PARTS = ("data", "errors", "layers", "measure", "neurons", "papers", "report", "rules", "study")
 
 
 def __getattr__(name: str) -> Any:
