@@ -1,0 +1,380 @@
+"""Predictive coding: layers predict each other, and weights learn from what is left of the errors once they settle."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from apical.errors import ConfigError, NonFiniteError
+from apical.layers import Layer
+from apical.rules.incremental import learn_while_inferring
+from apical.rules.inference import Inference
+from apical.rules.nudging import Nudge, UnsettledWarning, check_loss
+from apical.rules.randomness import Randomness, feedback_like
+from apical.rules.relaxation import Hierarchy, Relaxation, refuse_what_cannot_fire_again, widened
+from apical.rules.rule import LearningRule, PerLayer
+from apical.rules.wavefront import shares, teach_by_wave
+from apical.wiring import Activity, Credit, Reach, Wiring
+
+_VARIANTS: Mapping[str, tuple[int | None, float]] = MappingProxyType(
+    {
+        "error_optimised": (4, 0.5),
+        "strict": (20, 0.1),
+        "incremental": (20, 0.1),
+        "fixed_prediction": (None, 1.0),
+        "zero_divergence": (None, 1.0),
+    }
+)
+"""Every variant, its number of steps (None: as many as there are levels of hidden layers) and its rate."""
+_FEEDBACK = ("tied", "kolen_pollack", "fixed")
+_FREE_NEURONS = ("fixed_prediction", "zero_divergence")
+_KINDS = {"fixed_prediction": "fixed", "error_optimised": "errors", "strict": "values", "incremental": "values"}
+
+
+class PredictiveCoding(LearningRule):
+    """DOC"""
+
+    name = "predictive_coding"
+    title = "Predictive coding"
+    summary = (
+        "Layers predict each other and settle between input and nudged output; weights learn what stays unpredicted."
+    )
+    paper = (
+        "Whittington & Bogacz 2017; Millidge et al. 2022; Song et al. 2020; Salvatori et al. 2024; Goemaere et al. 2025"
+    )
+    needs = "any circuit; symmetric weights, unless feedback says otherwise"
+    carries: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "step": "steps of inference so far",
+            "prediction_error": "v - a at the soma of a hidden layer, (batch, units ...)",
+            "energy": "half the sum of the squared prediction errors of each sample, (batch,)",
+            "residual": "largest velocity left in any layer, as a part of its signal; only with a tolerance",
+        }
+    )
+
+    def __init__(
+        self,
+        *,
+        variant: str = "error_optimised",
+        steps: int | None = None,
+        rate: float | None = None,
+        tolerance: float | None = None,
+        momentum: float = 0.0,
+        loss: str | None = None,
+        clamp: float | None = None,
+        feedback: str = "tied",
+        learning_rate: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.variant = variant
+        self.steps = steps
+        self.rate = rate
+        self.tolerance = tolerance
+        self.momentum = momentum
+        self.loss = loss
+        self.clamp = clamp
+        self.feedback = feedback
+        self.learning_rate = learning_rate
+        self.seed = seed
+        self._check()
+        self.randomness = Randomness(seed)
+        self.weights = PerLayer()
+        self._told = False
+
+    def _check(self) -> None:
+        """Refuse options that do not exist, or that the variant has no use for."""
+        if self.variant not in _VARIANTS:
+            *others, last = map(repr, _VARIANTS)
+            raise ConfigError(
+                f"PredictiveCoding: variant={self.variant!r} is unknown; use {', '.join(others)} or {last}."
+            )
+        if self.feedback not in _FEEDBACK:
+            raise ConfigError(
+                f"PredictiveCoding: feedback={self.feedback!r} is unknown; use 'tied', 'kolen_pollack' or 'fixed'."
+            )
+        check_loss("PredictiveCoding", self.loss)
+        variant = f"PredictiveCoding(variant={self.variant!r})"
+        if self.variant == "zero_divergence" and any(
+            (self.steps is not None, self.rate not in (None, 1.0), self.tolerance is not None, self.momentum)
+        ):
+            raise ConfigError(
+                f"{variant}: its rate is exactly 1 and its steps are as many as the network is deep, or it is not this "
+                "algorithm. Leave out steps, rate, tolerance and momentum, or say variant='fixed_prediction'."
+            )
+        if self.variant in _FREE_NEURONS and (self.loss is not None or self.clamp is not None):
+            raise ConfigError(
+                f"{variant}: its predictions stay those of the free pass, so the output's error never changes. Leave "
+                "out loss and clamp, or say variant='strict'."
+            )
+        if self.variant == "incremental" and self.tolerance is not None:
+            raise ConfigError(
+                f"{variant}: weights move at every step, so there is no state to settle in. Leave out tolerance."
+            )
+        if self.loss is not None and self.clamp is not None:
+            raise ConfigError(
+                f"{variant}: a clamped output has no loss to follow; say loss={self.loss!r} or clamp={self.clamp!r}."
+            )
+        steps_fit = self.steps is None or self.steps >= 1
+        rate_fits = self.rate is None or 0 < self.rate <= 1
+        if not (steps_fit and rate_fits and 0 <= self.momentum < 1):
+            raise ConfigError(
+                f"PredictiveCoding: steps={self.steps!r} must be at least 1, rate={self.rate!r} above 0 and at most 1, "
+                f"momentum={self.momentum!r} at least 0 and below 1."
+            )
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise ConfigError(
+                f"PredictiveCoding: tolerance={self.tolerance!r} must be between 0 and 1: it is the part of a layer's "
+                "signal by which its state may still move."
+            )
+        if self.clamp is not None and not (math.isfinite(self.clamp) and self.clamp):
+            raise ConfigError(f"PredictiveCoding: clamp={self.clamp!r} must be a number other than 0.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
+            raise ConfigError(f"PredictiveCoding: learning_rate={self.learning_rate!r} must be at least 0.")
+
+    @property
+    def teaches_input(self) -> bool:
+        return self.feedback == "tied"
+
+    @property
+    def records_drives(self) -> bool:  # type: ignore[override]
+        return self.variant not in _FREE_NEURONS
+
+    @property
+    def records_rates(self) -> bool:  # type: ignore[override]
+        return self.variant not in _FREE_NEURONS
+
+    def bind(self, wiring: Wiring) -> None:
+        self.randomness = Randomness(self.seed)
+        self.weights = PerLayer()
+        if self.variant not in _FREE_NEURONS:
+            refuse_what_cannot_fire_again(wiring, "PredictiveCoding")
+        if self.feedback == "tied":
+            return
+        for layer in wiring.layers:
+            if layer.feeds_back:
+                made = feedback_like(layer.weight, "match", 1.0, self.randomness)
+                self.weights.hold(layer, made, learned=self.feedback == "kolen_pollack")
+
+    def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:
+        if self.variant in _FREE_NEURONS:
+            return super().respond(wiring, x, reach)
+        y, activity = super().respond(wiring, x, widened(reach))
+        activity.reach = reach
+        return y, activity
+
+    def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
+        hierarchy = Hierarchy(wiring, activity.reach)
+        own = {layer: self.weights[layer].detach() for layer in wiring.layers if layer in self.weights}
+        default, rate = _VARIANTS[self.variant]
+        rate = rate if self.rate is None else self.rate
+        steps = self.steps or default or hierarchy.depth
+        if self.variant == "zero_divergence":
+            yield from self._wave(wiring, activity, error, own, hierarchy, None)
+            return
+        if self.variant == "fixed_prediction" and hierarchy.levelled:
+            parts, residual, taken = shares(hierarchy.depth, steps, rate, self.momentum, self.tolerance)
+            self._tell(residual, taken, rate)
+            yield from self._wave(wiring, activity, error, own, hierarchy, parts)
+            return
+        states = Relaxation(wiring, activity, hierarchy, own)
+        samples = error.shape[0] if wiring.reduction == "mean" else 1
+        nudge = self._nudge(states, error, samples, wiring.reduction)
+        inference = Inference(
+            states,
+            nudge,
+            kind=_KINDS[self.variant],
+            rate=rate,
+            momentum=self.momentum,
+            tolerance=self.tolerance,
+        )
+        unit = 1 / (samples * (self.clamp or 1.0))
+        if self.variant == "incremental":
+            yield from learn_while_inferring(
+                inference,
+                lambda: self._credits(states, nudge(), unit / steps),
+                steps,
+                self.learning_rate * samples / error.shape[0],
+                tied=self.feedback == "tied",
+                show=lambda: self._show(inference),
+            )
+            return
+        before = None if self.variant == "fixed_prediction" else (states.y, nudge())
+        for _ in range(steps):
+            settled = inference.step()
+            self._show(inference)
+            if settled:
+                break
+        pushed = nudge()
+        if not torch.compiler.is_compiling():
+            self._judge(inference, before, pushed)
+            if inference.residual is not None:
+                self._tell(inference.residual, inference.taken, rate)
+        yield from self._credits(states, pushed, unit)
+
+    def _nudge(self, states: Relaxation, error: Tensor, samples: int, reduction: str) -> Callable[[], Tensor]:
+        """The error at the output, of each sample, as the states are now."""
+        if self.variant == "fixed_prediction":
+            constant = error * samples
+            return lambda: constant
+        free = states.y
+        error = error.to(free.dtype)
+        if self.clamp is not None:
+            target = free - error * (samples * self.clamp)
+            return lambda: states.y - target
+        nudge = Nudge(self.loss, free, error, samples, reduction)
+        return lambda: nudge(states.y)
+
+    def _wave(
+        self,
+        wiring: Wiring,
+        activity: Activity,
+        error: Tensor,
+        weights: Mapping[Layer, Tensor],
+        hierarchy: Hierarchy,
+        parts: list[float] | None,
+    ) -> Iterator[Credit]:
+        samples = error.shape[0] if wiring.reduction == "mean" else 1
+
+        def show(layer: Layer, post: Tensor) -> None:
+            if layer.index in hierarchy.levels:
+                wiring.show(layer, step=torch.tensor(hierarchy.levels[layer.index]), **_carried(post * samples))
+
+        seen = show if wiring.observers else None
+        yield from teach_by_wave(wiring, activity, error, weights, self._reciprocals(wiring), hierarchy, parts, seen)
+
+    def _reciprocals(self, wiring: Wiring) -> dict[Layer, nn.Parameter]:
+        found = {layer: self.weights.learned(layer) for layer in wiring.layers}
+        return {layer: feedback for layer, feedback in found.items() if feedback is not None}
+
+    def _credits(self, states: Relaxation, error: Tensor, unit: float) -> Iterator[Credit]:
+        """What the synapses see in the states as they are.
+
+        Args:
+            states: of the layers.
+            error: at the output, of each sample.
+            unit: what a sample's signal is multiplied by for the loss's mean.
+        """
+        activity, levels = states.activity, states.levels
+        learns, gradients = activity.reach.learns, activity.gradients
+        # Signals need to be carried to where they arrived anyway only for those that learn by what arrives: the
+        # neurons' own parameters, and whatever made the input.
+        learners = {node for node, _ in states.up if any(learns[slot] for slots in node.slots for slot in slots)}
+        carried = bool(learners) or activity.reach.values[0]
+        reciprocals = self._reciprocals(states.wiring)
+        found: list[Credit] = []
+
+        def visit(layer: Layer, message: Tensor | None) -> Tensor | None:
+            index = layer.index
+            if index in levels:
+                if message is not None and layer in learners:
+                    states.back(layer, message, learns, gradients)
+                post = states.posts.get(index)
+                post = torch.zeros_like(layer.synapses.drive(states.pre(layer))) if post is None else post * unit
+            elif message is None:
+                return None
+            else:
+                post = states.back(layer, message, learns, gradients)
+            found.append(Credit(layer, states.pre(layer), post, reciprocals.get(layer)))
+            return post if carried else None
+
+        activity.at_input = states.sweep(error * unit, visit, learns, gradients)
+        yield from found
+
+    # What it says of itself
+
+    def _show(self, inference: Inference) -> None:
+        states = inference.states
+        if not states.wiring.observers:
+            return
+        more = {} if inference.residual is None else {"residual": torch.tensor(inference.residual)}
+        for layer in states.wiring.layers:
+            post = states.posts.get(layer.index)
+            if layer.index in states.levels and post is not None:
+                states.wiring.show(layer, step=torch.tensor(inference.taken), **_carried(post), **more)
+
+    def _tell(self, residual: float, steps: int, rate: float) -> None:
+        """Say once that the states have not settled."""
+        if self.tolerance is None or residual <= self.tolerance or self._told:
+            return
+        self._told = True
+        quicker = ", rate" if rate < 1 else ""
+        warnings.warn(
+            f"PredictiveCoding(variant={self.variant!r}): after {steps} steps the states have not settled: some layer "
+            f"still moves by {residual:.1e} of its signal, and {self.tolerance:.1e} was asked for. Raise steps{quicker}"
+            " or tolerance, or take variant='error_optimised', which needs fewer steps. This is said once.",
+            UnsettledWarning,
+            stacklevel=2,
+        )
+
+    def _judge(self, inference: Inference, before: tuple[Tensor, Tensor] | None, pushed: Tensor) -> None:
+        """Stop where the states have diverged.
+
+        Args:
+            inference: what there was of it.
+            before: the free output and the error there, of each sample, where the output moves.
+            pushed: the error at the output now.
+
+        Raises:
+            NonFiniteError: the states are no numbers any more, or the energy has risen where it has to fall.
+        """
+        states = inference.states
+        posts = {layer: states.posts[layer.index] for layer in states.wiring.layers if layer.index in states.posts}
+        energy = sum(float(post.square().sum()) for post in posts.values()) / 2
+        if math.isfinite(energy):
+            # Where weights are symmetric this is descent; and errors that follow a bounded push stay bounded.
+            falls = self.variant == "strict" or self.loss == "mse" or self.clamp is not None
+            if (
+                before is None
+                or not falls
+                or self.feedback != "tied"
+                or not _climbed(states.y, *before, pushed, energy)
+            ):
+                return
+        elif before is None or not math.isfinite(float(before[1].sum())):
+            return  # lost before the first step: the circuit's own look finds where
+        elif (lost := _lost(states.anew(), before[1])) is not None:
+            raise NonFiniteError(
+                f"{lost.name}: the teaching signal that PredictiveCoding brings to it holds NaN or infinity, "
+                "and did so before the first step of inference. Lower the learning rate, or clip the gradient.",
+                layer=lost.name,
+            )
+        worst = max(posts, key=lambda layer: float(posts[layer].abs().nan_to_num(math.inf).max()))
+        raise NonFiniteError(
+            f"{worst.name}: PredictiveCoding(variant={self.variant!r}) has diverged: {inference.taken} steps at rate "
+            f"{inference.rate:g} left more energy than there was at the start, most of it here. Lower rate "
+            "or momentum, or take variant='error_optimised', which bears a larger rate.",
+            layer=worst.name,
+        )
+
+
+def _climbed(y: Tensor, free: Tensor, first: Tensor, last: Tensor, energy: float) -> bool:
+    """Whether the energy, with the loss in it, is higher than at the free pass; the loss's change by the trapezoid."""
+    push = (first + last) / 2
+    fall = float((push * (y - free)).sum())
+    rounding = 32 * torch.finfo(y.dtype).eps * float((push.abs() * free.abs()).sum())
+    return energy + fall > rounding
+
+
+def _lost(states: Relaxation, first: Tensor) -> Layer | None:
+    """The first layer on the way down whose signal is no number in the free state."""
+    found: list[Layer] = []
+
+    def visit(layer: Layer, message: Tensor | None) -> Tensor | None:
+        signal = None if message is None else states.back(layer, message)
+        if signal is not None and not bool(torch.isfinite(signal).all()):
+            found.append(layer)
+        return signal
+
+    states.sweep(first, visit)
+    return found[0] if found else None
+
+
+def _carried(post: Tensor) -> dict[str, Tensor]:
+    return {"prediction_error": -post, "energy": post.square().flatten(1).sum(1) / 2}

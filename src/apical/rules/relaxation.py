@@ -1,0 +1,320 @@
+"""The engine of predictive coding: the states of a circuit's layers, their predictions, and the errors between.
+
+Every layer that drives another holds a value v at its soma; the layers below predict it by their drive a. Under no_grad
+and with closed-form products, on any graph of layers and junctions:
+
+- `predict`: what the values make their consumers fire, and what drives follow from it. Whatever nothing has reached
+  yet stays what the free pass made it, and so do what lies below all that learns and the first layers' drives.
+- `sweep`: signals from the output down, one message at each layer's rate.
+
+What a step remembers is overwritten by the next, so memory does not grow with the number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from apical.errors import CircuitError
+from apical.layers import Gradients, Junction, Layer, Node, Record, Step
+from apical.layers.activations import ReLU
+from apical.layers.norms import BatchNorm
+from apical.layers.shapes import ChannelDropout, Dropout
+from apical.layers.steps import LocalGraph, Saved
+from apical.wiring import Activity, Reach, Wiring
+
+aten = torch.ops.aten
+
+Visit = Callable[[Layer, Tensor | None], Tensor | None]
+"""Takes a layer and the message at its rate; gives what it sends down, at its soma."""
+
+
+def widened(reach: Reach) -> Reach:
+    """The same reach, with a record for what lies below all that learns but meets at a junction what moves."""
+    values = list(reach.values)
+    for node, is_layer in reach.way:
+        if not is_layer:
+            for source in node.sources:
+                values[source] = True
+    return reach._replace(values=tuple(values))
+
+
+def refuse_what_cannot_fire_again(wiring: Wiring, rule: str) -> None:
+    """Refuse neurons whose answer to one drive changes from one call to the next.
+
+    Raises:
+        CircuitError: one of them draws random numbers, or updates statistics, out of the rule's sight.
+    """
+    for node in wiring.nodes:
+        for step in node.steps:
+            module = step.module
+            if not isinstance(step, LocalGraph):
+                continue
+            for part in module.modules():
+                draws = isinstance(part, (nn.modules.dropout._DropoutNd, nn.RReLU))
+                tracks = isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats
+                if draws or tracks:
+                    why = "draws other random numbers" if draws else "moves its running statistics"
+                    raise CircuitError(
+                        f"{node.name}: {rule} lets its neurons fire again at every step of the relaxation, and "
+                        f"{type(part).__name__} {why} each time. Use nn.Dropout, nn.Dropout1d to 3d, nn.BatchNorm1d or "
+                        "2d or another norm in its place, or variant='fixed_prediction', whose neurons fire once."
+                    )
+
+
+def fire_again(step: Step, x: Tensor, free: Saved) -> tuple[Tensor, Saved]:
+    """A step's answer to another argument, with the free pass's dropout mask and batch statistics."""
+    if isinstance(step, (Dropout, ChannelDropout)):
+        return step.derivative(x, *free), free  # a mask is linear: it is its own derivative
+    if isinstance(step, BatchNorm):
+        _, mean, variance, batch_mean, batch_scale, from_batch = free
+        if from_batch:
+            mean, variance = batch_mean, batch_scale.pow(-2).sub_(step.module.eps)
+        weight, bias = step.module._parameters.get("weight"), step.module._parameters.get("bias")
+        y = aten.native_batch_norm.default(x, weight, bias, mean, variance, False, 0.0, step.module.eps)[0]
+        # The derivative goes by way of the statistics, too, and stays the free pass's. Taken where the values have
+        # gone, beside statistics that are not theirs, it grows with their distance and drives them further away.
+        return y, (free if from_batch else (x, *free[1:]))
+    if isinstance(step, ReLU):
+        y = torch.relu(x)  # never in place: the argument is the state
+        return y, (y,)
+    return step.forward(x)
+
+
+class Hierarchy:
+    """Which layers hold values, how far they are from the output, and where messages have to go.
+
+    Attributes:
+        levels: of the layers that hold a value, by their index: the errors on the way from the output to their own.
+        hidden: these layers, in the order in which they answer. The others that learn are readouts.
+        levelled: whether a layer's level is the same on every way from the output.
+        depth: the highest level.
+        waits: for every value of the circuit, whether messages about it are wanted.
+    """
+
+    def __init__(self, wiring: Wiring, reach: Reach) -> None:
+        feeds: set[int] = set()
+        found: dict[int, int] = {wiring.output: 0}
+        self.levels: dict[int, int] = {}
+        self.levelled = True
+        for node, is_layer in reach.way:
+            value = node.index + 1
+            level = found.get(value, 0)
+            if is_layer and value in feeds:
+                level += 1
+                self.levels[node.index] = level
+            if is_layer or value in feeds:
+                feeds.update(node.sources)
+            for source in node.sources:
+                known = found.setdefault(source, level)
+                if known != level and reach.values[source]:
+                    self.levelled = False
+                    found[source] = max(level, known)
+        self.hidden = [node for node in wiring.layers if node.index in self.levels]
+        self.depth = max(self.levels.values(), default=0)
+        self.waits = [False] * (len(wiring.nodes) + 1)
+        for node, _ in reversed(reach.way):
+            below = any(self.waits[source] for source in node.sources)
+            self.waits[node.index + 1] = below or node.index in self.levels
+
+
+class Relaxation:
+    """The states of one answer, on their way.
+
+    Args:
+        wiring: the circuit's.
+        activity: what it kept of the free pass; with every drive and rate, if `predict` is to be called.
+        hierarchy: of these.
+        weights: what carries signals down, by layer; a layer that is missing uses its own.
+
+    Attributes:
+        drives: a, what the layers below predict, by the layer's index.
+        values: v of the hidden layers that anything has reached.
+        posts: a - v of these: prediction errors with the sign of a gradient.
+        rates: by value of the circuit, as they are now.
+    """
+
+    def __init__(
+        self, wiring: Wiring, activity: Activity, hierarchy: Hierarchy, weights: Mapping[Layer, Tensor]
+    ) -> None:
+        self.wiring = wiring
+        self.activity = activity
+        self.hierarchy = hierarchy
+        self.levels = hierarchy.levels
+        self.waits = hierarchy.waits
+        self.weights = weights
+        self.down = activity.reach.way
+        self.up = self.down[::-1]
+        self.drives: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self.posts: dict[int, Tensor] = {}
+        self.rates: list[Tensor | None] = [activity.source]
+        self.saved: dict[int, list[Saved]] = {}
+        for node in wiring.nodes:
+            record = activity.records[node.index]
+            self.rates.append(None if record is None else record.rate)
+            if record is not None:
+                self.saved[node.index] = record.saved
+                if record.drive is not None:
+                    self.drives[node.index] = record.drive
+        self._moved = [False] * len(self.rates)
+        self._still = (False,) * len(activity.reach.learns)
+        layers = [node for node, is_layer in self.up if isinstance(node, Layer)]
+        if any(node.index in self.drives and self.drives[node.index].dtype != node.weight.dtype for node in layers):
+            self._answer_precisely()
+
+    def anew(self) -> Relaxation:
+        """The same, as nothing had moved."""
+        return Relaxation(self.wiring, self.activity, self.hierarchy, self.weights)
+
+    def _answer_precisely(self) -> None:
+        """Answer again in the weights' own type: under autocast the small differences would not survive."""
+        for node, _ in self.up:
+            if isinstance(node, Layer):
+                self.drives[node.index] = self._drive(node)
+                rate, self.saved[node.index] = self._fire(node, self.drives[node.index])
+            else:
+                assert isinstance(node, Junction)
+                rate, self.saved[node.index] = self._meet(node)
+            self.rates[node.index + 1] = rate
+
+    # What follows from the states
+
+    @property
+    def y(self) -> Tensor:
+        """The circuit's answer as it is now."""
+        y = self.rates[self.wiring.output]
+        assert y is not None
+        return y
+
+    def pre(self, layer: Layer) -> Tensor:
+        """The rate that arrives at a layer's synapses now."""
+        pre = self.rates[layer.sources[0]]
+        if pre is None:  # below all that learns
+            pre = self.activity[layer].pre
+        assert pre is not None
+        return pre if pre.dtype == layer.weight.dtype else pre.to(layer.weight.dtype)
+
+    def _drive(self, layer: Layer) -> Tensor:
+        return layer.synapses.drive(self.pre(layer))
+
+    def _fire(self, node: Node, x: Tensor, skip: int = 0) -> tuple[Tensor, list[Saved]]:
+        saved = []
+        for step, free in zip(node.steps, self.activity[node].saved[skip:], strict=True):
+            x, kept = fire_again(step, x, free)
+            saved.append(kept)
+        return x, saved
+
+    def _meet(self, junction: Junction) -> tuple[Tensor, list[Saved]]:
+        arriving = [self.rates[source] for source in junction.sources]
+        x, met = junction.meeting.forward(arriving)  # type: ignore[arg-type]
+        rate, saved = self._fire(junction, x, 1)
+        return rate, [met, *saved]
+
+    def predict(self, *, errors: bool = False) -> None:
+        """Let the values drive what they drive.
+
+        Args:
+            errors: the states are the errors, and the values follow: v = a - post.
+        """
+        moved, rates = self._moved, self.rates
+        for node, _ in self.up:
+            value, index = node.index + 1, node.index
+            if not isinstance(node, Layer):
+                assert isinstance(node, Junction)
+                if any(moved[source] for source in node.sources):
+                    rates[value], self.saved[index] = self._meet(node)
+                    moved[value] = True
+                continue
+            driven = moved[node.sources[0]]
+            if index not in self.levels:  # a readout
+                if driven:
+                    self.drives[index] = self._drive(node)
+                    rates[value], self.saved[index] = self._fire(node, self.drives[index])
+                    moved[value] = True
+                continue
+            if driven:
+                if not errors and index not in self.values:
+                    self.values[index] = self.drives[index].clone()
+                self.drives[index] = self._drive(node)
+            if errors:
+                if index in self.posts:
+                    self.values[index] = self.drives[index] - self.posts[index]
+                elif driven:
+                    self.values[index] = self.drives[index]
+            elif driven:
+                # The drive is this step's own: nobody else needs it.
+                self.posts[index] = self.drives[index].sub_(self.values[index])
+            elif index in self.values:
+                self.posts[index] = self.drives[index] - self.values[index]
+            if index in self.values:
+                rates[value], self.saved[index] = self._fire(node, self.values[index])
+                moved[value] = True
+
+    # What comes down
+
+    def back(
+        self, node: Layer, message: Tensor, learns: Sequence[bool] | None = None, gradients: Gradients | None = None
+    ) -> Tensor:
+        """A message at a layer's rate, at its soma, by the neurons' derivative as they fire now."""
+        if not node.steps:
+            return message
+        record = self._record(node)
+        return node.through_neurons(
+            record, message, self._still if learns is None else learns, {} if gradients is None else gradients
+        )
+
+    def _record(self, node: Node) -> Record:
+        known = self.activity[node]
+        return Record(None, None, None, self.saved[node.index], known.shape, known.dtype)
+
+    def carry(self, layer: Layer, post: Tensor) -> Tensor:
+        """A signal at a layer's soma, carried down to the rate that arrives there."""
+        weight = self.weights.get(layer)
+        pre = self.rates[layer.sources[0]]
+        if pre is None:
+            pre = self.activity[layer].pre
+        assert pre is not None
+        return layer.synapses.transport(post, layer.weight if weight is None else weight, pre)
+
+    def sweep(
+        self, error: Tensor, visit: Visit, learns: Sequence[bool] | None = None, gradients: Gradients | None = None
+    ) -> Tensor | None:
+        """Send messages down from an error at the output.
+
+        Args:
+            error: of the shape of the answer.
+            visit: what happens at a layer.
+            learns: with `gradients`, what the junctions' own parameters learn; signals then go to the input, too.
+            gradients: takes it.
+
+        Returns:
+            what arrived at the input, if it went there.
+        """
+        arrived: dict[int, Tensor] = {self.wiring.output: error}
+        wanted = self.waits if learns is None else self.activity.reach.values
+        for node, _ in self.down:
+            message = arrived.pop(node.index + 1, None)
+            if isinstance(node, Layer):
+                sent = visit(node, message)
+                source = node.sources[0]
+                if sent is None or not wanted[source]:
+                    continue
+                handed: Sequence[Tensor] = (self.carry(node, sent),)
+            elif message is None:
+                continue
+            else:
+                assert isinstance(node, Junction)
+                handed = node.hand_back(
+                    self._record(node),
+                    message,
+                    self._still if learns is None else learns,
+                    {} if gradients is None else gradients,
+                )
+            for source, signal in zip(node.sources, handed, strict=True):
+                if wanted[source]:
+                    before = arrived.get(source)
+                    arrived[source] = signal if before is None else before + signal
+        return arrived.get(0)
