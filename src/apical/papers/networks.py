@@ -1,7 +1,10 @@
 """Networks of papers that `apical.study.models` does not know, for `model = "networks.py:NAME"`."""
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
+import torch
 from torch import nn
 
 
@@ -14,6 +17,41 @@ def lenet(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         *(nn.Conv2d(16, 120, 5), nn.ReLU(), nn.Flatten()),
         *(nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)),
     )
+    return _glorot(model)
+
+
+def sigmoid_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Payeur et al.'s network for MNIST: three hidden layers of 500 sigmoid units, and sigmoid outputs."""
+    widths = (math.prod(input_shape), 500, 500, 500, classes)
+    layers = [part for shape in pairwise(widths) for part in (nn.Linear(*shape), nn.Sigmoid())]
+    return _glorot(nn.Sequential(nn.Flatten(), *layers))
+
+
+def microcircuit_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Sacramento et al.'s network for MNIST: two hidden layers of 500 sigmoid units, and sigmoid outputs."""
+    widths = (math.prod(input_shape), 500, 500, classes)
+    layers = [part for shape in pairwise(widths) for part in (nn.Linear(*shape), nn.Sigmoid())]
+    return _glorot(nn.Sequential(nn.Flatten(), *layers))
+
+
+def no_hidden_layer(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """One layer of sigmoid units."""
+    return _glorot(nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes), nn.Sigmoid()))
+
+
+def relu_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Payeur et al.'s network for CIFAR-10, of ReLU units: convolutions of 64, 128 and 256 channels, 1024 units."""
+    model = nn.Sequential(
+        *(nn.Conv2d(input_shape[0], 64, 5, stride=2), nn.ReLU()),
+        *(nn.Conv2d(64, 128, 5, stride=2), nn.ReLU()),
+        *(nn.Conv2d(128, 256, 3), nn.ReLU(), nn.Flatten()),
+        *(nn.LazyLinear(1024), nn.ReLU(), nn.Linear(1024, classes)),
+    )
+    model(torch.zeros(1, *input_shape))  # tells the lazy layer its inputs
+    return _glorot(model)
+
+
+def _glorot(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
