@@ -35,7 +35,7 @@ def learn_while_inferring(
     learning_rate: float,
     *,
     tied: bool,
-    show: Callable[[], None],
+    after: Callable[[], None],
 ) -> Iterator[Credit]:
     """Values and weights move at once, each by the state before.
 
@@ -45,7 +45,7 @@ def learn_while_inferring(
         steps: how many.
         learning_rate: what a weight moves by in a step beside what it is credited with.
         tied: signals travel down the moved weights.
-        show: called after each step.
+        after: called after each step of inference.
 
     Yields:
         the credits of all steps: together they are how far the weights have come, over the learning rate.
@@ -60,7 +60,7 @@ def learn_while_inferring(
         for credit in credits():
             layer = credit.layer
             wanted = (learns[layer.weight_slot], layer.bias_slot is not None and learns[layer.bias_slot])
-            if not last and any(wanted):
+            if learning_rate and not last and any(wanted):
                 kept = moved.setdefault(layer, {})
                 changes = layer.synapses.plasticity(credit.pre, credit.post, *wanted)
                 for name, change in zip(("weight", "bias"), changes, strict=True):
@@ -78,4 +78,4 @@ def learn_while_inferring(
                 **states.weights,
                 **{layer: kept["weight"] for layer, kept in moved.items() if "weight" in kept},
             }
-        show()
+        after()

@@ -53,13 +53,14 @@ class Inference:
         self.residual: float | None = None
         self._velocities: dict[int, Tensor] = {}
         self._moves: list[tuple[Tensor, Tensor]] = []
-        self._visit = {"values": self._move_value, "errors": self._move_error, "fixed": self._move_alone}[kind]
 
     def step(self) -> bool:
         """One step; whether the states have settled."""
         states = self.states
         self._moves.clear()
-        states.sweep(self.nudge(), self._visit)
+        # Chosen here and kept nowhere: a bound method in the object would be a cycle, and keep its tensors for a while.
+        visit = {"values": self._move_value, "errors": self._move_error, "fixed": self._move_alone}[self.kind]
+        states.sweep(self.nudge(), visit)
         settled = self._look()
         if self.kind != "fixed":
             states.predict(errors=self.kind == "errors")
@@ -73,8 +74,7 @@ class Inference:
             self.residual = math.inf  # no signal has reached some layer
             return False
         ratios = [move / size for move, size in self._moves]
-        worst = float(torch.stack(ratios).max()) if ratios else 0.0
-        self.residual = math.sqrt(worst)
+        self.residual = math.sqrt(float(torch.stack(ratios).max())) if ratios else 0.0
         return self.residual <= self.tolerance
 
     def _note(self, post: Tensor | None, signal: Tensor | None) -> None:
@@ -98,6 +98,10 @@ class Inference:
         post, value = states.posts.get(index), states.values.get(index)
         self._note(post, signal)
         if post is None and signal is None:
+            return None
+        if signal is not None and not states.waits[layer.sources[0]]:
+            # Its drive stays what it is, so the error is the state: nothing is lost to rounding, and nobody is below.
+            states.posts[index] = self._nearer(index, signal, in_place=True)
             return None
         if self.momentum:
             velocity = self._velocities.get(index)

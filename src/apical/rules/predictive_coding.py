@@ -24,11 +24,11 @@ from apical.wiring import Activity, Credit, Reach, Wiring
 
 _VARIANTS: Mapping[str, tuple[int | None, float]] = MappingProxyType(
     {
-        "error_optimised": (4, 0.5),
-        "strict": (20, 0.1),
-        "incremental": (20, 0.1),
         "fixed_prediction": (None, 1.0),
         "zero_divergence": (None, 1.0),
+        "strict": (20, 0.05),
+        "error_optimised": (4, 0.5),
+        "incremental": (20, 0.05),
     }
 )
 """Every variant, its number of steps (None: as many as there are levels of hidden layers) and its rate."""
@@ -61,13 +61,14 @@ class PredictiveCoding(LearningRule):
     def __init__(
         self,
         *,
-        variant: str = "error_optimised",
+        variant: str = "fixed_prediction",
         steps: int | None = None,
         rate: float | None = None,
         tolerance: float | None = None,
         momentum: float = 0.0,
         loss: str | None = None,
-        clamp: float | None = None,
+        nudging: float = 1.0,
+        clamped: bool = False,
         feedback: str = "tied",
         learning_rate: float = 0.05,
         seed: int = 0,
@@ -79,7 +80,8 @@ class PredictiveCoding(LearningRule):
         self.tolerance = tolerance
         self.momentum = momentum
         self.loss = loss
-        self.clamp = clamp
+        self.nudging = nudging
+        self.clamped = clamped
         self.feedback = feedback
         self.learning_rate = learning_rate
         self.seed = seed
@@ -108,18 +110,18 @@ class PredictiveCoding(LearningRule):
                 f"{variant}: its rate is exactly 1 and its steps are as many as the network is deep, or it is not this "
                 "algorithm. Leave out steps, rate, tolerance and momentum, or say variant='fixed_prediction'."
             )
-        if self.variant in _FREE_NEURONS and (self.loss is not None or self.clamp is not None):
+        if self.variant in _FREE_NEURONS and (self.loss is not None or self.clamped or self.nudging != 1):
             raise ConfigError(
                 f"{variant}: its predictions stay those of the free pass, so the output's error never changes. Leave "
-                "out loss and clamp, or say variant='strict'."
+                "out loss, nudging and clamped, or say variant='strict'."
             )
         if self.variant == "incremental" and self.tolerance is not None:
             raise ConfigError(
                 f"{variant}: weights move at every step, so there is no state to settle in. Leave out tolerance."
             )
-        if self.loss is not None and self.clamp is not None:
+        if self.loss is not None and self.clamped:
             raise ConfigError(
-                f"{variant}: a clamped output has no loss to follow; say loss={self.loss!r} or clamp={self.clamp!r}."
+                f"{variant}: a clamped output follows no loss; say loss={self.loss!r} or clamped=True, not both."
             )
         steps_fit = self.steps is None or self.steps >= 1
         rate_fits = self.rate is None or 0 < self.rate <= 1
@@ -133,8 +135,11 @@ class PredictiveCoding(LearningRule):
                 f"PredictiveCoding: tolerance={self.tolerance!r} must be between 0 and 1: it is the part of a layer's "
                 "signal by which its state may still move."
             )
-        if self.clamp is not None and not (math.isfinite(self.clamp) and self.clamp):
-            raise ConfigError(f"PredictiveCoding: clamp={self.clamp!r} must be a number other than 0.")
+        if not (math.isfinite(self.nudging) and self.nudging):
+            raise ConfigError(
+                f"PredictiveCoding: nudging={self.nudging!r} must be a number other than 0: it multiplies the output's "
+                "error, and is divided out of what the weights learn."
+            )
         if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
             raise ConfigError(f"PredictiveCoding: learning_rate={self.learning_rate!r} must be at least 0.")
 
@@ -194,28 +199,32 @@ class PredictiveCoding(LearningRule):
             momentum=self.momentum,
             tolerance=self.tolerance,
         )
-        unit = 1 / (samples * (self.clamp or 1.0))
+        unit = 1 / (samples * self.nudging)
+        before = None if self.variant == "fixed_prediction" else (states.y, nudge())
         if self.variant == "incremental":
+
+            def after() -> None:
+                self._show(inference)
+                self._judge(inference, before, nudge())
+
             yield from learn_while_inferring(
                 inference,
                 lambda: self._credits(states, nudge(), unit / steps),
                 steps,
                 self.learning_rate * samples / error.shape[0],
                 tied=self.feedback == "tied",
-                show=lambda: self._show(inference),
+                after=after,
             )
             return
-        before = None if self.variant == "fixed_prediction" else (states.y, nudge())
         for _ in range(steps):
             settled = inference.step()
             self._show(inference)
             if settled:
                 break
         pushed = nudge()
-        if not torch.compiler.is_compiling():
-            self._judge(inference, before, pushed)
-            if inference.residual is not None:
-                self._tell(inference.residual, inference.taken, rate)
+        self._judge(inference, before, pushed)
+        if inference.residual is not None:
+            self._tell(inference.residual, inference.taken, rate)
         yield from self._credits(states, pushed, unit)
 
     def _nudge(self, states: Relaxation, error: Tensor, samples: int, reduction: str) -> Callable[[], Tensor]:
@@ -225,11 +234,11 @@ class PredictiveCoding(LearningRule):
             return lambda: constant
         free = states.y
         error = error.to(free.dtype)
-        if self.clamp is not None:
-            target = free - error * (samples * self.clamp)
+        if self.clamped:
+            target = free - error * (samples * self.nudging)
             return lambda: states.y - target
-        nudge = Nudge(self.loss, free, error, samples, reduction)
-        return lambda: nudge(states.y)
+        nudge, strength = Nudge(self.loss, free, error, samples, reduction), self.nudging
+        return (lambda: nudge(states.y)) if strength == 1 else (lambda: nudge(states.y) * strength)
 
     def _wave(
         self,
@@ -324,12 +333,14 @@ class PredictiveCoding(LearningRule):
         Raises:
             NonFiniteError: the states are no numbers any more, or the energy has risen where it has to fall.
         """
+        if torch.compiler.is_compiling():
+            return
         states = inference.states
         posts = {layer: states.posts[layer.index] for layer in states.wiring.layers if layer.index in states.posts}
         energy = sum(float(post.square().sum()) for post in posts.values()) / 2
         if math.isfinite(energy):
             # Where weights are symmetric this is descent; and errors that follow a bounded push stay bounded.
-            falls = self.variant == "strict" or self.loss == "mse" or self.clamp is not None
+            falls = self.variant == "strict" or self.loss == "mse" or self.clamped
             if (
                 before is None
                 or not falls
@@ -346,10 +357,12 @@ class PredictiveCoding(LearningRule):
                 layer=lost.name,
             )
         worst = max(posts, key=lambda layer: float(posts[layer].abs().nan_to_num(math.inf).max()))
+        linear = self.loss is None and not self.clamped
+        told = "tell it the loss (loss='cross_entropy' or 'mse') so that the push ends where the loss does, " * linear
         raise NonFiniteError(
             f"{worst.name}: PredictiveCoding(variant={self.variant!r}) has diverged: {inference.taken} steps at rate "
-            f"{inference.rate:g} left more energy than there was at the start, most of it here. Lower rate "
-            "or momentum, or take variant='error_optimised', which bears a larger rate.",
+            f"{inference.rate:g} left more energy than there was at the start, most of it here. Lower "
+            f"rate or momentum, {told}or lower nudging.",
             layer=worst.name,
         )
 

@@ -76,7 +76,8 @@ def fire_again(step: Step, x: Tensor, free: Saved) -> tuple[Tensor, Saved]:
         y = aten.native_batch_norm.default(x, weight, bias, mean, variance, False, 0.0, step.module.eps)[0]
         # The derivative goes by way of the statistics, too, and stays the free pass's. Taken where the values have
         # gone, beside statistics that are not theirs, it grows with their distance and drives them further away.
-        return y, (free if from_batch else (x, *free[1:]))
+        x = free[0].to(x.dtype) if from_batch else x
+        return y, (x, *free[1:])
     if isinstance(step, ReLU):
         y = torch.relu(x)  # never in place: the argument is the state
         return y, (y,)
@@ -113,7 +114,7 @@ class Hierarchy:
                     self.levelled = False
                     found[source] = max(level, known)
         self.hidden = [node for node in wiring.layers if node.index in self.levels]
-        self.depth = max(self.levels.values(), default=0)
+        self.depth = max([0, *self.levels.values()])
         self.waits = [False] * (len(wiring.nodes) + 1)
         for node, _ in reversed(reach.way):
             below = any(self.waits[source] for source in node.sources)
@@ -239,7 +240,7 @@ class Relaxation:
                 if not errors and index not in self.values:
                     self.values[index] = self.drives[index].clone()
                 self.drives[index] = self._drive(node)
-            if errors:
+            if errors or not self.waits[node.sources[0]]:
                 if index in self.posts:
                     self.values[index] = self.drives[index] - self.posts[index]
                 elif driven:

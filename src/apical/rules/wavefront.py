@@ -40,7 +40,7 @@ def shares(
         scales = [max(abs(found[level - 1]), abs(found[level])) for level in range(1, depth + 1)]
         # What no signal has reached has not settled.
         parts = [abs(move) / scale if scale else 1.0 for move, scale in zip(moves[1:], scales, strict=True)]
-        residual = max(parts, default=0.0)
+        residual = max([0.0, *parts])
         velocity = [momentum * before + move for before, move in zip(velocity, moves, strict=True)]
         found = [share + rate * speed for share, speed in zip(found, velocity, strict=True)]
         if tolerance is not None and residual <= tolerance:
