@@ -17,6 +17,7 @@ from apical.rules.feedback_alignment import FeedbackAlignment as FeedbackAlignme
 from apical.rules.feedback_alignment import KolenPollack as KolenPollack
 from apical.rules.feedback_alignment import WeightMirror as WeightMirror
 from apical.rules.microcircuit import DendriticMicrocircuit as DendriticMicrocircuit
+from apical.rules.predictive_coding import PredictiveCoding as PredictiveCoding
 from apical.rules.rule import LearningRule as LearningRule
 from apical.rules.rule import PerLayer as PerLayer
 from apical.rules.rule import Sweep as Sweep
