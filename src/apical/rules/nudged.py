@@ -1,0 +1,443 @@
+"""The engine of feed-forward equilibrium propagation: a circuit's layers, nudged, on any graph.
+
+Every layer holds a state h at its rate; the layers below predict it, f. Under no_grad and with closed-form products, a
+nudged circuit seeks a minimum of
+
+    F = 1/2 sum_k |h_k - f_k(h_<k)|^2 + beta C(y),        at which  f_k - h_k = beta u_k,
+    u_k = sum over what k drives of J_c^T u_c,             u at the output: dC/dy
+
+and what is carried is u, the error in units of the nudging strength: no small difference is ever taken.
+
+- `Course`: which layers move, in which turn, and how many turns a signal takes from the output to the lowest.
+- `Free`: what the layers fired without a nudge.
+- `Nudged`: the states under one nudging strength. What a turn remembers is overwritten by the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from apical.errors import CircuitError
+from apical.layers import Gradients, Junction, Layer, Node, Record, Step
+from apical.layers.activations import Identity, ReLU
+from apical.layers.norms import BatchNorm
+from apical.layers.shapes import ChannelDropout, Dropout, Flatten, MaxPool, Unflatten
+from apical.layers.steps import LocalGraph, Saved
+from apical.rules.products import carry, drive
+from apical.wiring import Activity, Reach, Wiring
+
+Nudging = Callable[[Tensor], Tensor]
+"""Takes an output; gives the derivative of each sample's loss there."""
+
+_MASKS = (Dropout, ChannelDropout)
+# What max(0, x) may trade places with.
+_COMMUTE = (MaxPool, Flatten, Unflatten, Identity, *_MASKS)
+
+
+def recording(reach: Reach) -> Reach:
+    """The same reach, with a record for what lies below all that learns but meets at a junction what moves."""
+    values = list(reach.values)
+    for node, is_layer in reach.way:
+        if not is_layer:
+            for source in node.sources:
+                values[source] = True
+    return reach._replace(values=tuple(values))
+
+
+def refuse_what_changes(wiring: Wiring, rule: str) -> None:
+    """Refuse neurons whose answer to one drive changes from one call to the next.
+
+    Raises:
+        CircuitError: one of them draws random numbers, or moves statistics, out of the rule's sight.
+    """
+    for node in wiring.nodes:
+        for step in node.steps:
+            if not isinstance(step, LocalGraph):
+                continue
+            for part in step.module.modules():
+                draws = isinstance(part, (nn.modules.dropout._DropoutNd, nn.RReLU))
+                moves = isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats
+                if draws or moves:
+                    why = "draws other random numbers" if draws else "moves its running statistics"
+                    raise CircuitError(
+                        f"{node.name}: {rule} lets neurons fire again while the network is nudged, and "
+                        f"{type(part).__name__} {why} each time. Use nn.Dropout, nn.Dropout1d to 3d, nn.BatchNorm1d "
+                        "or 2d, or a norm without running statistics in its place."
+                    )
+
+
+def again(step: Step, x: Tensor, free: Saved) -> tuple[Tensor, Saved]:
+    """A step's answer to another argument, with the free pass's dropout mask and batch statistics."""
+    if isinstance(step, _MASKS):
+        return step.derivative(x, *free), free  # a mask is linear: it is its own derivative
+    if isinstance(step, BatchNorm):
+        _, mean, variance, batch_mean, batch_scale, from_batch = free
+        if from_batch:
+            mean, variance = batch_mean, batch_scale.pow(-2).sub_(step.module.eps)
+        own = step.module._parameters
+        y = torch.ops.aten.native_batch_norm.default(
+            x, own.get("weight"), own.get("bias"), mean, variance, False, 0.0, step.module.eps
+        )[0]
+        return y, (x, *free[1:])
+    if isinstance(step, ReLU):
+        y = torch.relu(x)  # never in place: the argument is needed
+        return y, (y,)
+    return step.forward(x)
+
+
+class Neurons:
+    """A layer's neurons, as they fire for other drives.
+
+    Where a ReLU is all that is not linear in them but for pooling, it comes last (it trades places with max-pooling,
+    masks and changes of shape), so that a state is what a ReLU lets pass of the pooled drive and of the nudge.
+
+    Attributes:
+        steps: in the order in which they are taken, each with its place among the layer's own.
+        rectify: whether the last is such a ReLU.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.steps = list(enumerate(layer.steps))
+        self.slots = layer.slots
+        places = [place for place, step in self.steps if isinstance(step, ReLU)]
+        self.rectify = len(places) == 1 and all(isinstance(step, _COMMUTE) for _, step in self.steps[places[0] + 1 :])
+        self.reordered = self.rectify and places[0] != len(self.steps) - 1
+        if self.rectify:
+            self.steps.append(self.steps.pop(places[0]))
+
+    def fire(self, drive: Tensor, free: Sequence[Saved]) -> tuple[Tensor, Tensor, list[Saved]]:
+        """What arrives at the last step, the rate, and what every step keeps."""
+        x = before = drive
+        saved = []
+        for place, step in self.steps:
+            before = x
+            x, kept = again(step, x, free[place])
+            saved.append(kept)
+        return before, x, saved
+
+    def back(
+        self,
+        saved: Sequence[Saved],
+        signal: Tensor,
+        learns: Sequence[bool] | None = None,
+        gradients: Gradients | None = None,
+    ) -> Tensor:
+        """A signal at the rate, at the soma; the neurons' own parameters learn where `gradients` takes it."""
+        if not self.steps:
+            return signal
+        turned = signal.is_complex()  # autograd's products conjugate: holomorphic ones do not
+        if turned:
+            signal = signal.conj().resolve_conj()
+        for (place, step), kept in zip(reversed(self.steps), reversed(saved), strict=True):
+            slots = self.slots[place]
+            if not slots:
+                signal = step.derivative(signal, *kept)
+                continue
+            wanted = [learns is not None and learns[slot] for slot in slots]
+            signal, found = step.backward(signal, kept, wanted)
+            for slot, gradient in zip(slots, found, strict=True):
+                if gradient is not None and gradients is not None:
+                    gradients[slot] = gradients[slot] + gradient if slot in gradients else gradient
+        return signal.conj().resolve_conj() if turned else signal
+
+
+class Course:
+    """Who moves when.
+
+    Args:
+        reach: what can learn; what lies below all of it does not move.
+        output: the circuit's answer.
+        turns: 2 (layers at an even distance from the output, then those at an odd one) or 1 (all at once).
+
+    Attributes:
+        layers: those that move, by turn.
+        asked: for every turn, the values at which signals are wanted.
+        depth: turns that a signal takes from the output to the lowest layer, over the longest way.
+    """
+
+    def __init__(self, reach: Reach, output: int, turns: int) -> None:
+        way = reach.way
+        movers = [node for node, is_layer in way if is_layer and isinstance(node, Layer)]
+        feeders: dict[int, frozenset[Node]] = {}
+        for node, is_layer in reversed(way):
+            below = [feeders.get(source, frozenset()) for source in node.sources]
+            feeders[node.index + 1] = frozenset([node]) if is_layer else frozenset().union(*below)
+        level = dict.fromkeys(feeders.get(output, ()), 0)
+        for layer in movers:
+            for feeder in feeders.get(layer.sources[0], ()):
+                level[feeder] = max(level.get(feeder, 0), level.get(layer, 0) + 1)
+        self.layers: list[list[Layer]] = [
+            [layer for layer in movers if level.get(layer, 0) % turns == turn] for turn in range(turns)
+        ]
+        self.asked = [
+            {value for value, above in feeders.items() if not above.isdisjoint(movers)} for movers in self.layers
+        ]
+        self.depth = self._turns_to_reach(movers, feeders)
+
+    def _turns_to_reach(self, movers: list[Layer], feeders: Mapping[int, frozenset[Node]]) -> int:
+        drives: dict[Node, list[Layer]] = {layer: [] for layer in movers}
+        for layer in movers:
+            for feeder in feeders.get(layer.sources[0], ()):
+                drives[feeder].append(layer)
+        told: set[Node] = set()
+        turn = 0
+        while len(told) < len(movers):
+            told |= {layer for layer in self.layers[turn % len(self.layers)] if told.issuperset(drives[layer])}
+            turn += 1
+        return turn
+
+
+class Free:
+    """What a circuit fired without a nudge, in the weights' own type.
+
+    Attributes:
+        values: by value of the circuit, its rate; None where nothing that moves needs it.
+        drives, before, rates, saved: of the layers that move, by index: at the soma, before the last step, after it,
+            and what the steps kept.
+    """
+
+    def __init__(self, wiring: Wiring, activity: Activity, course: Course, neurons: Mapping[int, Neurons]) -> None:
+        dtype = wiring.layers[0].weight.dtype
+        self.activity = activity
+        self.values: list[Tensor | None] = [activity.source]
+        for node in wiring.nodes:
+            record = activity.records[node.index]
+            rate = None if record is None else record.rate
+            self.values.append(None if rate is None else rate.to(dtype))
+        self.drives: dict[int, Tensor] = {}
+        self.pres: dict[int, Tensor] = {}
+        self.before: dict[int, Tensor] = {}
+        self.rates: dict[int, Tensor] = {}
+        self.saved: dict[int, list[Saved]] = {}
+        for layer in (layer for turn in course.layers for layer in turn):
+            index, record = layer.index, activity[layer]
+            assert record.pre is not None
+            assert record.drive is not None
+            self.pres[index] = record.pre.to(dtype)
+            self.drives[index] = record.drive.to(dtype)
+            rate = self.values[index + 1]
+            if rate is not None and record.drive.dtype == dtype and not neurons[index].rectify:
+                self.rates[index], self.saved[index] = rate, record.saved
+            else:
+                found = neurons[index].fire(self.drives[index], record.saved)
+                self.before[index], self.rates[index], self.saved[index] = found
+            self.values[index + 1] = self.rates[index]
+
+
+class Nudged:
+    """The states of a circuit under one nudging strength.
+
+    Args:
+        wiring: the circuit's.
+        free: its free answer.
+        course: who moves when.
+        neurons: of the layers that move, by index.
+        weights: what carries signals down, by layer; a layer that is missing uses its own.
+        nudge: gives the error at the output, of each sample.
+        beta: the nudging strength, real or complex.
+        step: how far a state goes towards what is asked of it, in a turn.
+        clamped: hold the output where the first nudge put it.
+
+    Attributes:
+        signals: what arrived at each layer's rate, by the layer's index.
+        errors: u = (f - h) / beta, which is that, less what a silent ReLU does not let pass.
+        posts: u at the soma: of the sign and, but for the batch's mean, the size of the gradient there.
+        pres: the rates that the layers saw when they moved last.
+        untouched: layers whose input never moved.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        free: Free,
+        course: Course,
+        neurons: Mapping[int, Neurons],
+        weights: Mapping[int, Tensor],
+        nudge: Nudging,
+        beta: complex,
+        *,
+        step: float = 1.0,
+        clamped: bool = False,
+    ) -> None:
+        self.wiring = wiring
+        self.free = free
+        self.course = course
+        self.neurons = neurons
+        self.weights = weights
+        self.nudge = nudge
+        self.beta = beta
+        self.step = step
+        self.clamped = clamped
+        self.values = list(free.values)
+        self.signals: dict[int, Tensor] = {}
+        self.errors: dict[int, Tensor] = {}
+        self.posts: dict[int, Tensor] = {}
+        self.pres = dict(free.pres)
+        self._predicted = {index: (free.before.get(index), free.rates[index]) for index in free.rates}
+        self._saved = dict(free.saved)
+        self._met: dict[int, list[Saved]] = {}
+        self._moved = [0] * len(self.values)
+        self._seen: dict[int, int] = {}
+        self._turn = 0
+        self._up = [node for node in wiring.nodes if free.activity.records[node.index] is not None]
+
+    @property
+    def untouched(self) -> set[int]:
+        """The layers whose input is what it was in the free answer."""
+        return {index for index in self.pres if index not in self._seen}
+
+    def relax(self, sweeps: int, *, watched: bool) -> float:
+        """Let the states move.
+
+        Args:
+            sweeps: how often each moves.
+            watched: measure the last of it.
+
+        Returns:
+            the square root of (what the signals changed by in the last sweep, squared and summed) / (the signals,
+            squared and summed); 0 where nobody watches.
+        """
+        moves: list[Tensor] = []
+        sizes: list[Tensor] = []
+        for sweep in range(sweeps):
+            last = watched and sweep == sweeps - 1
+            for layers, asked in zip(self.course.layers, self.course.asked, strict=True):
+                if not layers:
+                    continue
+                before = dict(self.signals) if last else {}
+                self._move(layers, asked)
+                if last:
+                    for layer in layers:
+                        signal = self.signals.get(layer.index)
+                        if signal is not None:
+                            known = before.get(layer.index)
+                            sizes.append(signal.abs().square().sum())
+                            moves.append(sizes[-1] if known is None else (signal - known).abs().square().sum())
+        if not moves:
+            return 0.0
+        moved, size = float(torch.stack(moves).sum()), float(torch.stack(sizes).sum())
+        return 0.0 if moved == 0 else math.sqrt(moved / size)
+
+    def _move(self, layers: Sequence[Layer], asked: set[int]) -> None:
+        """One turn: some layers' states, after what the others are now."""
+        self._turn += 1
+        self._meet()
+        y = self.values[self.wiring.output]
+        assert y is not None
+        arrived = self.descend({self.wiring.output: self.nudge(y)}, asked)
+        for layer in layers:
+            signal = arrived.get(layer.index + 1)
+            if signal is not None:
+                self._move_one(layer, signal)
+
+    def _move_one(self, layer: Layer, signal: Tensor) -> None:
+        index, value = layer.index, layer.index + 1
+        self._predict(layer)
+        before, rate = self._predicted[index]
+        if self.clamped and value == self.wiring.output:
+            signal = self.nudge(rate) + (rate - self.free.rates[index]) / self.beta
+        known = self.signals.get(index)
+        if self.step != 1 and known is not None:
+            signal = torch.lerp(known, signal, self.step)
+        self.signals[index] = signal
+        if self.neurons[index].rectify:
+            assert before is not None
+            # h = max(0, a - beta u); that is f - beta u where neither the rate nor the nudged one is silenced.
+            state = torch.relu(torch.sub(before, signal, alpha=self.beta))
+            signal = torch.where(state > 0, signal, rate / self.beta)
+        else:
+            state = rate - signal * self.beta if isinstance(self.beta, complex) else rate.sub(signal, alpha=self.beta)
+        self.errors[index] = signal
+        self.posts[index] = self.neurons[index].back(self._saved[index], signal)
+        self.values[value] = state
+        self._moved[value] = self._turn
+
+    def _predict(self, layer: Layer) -> None:
+        """What the layers below make of a layer now, where they have moved since it was asked last."""
+        index, source = layer.index, layer.sources[0]
+        if self._moved[source] <= self._seen.get(index, 0):
+            return
+        self._seen[index] = self._turn
+        pre = self.values[source]
+        assert pre is not None
+        self.pres[index] = pre
+        found = self.neurons[index].fire(drive(layer, pre), self.free.activity[layer].saved)
+        before, rate, self._saved[index] = found
+        self._predicted[index] = before, rate
+
+    def teach_neurons(self, layer: Layer, learns: Sequence[bool], gradients: Gradients) -> None:
+        """What the own parameters of a layer's neurons learn, norms' among them."""
+        self.neurons[layer.index].back(self._saved[layer.index], self.errors[layer.index], learns, gradients)
+
+    def _meet(self) -> None:
+        """What the junctions make of the states now."""
+        for node in self._up:
+            if not isinstance(node, Junction):
+                continue
+            value = node.index + 1
+            if max(self._moved[source] for source in node.sources) <= self._moved[value]:
+                continue
+            x, met = node.meeting.forward([self.values[source] for source in node.sources])  # type: ignore[misc]
+            saved = [met]
+            for step, free in zip(node.steps, self.free.activity[node].saved[1:], strict=True):
+                x, kept = again(step, x, free)
+                saved.append(kept)
+            self.values[value] = x
+            self._met[node.index] = saved
+            self._moved[value] = self._turn
+
+    def descend(
+        self,
+        arrived: dict[int, Tensor],
+        asked: set[int],
+        learns: Sequence[bool] | None = None,
+        gradients: Gradients | None = None,
+    ) -> dict[int, Tensor]:
+        """Send every layer's error to whatever drives it, over the junctions between.
+
+        Args:
+            arrived: errors by value.
+            asked: the values at which errors are wanted.
+            learns: with `gradients`, what the junctions' own parameters learn.
+            gradients: takes it.
+
+        Returns:
+            what arrived at layers, and at the input.
+        """
+        still = (False,) * len(self.free.activity.reach.learns) if learns is None else learns
+        for node, is_layer in self.free.activity.reach.way:
+            if not any(source in asked for source in node.sources) and (is_layer or gradients is None):
+                continue
+            handed: Sequence[Tensor]
+            if is_layer and isinstance(node, Layer):
+                if node.index not in self.posts:
+                    continue
+                weight = self.weights.get(node.index, node.weight)
+                handed = (carry(node, self.posts[node.index], weight, self.free.pres[node.index]),)
+            else:
+                assert isinstance(node, Junction)
+                message = arrived.pop(node.index + 1, None)
+                if message is None:
+                    continue
+                handed = self._hand_back(node, message, still, {} if gradients is None else gradients)
+            for source, signal in zip(node.sources, handed, strict=True):
+                if source in asked:
+                    known = arrived.get(source)
+                    arrived[source] = signal if known is None else known + signal
+        return arrived
+
+    def _hand_back(
+        self, node: Junction, message: Tensor, learns: Sequence[bool], gradients: Gradients
+    ) -> Sequence[Tensor]:
+        known = self.free.activity[node]
+        saved = self._met.get(node.index, known.saved)
+        turned = message.is_complex()
+        if turned:
+            message = message.conj().resolve_conj()
+        record = Record(None, None, None, list(saved), known.shape, known.dtype)
+        handed = node.hand_back(record, message, learns, gradients)
+        return [signal.conj().resolve_conj() for signal in handed] if turned else handed
