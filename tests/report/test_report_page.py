@@ -1,5 +1,6 @@
 """The page as text: whole, safe, and honest about what is missing."""
 
+import copy
 import json
 import math
 import re
@@ -188,3 +189,21 @@ def test_write_makes_the_folder_and_returns_the_path(document, tmp_path):
 def test_what_is_no_comparison_is_refused(wrong, message):
     with pytest.raises(DataError, match=message):
         render(wrong)
+
+
+def test_what_rules_carry_has_a_panel_a_quantity(document):
+    document = copy.deepcopy(document)
+    for run in document["arms"][1]["runs"]:
+        for record in run["epochs"]:
+            record["carried"] = {
+                "0": {"event_rate": 0.2, "burst_rate": 0.1 + 0.001 * record["epoch"]},
+                "2": {"event_rate": 0.4, "burst_rate": None},
+            }
+    figure = Page(render([document])).specs["section-1-carried"]
+    means = [trace for trace in figure["data"] if trace["mode"] == "lines+markers"]
+    assert [trace["meta"] for trace in means] == [1, 1]
+    assert means[0]["y"] == pytest.approx([0.3] * len(means[0]["x"]))  # over both layers
+    assert means[1]["y"] == pytest.approx([0.1 + 0.001 * epoch for epoch in means[1]["x"]])  # over the one that has it
+    titles = [note["text"] for note in figure["wide"]["annotations"]]
+    assert "<b>Event rate</b>" in titles
+    assert "<b>Burst rate</b>" in titles

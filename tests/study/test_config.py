@@ -287,6 +287,11 @@ class TestResolve:
         assert resolved.config.optimizer.weight_decay == 0.01
         assert ["0.1 times the default learning rate" in resolved.notes[0], "0.01" in resolved.notes[1]] == [True, True]
 
+    def test_what_is_recommended_may_hang_on_an_option(self):
+        learned, fixed = (Config().with_settings([f"rule=burst_ccn{more}"]) for more in ("", ":feedback=fixed"))
+        assert resolve(learned).config.optimizer.weight_decay == 1e-3
+        assert resolve(fixed).config.optimizer.weight_decay == 0.0
+
     def test_a_given_rate_is_this_rules_or_shared_by_all(self, picky):
         given = picky.with_settings(["optimizer.lr=0.2"])
         assert resolve(given).config.optimizer.lr == 0.2

@@ -6,6 +6,7 @@ The document is the mapping that `comparison.json` holds. Reading is forgiving a
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,8 +89,26 @@ class Arm:
         """Degrees to the true gradient through training."""
         return Curve.of((e, (record.get("angles") or {}).get(layer)) for e, record in self._records())
 
+    @property
+    def quantities(self) -> list[str]:
+        """What the rule was seen to carry (event rates, burst rates, ...), in the order in which it showed them."""
+        seen: dict[str, None] = {}
+        for _, record in self._records():
+            for carried in (record.get("carried") or {}).values():
+                seen.update(dict.fromkeys(carried))
+        return list(seen)
+
+    def carried_curve(self, quantity: str) -> Curve | None:
+        """The mean of a quantity that the rule carries through training, over all layers that have it."""
+        return Curve.of((e, _over_layers(record.get("carried") or {}, quantity)) for e, record in self._records())
+
     def _records(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         return ((int(record["epoch"]), record) for run in self.finished for record in run.epochs)
+
+
+def _over_layers(carried: Mapping[str, Mapping[str, Any]], quantity: str) -> float | None:
+    known = [mean for of in carried.values() if (mean := of.get(quantity)) is not None]
+    return statistics.fmean(known) if known else None
 
 
 @dataclass(frozen=True)

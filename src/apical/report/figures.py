@@ -38,7 +38,7 @@ class Figure:
 
 def figures(comparison: Comparison, styles: Styles) -> list[Figure]:
     """Every figure that the comparison has numbers for."""
-    makers = (learning_curves, final_accuracy, angles, cost)
+    makers = (learning_curves, final_accuracy, angles, carried, cost)
     return [figure for make in makers if (figure := make(comparison, styles)) is not None]
 
 
@@ -133,6 +133,28 @@ def angles(comparison: Comparison, styles: Styles) -> Figure | None:
     )
 
 
+def carried(comparison: Comparison, styles: Styles) -> Figure | None:
+    """What the rules' signals are made of through training, one panel a quantity."""
+    quantities = list(dict.fromkeys(name for arm in comparison.arms for name in arm.quantities))
+    if not quantities:
+        return None
+    panels = [
+        Panel(name.replace("_", " ").capitalize(), functools.partial(_carried_curve, quantity=name), decimals=3)
+        for name in quantities
+    ]
+    single = "The mean over units, examples and layers, of what each rule carries while it teaches."
+    several = single + " Mean ± one standard deviation over seeds (n = {n})."
+    return Figure(
+        name="carried",
+        heading="What the signals are made of",
+        caption=_over_seeds(comparison, several, single),
+        legend=arms_with_curves(comparison, panels),
+        data=curves(comparison, styles, panels),
+        wide=grid(comparison, panels, columns=min(3, len(panels)), height=190),
+        narrow=grid(comparison, panels, columns=1, height=150, narrow=True),
+    )
+
+
 def cost(comparison: Comparison, styles: Styles) -> Figure | None:
     """Time of a training step as a ratio to plain PyTorch."""
     if not any(arm.cost for arm in comparison.arms):
@@ -189,6 +211,10 @@ def _training_loss(arm: Arm) -> Curve | None:
 
 def _validation_accuracy(arm: Arm) -> Curve | None:
     return arm.curve("validation_accuracy")
+
+
+def _carried_curve(arm: Arm, *, quantity: str) -> Curve | None:
+    return arm.carried_curve(quantity)
 
 
 def _angle_curve(arm: Arm, *, layer: str) -> Curve | None:

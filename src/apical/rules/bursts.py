@@ -195,6 +195,9 @@ class Bursts(LearningRule):
     def teaches_input(self) -> bool:
         return self.feedback == "tied"
 
+    def recommends(self) -> Mapping[str, float]:
+        return self.recommended if self.feedback == "kolen_pollack" else {}
+
     def bind(self, wiring: Wiring) -> None:
         self.randomness = Randomness(self.seed)
         self.weights = PerLayer()

@@ -60,6 +60,10 @@ class LearningRule(nn.Module, ABC):
         """Whether the rule can hand an error to the circuit's input without feedback weights of its own."""
         return False
 
+    def recommends(self) -> Mapping[str, float]:
+        """What of `recommended` applies with the options that the rule was made with."""
+        return self.recommended
+
     def bind(self, wiring: Wiring) -> None:
         """Check what the rule needs of a circuit, and make the rule's own state.
 

@@ -1,7 +1,7 @@
 """From a configuration as it was given to the one that is run: every number there, and a note for each choice.
 
 What the user left open is chosen here: the optimizer's defaults, the learning rate and weight decay that the
-rule is known to want (`recommended` of its class), the rule's seed, the number of threads.
+rule is known to want (its `recommends`), the rule's seed, the number of threads.
 """
 
 import inspect
@@ -40,12 +40,13 @@ def resolve(config: Config, *, shared_rate: bool = False) -> Resolved:
         config: as it was given.
         shared_rate: whether `optimizer.lr` speaks of backprop rather than of this rule.
     """
-    rule = rules.get(config.rule.name)
+    rule = rules.make(config.rule.name, **config.rule.options)
+    recommended = rule.recommends()
     notes = []
     defaults = dict(DEFAULTS[config.optimizer.name])
     default_rate = defaults.pop("lr")
     rate = config.optimizer.lr or default_rate
-    factor = rule.recommended.get("learning_rate_factor", 1.0)
+    factor = recommended.get("learning_rate_factor", 1.0)
     if factor != 1.0 and (shared_rate or config.optimizer.lr is None):
         whose = "shared" if shared_rate else "default"
         notes.append(
@@ -54,8 +55,8 @@ def resolve(config: Config, *, shared_rate: bool = False) -> Resolved:
         )
         rate *= factor
     decay = config.optimizer.weight_decay
-    if decay is None and "weight_decay" in rule.recommended:
-        decay = rule.recommended["weight_decay"]
+    if decay is None and "weight_decay" in recommended:
+        decay = recommended["weight_decay"]
         notes.append(f"uses a weight decay of {decay:g}, as the rule recommends")
     if decay is None:
         decay = inspect.signature(OPTIMIZERS[config.optimizer.name]).parameters["weight_decay"].default
@@ -63,7 +64,7 @@ def resolve(config: Config, *, shared_rate: bool = False) -> Resolved:
     for key, value in defaults.items():
         if key not in config.optimizer.options:
             values[f"optimizer.{key}"] = value
-    if "seed" in inspect.signature(rule).parameters and "seed" not in config.rule.options:
+    if "seed" in rule.option_names() and "seed" not in config.rule.options:
         values["rule.seed"] = config.seed
     if not config.threads:
         values["threads"] = torch.get_num_threads()

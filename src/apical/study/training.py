@@ -179,6 +179,7 @@ class Training:
             "validation_loss": None,
             "validation_accuracy": None,
             "angles": None,
+            "carried": None,
         }
         self._loss_sum.zero_()
         self._correct.zero_()
@@ -187,6 +188,7 @@ class Training:
         every = self.config.alignment
         if every and (self.epoch % every == 0 or self.epoch == self.config.epochs):
             record["angles"] = self.angles()
+            record["carried"] = self.carried()
         if self.config.patience and record["validation_loss"] < self._best_loss:
             self.best_epoch = self.epoch
             self._best_loss = record["validation_loss"]
@@ -207,11 +209,22 @@ class Training:
 
         None for a layer where either is zero.
         """
-        generator = torch.Generator().manual_seed(stream(self.config.seed, "probe"))
-        chosen = torch.randperm(len(self.train), generator=generator)[:PROBED]
-        probe = self.train.take(chosen)
+        probe = self._probe()
         angles = measure.alignment(self.circuit.train(), probe.x, probe.y, self.loss_function)
         return {layer: None if math.isnan(angle) else angle for layer, angle in angles.items()}
+
+    def carried(self) -> dict[str, dict[str, float | None]]:
+        """The mean of what the rule carries, for each layer, on the same part of the data."""
+        probe = self._probe()
+        found = measure.carried(self.circuit.train(), probe.x, probe.y, self.loss_function)
+        return {
+            layer: {name: mean if math.isfinite(mean) else None for name, mean in quantities.items()}
+            for layer, quantities in found.items()
+        }
+
+    def _probe(self) -> data.Examples:
+        generator = torch.Generator().manual_seed(stream(self.config.seed, "probe"))
+        return self.train.take(torch.randperm(len(self.train), generator=generator)[:PROBED])
 
     def check_weights(self) -> None:
         """Make sure that what is about to be saved is worth it.
