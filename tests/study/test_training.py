@@ -273,6 +273,7 @@ def test_no_record_holds_a_clock(run, tmp_path):
             "validation_loss",
             "validation_accuracy",
             "angles",
+            "carried",
         ]
     ] * 3
     assert [record["angles"] is None for record in records] == [True, False, False]
