@@ -240,6 +240,9 @@ _VARIANTS = [
     Row("burst_ccn", {"feedback": "homeostatic", "events": "learned", "error_scale": 0.5}),
     Row("burstprop", {"feedback": "fixed", "recurrent": True}),
     Row("burstprop", {"feedback": "fixed", "normalised": False, "scale": 0.5}),
+    Row("equilibrium_propagation", {"nudging": "positive", "loss": "cross_entropy", "beta": 1e-7}),
+    Row("equilibrium_propagation", {"schedule": "synchronous", "feedback": "kolen_pollack", "sweeps": 9}),
+    Row("equilibrium_propagation", {"nudging": "random", "beta": 1e-7, "step": 0.9, "sweeps": 9}, redraws=True),
 ]
 
 

@@ -13,6 +13,7 @@ from apical.rules.burstccn import BurstCCN as BurstCCN
 from apical.rules.burstprop import Burstprop as Burstprop
 from apical.rules.direct_feedback import DirectFeedbackAlignment as DirectFeedbackAlignment
 from apical.rules.direct_feedback import DirectRandomTargetProjection as DirectRandomTargetProjection
+from apical.rules.equilibrium import EquilibriumPropagation as EquilibriumPropagation
 from apical.rules.feedback_alignment import FeedbackAlignment as FeedbackAlignment
 from apical.rules.feedback_alignment import KolenPollack as KolenPollack
 from apical.rules.feedback_alignment import WeightMirror as WeightMirror

@@ -196,36 +196,66 @@ class Free:
 
     Attributes:
         values: by value of the circuit, its rate; None where nothing that moves needs it.
-        drives, before, rates, saved: of the layers that move, by index: at the soma, before the last step, after it,
-            and what the steps kept.
+        pres, drives, before, rates: of the layers that move, by index: what arrives, at the soma, before the last step
+            and after it.
+        saved: what the steps kept, of junctions' too.
     """
 
     def __init__(self, wiring: Wiring, activity: Activity, course: Course, neurons: Mapping[int, Neurons]) -> None:
         dtype = wiring.layers[0].weight.dtype
         self.activity = activity
+        self.neurons = neurons
         self.values: list[Tensor | None] = [activity.source]
         for node in wiring.nodes:
             record = activity.records[node.index]
             rate = None if record is None else record.rate
             self.values.append(None if rate is None else rate.to(dtype))
-        self.drives: dict[int, Tensor] = {}
         self.pres: dict[int, Tensor] = {}
+        self.drives: dict[int, Tensor] = {}
         self.before: dict[int, Tensor] = {}
         self.rates: dict[int, Tensor] = {}
         self.saved: dict[int, list[Saved]] = {}
-        for layer in (layer for turn in course.layers for layer in turn):
-            index, record = layer.index, activity[layer]
-            assert record.pre is not None
-            assert record.drive is not None
-            self.pres[index] = record.pre.to(dtype)
-            self.drives[index] = record.drive.to(dtype)
-            rate = self.values[index + 1]
-            if rate is not None and record.drive.dtype == dtype and not neurons[index].rectify:
-                self.rates[index], self.saved[index] = rate, record.saved
+        way = [(node, activity[node]) for node, _ in reversed(activity.reach.way)]
+        # Under autocast the circuit answers again, in the weights' type: small differences would not survive.
+        anew = any(
+            record.dtype != dtype or (record.drive is not None and record.drive.dtype != dtype) for _, record in way
+        )
+        for node, record in way:
+            if isinstance(node, Layer):
+                self._take(node, record, dtype, anew)
             else:
-                found = neurons[index].fire(self.drives[index], record.saved)
-                self.before[index], self.rates[index], self.saved[index] = found
-            self.values[index + 1] = self.rates[index]
+                assert isinstance(node, Junction)
+                self.saved[node.index] = record.saved
+                if anew:
+                    self.values[node.index + 1], self.saved[node.index] = meet(node, self.values, activity)
+
+    def _take(self, layer: Layer, record: Record, dtype: torch.dtype, anew: bool) -> None:
+        index = layer.index
+        assert record.pre is not None
+        assert record.drive is not None
+        pre = self.values[layer.sources[0]]
+        self.pres[index] = record.pre.to(dtype) if pre is None else pre
+        if anew:
+            self.drives[index] = drive(layer, self.pres[index].to(dtype))
+        else:
+            self.drives[index] = record.drive
+            if not self.neurons[index].rectify:
+                assert record.rate is not None
+                self.rates[index], self.saved[index] = record.rate, record.saved
+                return
+        found = self.neurons[index].fire(self.drives[index], record.saved)
+        self.before[index], self.rates[index], self.saved[index] = found
+        self.values[index + 1] = self.rates[index]
+
+
+def meet(node: Junction, values: Sequence[Tensor | None], activity: Activity) -> tuple[Tensor, list[Saved]]:
+    """What a junction makes of the values now."""
+    x, met = node.meeting.forward([values[source] for source in node.sources])  # type: ignore[misc]
+    saved = [met]
+    for step, free in zip(node.steps, activity[node].saved[1:], strict=True):
+        x, kept = again(step, x, free)
+        saved.append(kept)
+    return x, saved
 
 
 class Nudged:
@@ -279,7 +309,6 @@ class Nudged:
         self.pres = dict(free.pres)
         self._predicted = {index: (free.before.get(index), free.rates[index]) for index in free.rates}
         self._saved = dict(free.saved)
-        self._met: dict[int, list[Saved]] = {}
         self._moved = [0] * len(self.values)
         self._seen: dict[int, int] = {}
         self._turn = 0
@@ -381,13 +410,7 @@ class Nudged:
             value = node.index + 1
             if max(self._moved[source] for source in node.sources) <= self._moved[value]:
                 continue
-            x, met = node.meeting.forward([self.values[source] for source in node.sources])  # type: ignore[misc]
-            saved = [met]
-            for step, free in zip(node.steps, self.free.activity[node].saved[1:], strict=True):
-                x, kept = again(step, x, free)
-                saved.append(kept)
-            self.values[value] = x
-            self._met[node.index] = saved
+            self.values[value], self._saved[node.index] = meet(node, self.values, self.free.activity)
             self._moved[value] = self._turn
 
     def descend(
@@ -434,10 +457,9 @@ class Nudged:
         self, node: Junction, message: Tensor, learns: Sequence[bool], gradients: Gradients
     ) -> Sequence[Tensor]:
         known = self.free.activity[node]
-        saved = self._met.get(node.index, known.saved)
         turned = message.is_complex()
         if turned:
             message = message.conj().resolve_conj()
-        record = Record(None, None, None, list(saved), known.shape, known.dtype)
+        record = Record(None, None, None, list(self._saved[node.index]), known.shape, known.dtype)
         handed = node.hand_back(record, message, learns, gradients)
         return [signal.conj().resolve_conj() for signal in handed] if turned else handed
