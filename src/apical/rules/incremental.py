@@ -53,6 +53,7 @@ def learn_while_inferring(
     states = inference.states
     learns = states.activity.reach.learns
     moved: Moved = {}
+    states.weights_move = learning_rate > 0
     if tied:
         states.weights = {layer: layer.weight.detach() for layer in states.wiring.layers}
     for step in range(steps):
@@ -60,7 +61,7 @@ def learn_while_inferring(
         for credit in credits():
             layer = credit.layer
             wanted = (learns[layer.weight_slot], layer.bias_slot is not None and learns[layer.bias_slot])
-            if learning_rate and not last and any(wanted):
+            if states.weights_move and not last and any(wanted):
                 kept = moved.setdefault(layer, {})
                 changes = layer.synapses.plasticity(credit.pre, credit.post, *wanted)
                 for name, change in zip(("weight", "bias"), changes, strict=True):

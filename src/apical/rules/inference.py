@@ -99,7 +99,7 @@ class Inference:
         self._note(post, signal)
         if post is None and signal is None:
             return None
-        if signal is not None and not states.waits[layer.sources[0]]:
+        if signal is not None and states.is_driven_alike(layer):
             # Its drive stays what it is, so the error is the state: nothing is lost to rounding, and nobody is below.
             states.posts[index] = self._nearer(index, signal, in_place=True)
             return None

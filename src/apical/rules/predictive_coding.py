@@ -38,7 +38,72 @@ _KINDS = {"fixed_prediction": "fixed", "error_optimised": "errors", "strict": "v
 
 
 class PredictiveCoding(LearningRule):
-    """DOC"""
+    """Predictive coding: every layer predicts the next, and weights learn from what stays unpredicted.
+
+        F = 1/2 sum_l |e_l|^2 + C(a_L),   e_l = v_l - a_l,   a_l = W_l phi(v_(l-1)) + b_l,   from v_l = a_l on
+        v_l <- v_l + rate (-e_l + phi'(v_l) W_(l+1)^T e_(l+1)),   e_L = -dC/dy          (inference)
+        dW_l = eta e_l phi(v_(l-1))^T                                                    (learning)
+
+    v is the value at a layer's soma, a what the layers below predict of it, e the error between. The output is nudged
+    by the loss; a layer that drives no other holds no value. The same holds on any graph: phi is whatever lies between
+    a layer's soma and the next synapses (activation, norm, pooling, residual sums), and its derivative carries errors
+    back. What the variants differ in:
+
+    - "fixed_prediction": a and phi' stay those of the free pass. Settles at backpropagation's signals: at rate 1 it is
+      there after as many steps as there are hidden layers on the longest way. **The default**: it learns as well as
+      backpropagation with the same learning rate, whatever the network and the loss, and cannot diverge.
+    - "zero_divergence" (Z-IL): inference at rate exactly 1, and a layer t synapses below the output learns at step t
+      alone: backpropagation again. On other graphs than chains, errors that come by a shorter way wait for those that
+      come by a longer one (Salvatori et al. 2022), which is one wave downwards.
+    - "strict": F's own descent, towards its minimum; not backpropagation. Needs many small steps, the more the deeper.
+    - "error_optimised" (ePC): the errors are the state, v_l = a_l + e_l in one perturbed forward pass, and descend on F
+      by e_l <- e_l + rate (-e_l + phi'(v_l) W_(l+1)^T s_(l+1)), with s the signal that arrived and not its error. The
+      same minimum as strict; every layer is reached in the first step, and small errors drown in no rounding.
+    - "incremental" (iPC): W moves at every step of inference, by eta / steps, beside v. `loss.backward()` leaves the
+      sum of these moves over eta, with the model's weights untouched: with SGD(lr=learning_rate), step() arrives at the
+      weights that iPC arrives at. Other optimizers take it for what it is, an average over the steps.
+
+    Args:
+        variant: see above.
+        steps: of inference, at most; None: as many as the network is deep (fixed_prediction), 20 (strict, incremental),
+            4 (error_optimised).
+        rate: of inference, up to 1; None: 1 (fixed_prediction), 0.05 (strict, incremental), 0.5 (error_optimised).
+        tolerance: stop when no layer's velocity is more than this part of its signal, and warn, once, if that does
+            not come within `steps`. None: take all steps. Inside `torch.compile` all steps are taken.
+        momentum: of inference.
+        loss: "cross_entropy" or "mse" where the loss is F.cross_entropy or F.mse_loss: the output's error is then
+            dC/dy at the output as it is. None, for any other: it stays dC/dy at the free output. That pushes on with
+            the same strength however far the output has gone, and training at full nudging may run away: tell it the
+            loss, or lower `nudging`. Fixed predictions have no use for it.
+        nudging: multiplies the output's error, and is divided out of what the weights learn. Towards 0, strict and
+            error_optimised become backpropagation; their difference falls in proportion. It may be negative.
+        clamped: hold the output at y - nudging dC/dy, e_L = that - a_L (Pinchetti et al.'s positive or negative
+            nudging; at nudging 1 and half the squared error, the classical clamp to the target). **Does not become
+            backpropagation however weak the nudging.**
+        feedback: "tied" (W^T), "kolen_pollack" (weights of their own that take W's increments: give the optimizer
+            `circuit.parameters()` and a weight decay) or "fixed" (random).
+        learning_rate: of "incremental": the optimizer's, for a mean loss.
+        seed: of the feedback weights.
+
+    Shapes: v, a and e have that of the layer's drive, (batch, units ...).
+
+    Needs: any circuit. With values that move (strict, error_optimised, incremental), neurons fire again at every step:
+    dropout masks and batch statistics are the free pass's (the derivative of batch norm too, and it goes by way of the
+    statistics), and running statistics move once. Layers below all that learns hold still.
+
+    Raises: ConfigError on options that do not exist or do not fit; CircuitError on neurons that draw random numbers of
+    their own at every call; NonFiniteError where inference diverges.
+
+    Departs from the papers: the energy of a sample has no factor for the batch, so that rate and nudging mean the same
+    at every batch size; incremental divides the learning rate by the number of steps, so that one learning rate suits
+    all variants. Where every way from the output to a layer has the same number of errors on it, what fixed predictions
+    come to after any number of steps is computed in one wave (see `apical.rules.wavefront`), to rounding the same.
+
+    Source: Whittington and Bogacz, Neural Computation 29, 1229 (2017) (strict); Millidge, Tschantz and Buckley,
+    arXiv:2006.04182 (2020) (fixed predictions); Song, Lukasiewicz, Xu and Bogacz, NeurIPS 2020 (Z-IL), and Salvatori et
+    al., AAAI 2022 (on any graph); Salvatori et al., ICLR 2024 (iPC); Goemaere et al. 2025 (ePC); Pinchetti et al.,
+    ICLR 2025 (benchmarks, clamp nudging).
+    """
 
     name = "predictive_coding"
     title = "Predictive coding"

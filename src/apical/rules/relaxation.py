@@ -135,7 +135,10 @@ class Relaxation:
         values: v of the hidden layers that anything has reached.
         posts: a - v of these: prediction errors with the sign of a gradient.
         rates: by value of the circuit, as they are now.
+        weights_move: whether drives change though the rates that arrive do not.
     """
+
+    weights_move = False
 
     def __init__(
         self, wiring: Wiring, activity: Activity, hierarchy: Hierarchy, weights: Mapping[Layer, Tensor]
@@ -214,6 +217,10 @@ class Relaxation:
         rate, saved = self._fire(junction, x, 1)
         return rate, [met, *saved]
 
+    def is_driven_alike(self, layer: Layer) -> bool:
+        """Whether a layer's drive stays what it was in the free pass."""
+        return not (self.waits[layer.sources[0]] or self.weights_move)
+
     def predict(self, *, errors: bool = False) -> None:
         """Let the values drive what they drive.
 
@@ -229,7 +236,7 @@ class Relaxation:
                     rates[value], self.saved[index] = self._meet(node)
                     moved[value] = True
                 continue
-            driven = moved[node.sources[0]]
+            driven = moved[node.sources[0]] or self.weights_move
             if index not in self.levels:  # a readout
                 if driven:
                     self.drives[index] = self._drive(node)
@@ -240,7 +247,7 @@ class Relaxation:
                 if not errors and index not in self.values:
                     self.values[index] = self.drives[index].clone()
                 self.drives[index] = self._drive(node)
-            if errors or not self.waits[node.sources[0]]:
+            if errors or self.is_driven_alike(node):
                 if index in self.posts:
                     self.values[index] = self.drives[index] - self.posts[index]
                 elif driven:
