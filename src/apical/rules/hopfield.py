@@ -107,8 +107,9 @@ class Hopfield:
             self.pools.append(pools)
             self._own.append(own)
         self.activation = activation
-        places = range(len(self.layers))
-        self.turns = [list(places)] if synchronous else [list(places[0::2]), list(places[1::2])]
+        # From above: whoever sends up has then pooled what is there now, and unpools by that.
+        places = range(len(self.layers))[::-1]
+        self.turns = [list(places)] if synchronous else [[place for place in places if place % 2 == odd] for odd in (0, 1)]
 
     # What it asks of a network
 
