@@ -41,6 +41,8 @@ def real_pairs(pre: Tensor, post: Tensor) -> tuple[Tensor, Tensor]:
     """
     if not pre.is_complex():
         return pre, post.real.contiguous()
+    if not post.is_complex():
+        return pre.real, post
     return (
         torch.cat([pre.real, pre.imag, torch.zeros_like(pre.real)]),
         torch.cat([post.real, -post.imag, post.imag]),
