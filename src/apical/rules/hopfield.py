@@ -109,7 +109,9 @@ class Hopfield:
         self.activation = activation
         # From above: whoever sends up has then pooled what is there now, and unpools by that.
         places = range(len(self.layers))[::-1]
-        self.turns = [list(places)] if synchronous else [[place for place in places if place % 2 == odd] for odd in (0, 1)]
+        self.turns = (
+            [list(places)] if synchronous else [[place for place in places if place % 2 == odd] for odd in (0, 1)]
+        )
 
     # What it asks of a network
 
@@ -212,13 +214,15 @@ class Hopfield:
             state = step.derivative(state, *kept)
         return state
 
-    def _down(self, layer: Layer, post: Tensor, below: Tensor, weights: Mapping[int, Tensor], total: Tensor) -> None:
-        """Add to `total` what comes down from a layer."""
+    def _down(
+        self, layer: Layer, post: Tensor, below: Tensor, weights: Mapping[int, Tensor], up: Tensor, *, once: bool
+    ) -> Tensor:
+        """What arrives from below, and what comes down from a layer; `once`: nobody needs the former again."""
         weight = weights.get(layer.index, layer.weight)
         if isinstance(layer.synapses, LinearSynapses) and post.dim() == 2 and post.dtype == weight.dtype:
-            total.addmm_(post, weight)
-        else:
-            total.add_(carry(layer, post, weight, below.real if below.is_complex() else below))
+            return up.addmm_(post, weight) if once else torch.addmm(up, post, weight)
+        down = carry(layer, post, weight, below.real if below.is_complex() else below)
+        return up.add_(down) if once else up + down
 
     def _settle(
         self,
@@ -250,17 +254,18 @@ class Hopfield:
         nudge: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
         state = states[place]
-        if place == 0:
-            assert bottom is not None
-            total = bottom.clone()
+        if place:
+            up = self._up(place, states[place - 1], saved)
         else:
-            total = self._up(place, states[place - 1], saved)
+            assert bottom is not None
+            up = bottom
         if place + 1 < len(self.layers):
-            above = self._unpool(place + 1, states[place + 1], saved)
-            self._down(self.layers[place + 1], above, state, weights, total)
+            above, post = self.layers[place + 1], self._unpool(place + 1, states[place + 1], saved)
         elif nudge is not None:
-            self._down(self.readout, nudge(drive(self.readout, state)), state, weights, total)
-        return self._fire(place, total)
+            above, post = self.readout, nudge(drive(self.readout, state))
+        else:
+            return self._fire(place, up if place else up.clone())
+        return self._fire(place, self._down(above, post, state, weights, up, once=place > 0))
 
     # The free phase
 
