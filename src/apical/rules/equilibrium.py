@@ -66,7 +66,8 @@ class EquilibriumPropagation(LearningRule):
         free_steps: hopfield: steps of the free phase.
         nudged_steps: hopfield: steps of the nudged one.
         schedule: "asynchronous" (even and odd layers in turns) or "synchronous" (all at once).
-        step: how far a state goes, of the way to what is asked of it; below 1 for networks that would not settle.
+        step: how far a state goes, of the way to what is asked of it; below 1 (with more sweeps) for networks that
+            would not settle, as clamped ones often do not.
         activation: hopfield: None (the model's own), "hard_sigmoid" (x cut to 0..1), "half_hard_sigmoid" (x/2 cut to
             0..1), "centered_hard_sigmoid" (x cut to -1/2..1/2) or "shifted_sigmoid" (1 / (1 + exp(-4 (x - 1/2)))).
         loss: what nudges at outputs other than the free one: None (the loss's derivative there, held constant),
@@ -75,10 +76,14 @@ class EquilibriumPropagation(LearningRule):
             "fixed" (random).
         init: of feedback weights, as for feedback alignment.
         scale: of feedback weights.
-        tolerance: warn, once, where the last sweep still moved signals (hopfield: states) by more than this part.
+        tolerance: warn, once, where the last sweep still moved signals (hopfield: the last step states) by more than
+            this part of all.
         seed: of feedback weights and random nudging.
 
     Shapes: states are as the layers' rates, (batch, units ...).
+
+    A Hopfield network's gradient is exact for the circuit that settles, which learns best from the squared error, told
+    (`loss="mse"`); by cross-entropy it wants learning rates some ten times smaller than its feed-forward twin.
 
     Needs: feedforward: any circuit whose neurons can fire twice alike. hopfield: a chain of layers with one monotone
     activation each, max pooling anywhere or average pooling before the activation, and a linear read-out.
