@@ -1,8 +1,9 @@
 """Activity settles: how prediction errors spread from the nudged output down a network, step by step of inference.
 
 Trains a deep network on digits for a moment, then lets one batch settle by descent on the values (strict) and by
-descent on the errors (error_optimised); beside them stand backpropagation's signals, which are where errors settle if the
-predictions stay those of the free pass. Writes activity_settling.html: a slider over the steps, a bar for each layer.
+descent on the errors (error_optimised). Beside them stand backpropagation's signals, which are where errors settle if
+the predictions stay those of the free pass. Writes activity_settling.html: a slider over the steps, a bar for each
+layer.
 
 python examples/activity_settling.py
 

@@ -482,7 +482,7 @@ def test_what_diverges_stops_and_names_the_remedy(loss):
     with pytest.raises(NonFiniteError, match=r"has diverged.*[Ll]ower\s+rate") as caught:
         found(model, squares, variant="strict", steps=200, rate=0.9, loss=loss)
     assert caught.value.layer in ("0", "2")
-    assert ("tell it the loss" in str(caught.value)) == (loss is None)
+    assert ("Tell it the loss" in str(caught.value)) == (loss is None)
 
 
 def test_neurons_that_answer_otherwise_each_time_are_refused():

@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from apical.errors import ConfigError, NonFiniteError
+from apical.errors import ConfigError
 from apical.layers import Layer
+from apical.rules.divergence import stop_where_diverged
 from apical.rules.incremental import learn_while_inferring
 from apical.rules.inference import Inference
 from apical.rules.nudging import Nudge, UnsettledWarning, check_loss
@@ -388,70 +389,14 @@ class PredictiveCoding(LearningRule):
         )
 
     def _judge(self, inference: Inference, before: tuple[Tensor, Tensor] | None, pushed: Tensor) -> None:
-        """Stop where the states have diverged.
-
-        Args:
-            inference: what there was of it.
-            before: the free output and the error there, of each sample, where the output moves.
-            pushed: the error at the output now.
-
-        Raises:
-            NonFiniteError: the states are no numbers any more, or the energy has risen where it has to fall.
-        """
-        if torch.compiler.is_compiling():
-            return
-        states = inference.states
-        posts = {layer: states.posts[layer.index] for layer in states.wiring.layers if layer.index in states.posts}
-        energy = sum(float(post.square().sum()) for post in posts.values()) / 2
-        if math.isfinite(energy):
-            # Where weights are symmetric this is descent; and errors that follow a bounded push stay bounded.
-            falls = self.variant == "strict" or self.loss == "mse" or self.clamped
-            if (
-                before is None
-                or not falls
-                or self.feedback != "tied"
-                or not _climbed(states.y, *before, pushed, energy)
-            ):
-                return
-        elif before is None or not math.isfinite(float(before[1].sum())):
-            return  # lost before the first step: the circuit's own look finds where
-        elif (lost := _lost(states.anew(), before[1])) is not None:
-            raise NonFiniteError(
-                f"{lost.name}: the teaching signal that PredictiveCoding brings to it holds NaN or infinity, "
-                "and did so before the first step of inference. Lower the learning rate, or clip the gradient.",
-                layer=lost.name,
-            )
-        worst = max(posts, key=lambda layer: float(posts[layer].abs().nan_to_num(math.inf).max()))
-        linear = self.loss is None and not self.clamped
-        told = "tell it the loss (loss='cross_entropy' or 'mse') so that the push ends where the loss does, " * linear
-        raise NonFiniteError(
-            f"{worst.name}: PredictiveCoding(variant={self.variant!r}) has diverged: {inference.taken} steps at rate "
-            f"{inference.rate:g} left more energy than there was at the start, most of it here. Lower "
-            f"rate or momentum, {told}or lower nudging.",
-            layer=worst.name,
+        # Where weights are symmetric this is descent; and errors that follow a bounded push stay bounded.
+        falls = self.feedback == "tied" and (self.variant == "strict" or self.loss == "mse" or self.clamped)
+        remedy = "Lower rate or momentum, or lower nudging."
+        if self.loss is None and not self.clamped:
+            remedy = "Tell it the loss (loss='cross_entropy' or 'mse') so that the push ends with it, or l" + remedy[1:]
+        stop_where_diverged(
+            inference, before, pushed, rule=f"PredictiveCoding(variant={self.variant!r})", falls=falls, remedy=remedy
         )
-
-
-def _climbed(y: Tensor, free: Tensor, first: Tensor, last: Tensor, energy: float) -> bool:
-    """Whether the energy, with the loss in it, is higher than at the free pass; the loss's change by the trapezoid."""
-    push = (first + last) / 2
-    fall = float((push * (y - free)).sum())
-    rounding = 32 * torch.finfo(y.dtype).eps * float((push.abs() * free.abs()).sum())
-    return energy + fall > rounding
-
-
-def _lost(states: Relaxation, first: Tensor) -> Layer | None:
-    """The first layer on the way down whose signal is no number in the free state."""
-    found: list[Layer] = []
-
-    def visit(layer: Layer, message: Tensor | None) -> Tensor | None:
-        signal = None if message is None else states.back(layer, message)
-        if signal is not None and not bool(torch.isfinite(signal).all()):
-            found.append(layer)
-        return signal
-
-    states.sweep(first, visit)
-    return found[0] if found else None
 
 
 def _carried(post: Tensor) -> dict[str, Tensor]:
