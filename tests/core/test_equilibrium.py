@@ -523,9 +523,17 @@ def test_options_that_make_no_sense_are_refused(options):
         apical.EquilibriumPropagation(**options)
 
 
+def _half_the_squared_distance(y: Tensor, target: Tensor, reduction: str) -> Tensor:
+    total = 0.5 * (y - target).square().sum()
+    return total if reduction == "sum" else total / len(y)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
-@pytest.mark.parametrize(("name", "loss"), [("cross_entropy", F.cross_entropy), ("mse", F.mse_loss)])
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [("cross_entropy", F.cross_entropy), ("mse", F.mse_loss), ("squared_error", _half_the_squared_distance)],
+)
 def test_a_nudge_knows_the_loss_without_its_target(name, loss, shape, reduction):
     torch.manual_seed(0)
     free, other = torch.randn(shape, dtype=torch.float64), torch.randn((2, *shape), dtype=torch.float64)

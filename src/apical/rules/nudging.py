@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apical.errors import ConfigError, NonFiniteError
 
-LOSSES = (None, "cross_entropy", "mse")
+LOSSES = (None, "cross_entropy", "mse", "squared_error")
 """What a rule can be told of the loss."""
 
 
@@ -27,21 +27,24 @@ def check_loss(rule: str, loss: str | None) -> None:
     if loss not in LOSSES:
         raise ConfigError(
             f"{rule}: loss={loss!r} is unknown: say 'cross_entropy' or 'mse' where the loss is F.cross_entropy or "
-            "F.mse_loss, or None for any other (its derivative is then held constant while the network settles)."
+            "F.mse_loss, 'squared_error' where it is half the squared distance, summed over outputs (that of "
+            "`apical train --set loss=mse`), or None for any other (its derivative is then held constant while the "
+            "network settles)."
         )
 
 
 class Nudge:
     """The derivative of one sample's loss at any output, worked out from the derivative at the free one.
 
-        dC/dy(y') = dC/dy(y) + A'(y') - A'(y),   A' = 0 (None), softmax ("cross_entropy"), c times the identity ("mse")
+        dC/dy(y') = dC/dy(y) + A'(y') - A'(y),   A' = 0 (None), softmax ("cross_entropy"), c times the identity ("mse", "squared_error")
 
     Nobody needs the target for this: it is in the free derivative. PyTorch's mean squared error divides by the number
-    of outputs, too, so c is 2 over that number, and 2 where the loss is a sum. A mean cross-entropy of
+    of outputs, too, so c is 2 over that number, and 2 where the loss is a sum; for half the squared distance, summed over
+    the outputs of a sample ("squared_error"), it is 1. A mean cross-entropy of
     (batch, classes, positions ...) divides by the positions in the same way.
 
     Args:
-        loss: None (constant: the linearised loss), "cross_entropy" or "mse".
+        loss: None (constant: the linearised loss), "cross_entropy", "mse" or "squared_error".
         y: (batch, outputs ...), the free output.
         error: dL/dy there, of the batch's loss as it was taken.
         samples: what undoes the mean over the batch: the batch size, or 1 where the loss is a sum.
@@ -59,6 +62,9 @@ class Nudge:
         elif loss == "mse":
             self._unit = 2.0 if reduction == "sum" else 2.0 * samples / y.numel()
             self._rest = self.error - self._unit * y
+        elif loss == "squared_error":
+            self._unit = 1.0
+            self._rest = self.error - y
 
     def __call__(self, y: Tensor) -> Tensor:
         """The derivative of the loss of each sample, (batch, outputs ...), at another output of that shape.
@@ -67,7 +73,7 @@ class Nudge:
         """
         if self.loss == "cross_entropy":
             return self._rest + self._softmax(y)
-        if self.loss == "mse":
+        if self.loss in ("mse", "squared_error"):
             return torch.add(self._rest, y, alpha=self._unit)
         return self.error
 
