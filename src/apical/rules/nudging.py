@@ -36,12 +36,13 @@ def check_loss(rule: str, loss: str | None) -> None:
 class Nudge:
     """The derivative of one sample's loss at any output, worked out from the derivative at the free one.
 
-        dC/dy(y') = dC/dy(y) + A'(y') - A'(y),   A' = 0 (None), softmax ("cross_entropy"), c times the identity ("mse", "squared_error")
+        dC/dy(y') = dC/dy(y) + A'(y') - A'(y)
+        A' = 0 (None), softmax ("cross_entropy"), c times the identity ("mse", "squared_error")
 
     Nobody needs the target for this: it is in the free derivative. PyTorch's mean squared error divides by the number
-    of outputs, too, so c is 2 over that number, and 2 where the loss is a sum; for half the squared distance, summed over
-    the outputs of a sample ("squared_error"), it is 1. A mean cross-entropy of
-    (batch, classes, positions ...) divides by the positions in the same way.
+    of outputs, too, so c is 2 over that number, and 2 where the loss is a sum; for half the squared distance, summed
+    over the outputs of a sample ("squared_error"), it is 1. A mean cross-entropy of (batch, classes, positions ...)
+    divides by the positions in the same way.
 
     Args:
         loss: None (constant: the linearised loss), "cross_entropy", "mse" or "squared_error".

@@ -390,7 +390,8 @@ class PredictiveCoding(LearningRule):
 
     def _judge(self, inference: Inference, before: tuple[Tensor, Tensor] | None, pushed: Tensor) -> None:
         # Where weights are symmetric this is descent; and errors that follow a bounded push stay bounded.
-        falls = self.feedback == "tied" and (self.variant == "strict" or self.loss in ("mse", "squared_error") or self.clamped)
+        bounded = self.variant == "strict" or self.loss in ("mse", "squared_error") or self.clamped
+        falls = self.feedback == "tied" and bounded
         remedy = "Lower rate or momentum, or lower nudging."
         if self.loss is None and not self.clamped:
             remedy = "Tell it the loss (loss='cross_entropy' or 'mse') so that the push ends with it, or l" + remedy[1:]
