@@ -200,6 +200,13 @@ def test_a_current_may_be_one_for_all():
     assert run.spikes.dtype == torch.bool
 
 
+@pytest.mark.parametrize("kind", [*BOTH, AdaptiveExponentialNeuron.pv])
+def test_currents_may_add_up_to_more_than_their_type_holds(kind):
+    neuron = kind()
+    currents = [torch.full((300, 2), 300.0, dtype=torch.float16)] * len(neuron.currents)
+    assert bool(neuron(*currents, record=["soma"]).traces["soma"].isfinite().all())
+
+
 def test_the_seed_decides_on_bursts_and_is_saved():
     soma, dendrite = torch.full((1500, 20), 700.0), torch.full((1500, 20), 300.0)
     first, same, other = StochasticBurstNeuron(seed=1), StochasticBurstNeuron(seed=1), StochasticBurstNeuron(seed=2)

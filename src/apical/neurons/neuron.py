@@ -151,7 +151,8 @@ class SpikingNeuron(nn.Module, Generic[State]):
         for name, current in zip(self.currents, currents, strict=True):
             if not current.is_floating_point():
                 raise DataError(f"the current into the {name} must be floating-point (pA), not {current.dtype}.")
-            if not math.isfinite(current.sum()):  # a sum is finite only if its terms are
+            # a sum is finite only if its terms are; it may overflow where none of them does
+            if not (math.isfinite(current.sum()) or bool(current.isfinite().all())):
                 raise NonFiniteError(f"the current into the {name} holds NaN or infinity.", layer="input")
         return tuple(current.expand(shape) for current in currents)
 
