@@ -521,6 +521,17 @@ def test_event_weights_of_a_convolution_learn_from_both_ends():
         torch.testing.assert_close(kept.learned(layer).grad, expected)
 
 
+@pytest.mark.parametrize("rule", ["burst_ccn", "burstprop"])
+@pytest.mark.parametrize("function", [nn.LogSigmoid(), nn.LeakyReLU(0.1), nn.LogSoftmax(-1), nn.Softsign()], ids=repr)
+def test_pairs_of_populations_fire_what_their_rate_is_and_the_tonic_rate(rule, function):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), function, nn.Linear(5, 3))
+    circuit, x, seen = apical.Circuit(model, rule), torch.randn(4, 6), {}
+    with circuit.observe(lambda layer, quantities: seen.setdefault(layer, {}).update(quantities)):
+        circuit(x).square().mean().backward()
+    torch.testing.assert_close(seen["0"]["event_rate"], model[:2](x).abs().detach() + 1)
+
+
 # Options
 
 

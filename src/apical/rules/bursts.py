@@ -94,6 +94,8 @@ class Population:
         step: Any = layer.steps[self.place]
         saved: Tensor = record.saved[self.place][0]
         # Some activations keep their answer, others what they answered to.
+        if isinstance(step, activations.LogSigmoid):
+            return step.forward(saved)[0]
         answered: Tensor = step.answer(saved) if hasattr(step, "answer") else saved
         return answered
 
