@@ -422,6 +422,12 @@ def test_interneurons_keep_up_with_the_weights_that_they_mirror():
         assert lag < 1e-9 * (layer.weight - before).norm()
 
 
+def test_a_single_synapse_has_inhibition_that_is_a_number():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 1))
+    circuit = apical.Circuit(model, DendriticMicrocircuit(self_predicting=False, cancellation_rate=1.0))
+    assert all(bool(torch.isfinite(p).all()) for p in circuit.parameters())
+
+
 def test_a_small_shift_survives_single_precision():
     """Six layers down a shift is a thousandth of a potential, and differences of rates lose none of it."""
     network = NETWORKS["deep_tanh"]
@@ -636,6 +642,29 @@ def test_sparse_feedback_keeps_its_part_and_its_power():
     assert float(found["sparse"].std()) == pytest.approx(float(found["broadcast"].std()), rel=0.03)
     ratio = found["sparse"][there] / found["broadcast"][there]
     torch.testing.assert_close(ratio, torch.full_like(ratio, 5**0.5))
+
+
+@pytest.mark.parametrize("rule", [DendriticMicrocircuit, SegregatedDendrites])
+@pytest.mark.parametrize("lower", ["bfloat16", "float16", "autocast"])
+def test_small_errors_survive_low_precision(rule, lower):
+    dtype = torch.bfloat16 if lower == "autocast" else getattr(torch, lower)
+    model, (x, target) = chain(sizes=(4, 16, 16, 3)).float(), batch(32)
+    x, target = x.float(), target.float() / 1000
+
+    def tells(answer: Tensor, target: Tensor) -> Tensor:
+        return (answer.float() * target).sum(1).mean()
+
+    expected = taught(apical.Circuit(copy.deepcopy(model), rule()), x, target, tells)
+    if lower == "autocast":
+        circuit = apical.Circuit(model, rule())
+        with torch.autocast("cpu", dtype):
+            answer = circuit(x)
+        tells(answer, target).backward()
+        found = {name: p.grad for name, p in circuit.named_parameters() if p.grad is not None}
+    else:
+        found = taught(apical.Circuit(model.to(dtype), rule()), x.to(dtype), target, tells)
+    for name in ("model.0.weight", "model.2.weight", "model.4.weight"):
+        assert torch.cosine_similarity(found[name].float().flatten(), expected[name].flatten(), dim=0) > 0.99
 
 
 def test_segregated_dendrites_refuse_with_the_remedy():

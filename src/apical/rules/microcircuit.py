@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from apical.errors import CircuitError, ConfigError
 from apical.functions import Reshape
 from apical.layers import Layer, Step, activations, shapes
-from apical.rules.randomness import Randomness, check_init, feedback_like
+from apical.rules.randomness import Randomness, check_init, feedback_like, standard_deviation
 from apical.rules.rule import LearningRule, PerLayer
 from apical.rules.settling import Settling, settle
 from apical.wiring import Activity, Credit, Reach, Wiring
@@ -303,9 +303,8 @@ class DendriticMicrocircuit(LearningRule):
                 self.interneuron_biases.hold(layer, start, learned=True)
         if self.cancellation_rate:
             known = self.self_predicting
-            start = (
-                -self.top_down_weights[layer].detach() if known else self.randomness.uniform(weight, made.std().item())
-            )
+            spread = standard_deviation(made)
+            start = -self.top_down_weights[layer].detach() if known else self.randomness.uniform(weight, spread)
             self.inhibition.hold(layer, start, learned=True)
 
     def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:
@@ -454,7 +453,8 @@ class Soma:
         self.dtype = basal.dtype
         self.samples = samples
         self._signal = signal
-        self.wide = area.activation is not None and area.gain < _SMALL
+        low = torch.finfo(basal.dtype).eps > torch.finfo(torch.float32).eps
+        self.wide = area.activation is not None and (low or area.gain < _SMALL)
         if self.wide:
             basal, signal = _wide(basal), _wide(signal)
         self.basal = basal

@@ -125,7 +125,9 @@ class SegregatedDendrites(DirectFeedbackAlignment):
             return
         samples = error.shape[0] if wiring.reduction == "mean" else 1
         # The target phase in both halves of one batch: what it adds is kept apart from what was there before.
-        sent = torch.cat([self.signal(wiring, answer.rate.to(error.dtype)), self.signal(wiring, error) * -samples])
+        # In low precision, what a small error adds to a plateau would not survive.
+        wide = torch.promote_types(error.dtype, torch.float32)
+        sent = torch.cat([self.signal(wiring, answer.rate.to(wide)), self.signal(wiring, error.to(wide)) * -samples])
         products = self._products(wiring) if self.feedback == "symmetric" else {}
 
         def plateau(node: Node, record: Record) -> Tensor | None:
@@ -135,7 +137,7 @@ class SegregatedDendrites(DirectFeedbackAlignment):
                     return None
                 weights = self.weights[node]
             self._check_size(node, weights, record, sent.shape[1])
-            potential = sent.mm(weights.flatten(1).to(sent.dtype)).mul_(self.gain)
+            potential = sent.mm(weights.flatten(1).to(wide)).to(wide).mul_(self.gain)
             apical, pushed = potential.view(2, *record.shape)
             before, after = torch.sigmoid(apical), torch.sigmoid(apical + pushed)
             if wiring.observers:
