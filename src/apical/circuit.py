@@ -77,8 +77,14 @@ class _Kept:
         self.activity = activity
         self.changes = changes
         self.parameters = parameters
-        self.versions = [parameter._version for parameter in parameters if parameter is not None]
-        self.source_version = activity.source._version
+        try:
+            self.versions = [parameter._version for parameter in parameters if parameter is not None]
+            self.source_version = activity.source._version
+        except RuntimeError as error:
+            raise CircuitError(
+                "the circuit's input or a weight was made under torch.inference_mode(), whose tensors cannot be "
+                "learned from. Give it x.clone(), or make them under torch.no_grad()."
+            ) from error
         self.y = y
         self.y_version = y._version
 
@@ -279,7 +285,7 @@ class Circuit(nn.Module):
             if self.training:
                 rule.between(self.wiring)
             y, activity = rule.respond(self.wiring, source, self.wiring.reach(learns, wanted))
-            if not rule.ready:
+            if not rule.ready and y.numel():
                 rule.prepare(self.wiring, activity, y)
             if rule.records_rates or rule.records_drives:
                 y = y.clone()  # the answer may be overwritten, what is kept must not
@@ -315,6 +321,8 @@ class Circuit(nn.Module):
         gradients: list[Tensor | None] = [None] * len(self._slots)
         rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
         learns = activity.reach.learns
+        if not error.numel():
+            return self._taught_nothing(activity, input_wanted)
         check = self.check_finite and not torch.compiler.is_compiling()
         every = check and not rule.signals_travel
         wanted = activity.reach.values
@@ -361,6 +369,14 @@ class Circuit(nn.Module):
         for slot, gradient in activity.gradients.items():
             _add(gradients, slot, gradient)
         return (activity.at_input if input_wanted else None), gradients
+
+    def _taught_nothing(self, activity: Activity, input_wanted: bool) -> tuple[Tensor | None, list[Tensor | None]]:
+        """What an empty batch teaches: the equations of rules are about samples, of which there is none."""
+        parameters = [module._parameters[name] for module, name in self._slots]
+        return torch.zeros_like(activity.source) if input_wanted else None, [
+            torch.zeros_like(parameter) if wanted and parameter is not None else None
+            for parameter, wanted in zip(parameters, activity.reach.learns, strict=True)
+        ]
 
     def _slot_of(self, feedback: nn.Parameter) -> int:
         for slot in range(len(self.wiring.slots), len(self._slots)):

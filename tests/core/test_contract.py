@@ -1,5 +1,6 @@
 """The contract of a learning rule: what holds for every registered rule, with every option, in any circuit."""
 
+import contextlib
 import copy
 import gc
 import io
@@ -323,6 +324,20 @@ def test_a_summed_loss_teaches_the_batch_size_times_as_much(row):
     assert_same(total, {name: 8 * gradient for name, gradient in mean.items()}, rtol=1e-4, atol=1e-6)
 
 
+@every_rule
+@pytest.mark.parametrize("answered", [False, True])
+def test_an_empty_batch_teaches_nothing(row, answered):
+    circuit = circuit_of("deep_tanh", row)
+    x, y = NETWORKS["deep_tanh"].batch()
+    if answered:
+        learn(circuit, x, y)
+    circuit.zero_grad()
+    F.cross_entropy(circuit(x[:0]), y[:0], reduction="sum").backward()
+    found = gradients(circuit)
+    assert {f"model.{name}" for name, _ in circuit.model.named_parameters()} <= found.keys()
+    assert not any(gradient.any() for gradient in found.values())
+
+
 @some_networks
 @every_rule
 def test_one_graph_can_teach_twice_if_it_is_kept(row, network):
@@ -355,6 +370,25 @@ def test_an_answer_may_be_overwritten(row):
     expected = learn(circuit_of("mlp", row), x, y, lambda answer, y: F.cross_entropy(answer * 2, y))
     found = learn(circuit_of("mlp", row), x, y, lambda answer, y: F.cross_entropy(answer.mul_(2), y))
     assert_same(found, expected)
+
+
+def test_running_statistics_that_moved_since_the_answer_are_noticed():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)).eval()
+    for hooks in (contextlib.nullcontext, torch.autograd.graph.save_on_cpu):
+        with hooks():
+            answer = apical.Circuit(model, apical.Backprop())(torch.randn(5, 4))
+        model[1].reset_running_stats()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            answer.sum().backward()
+
+
+def test_what_inference_mode_made_is_refused_with_the_remedy():
+    with torch.inference_mode():
+        x = torch.randn(5, 4)
+    circuit = apical.Circuit(nn.Linear(4, 3), apical.Backprop())
+    with pytest.raises(CircuitError, match=r"inference_mode.*x\.clone\(\)"):
+        circuit(x)
+    circuit(x.clone()).sum().backward()
 
 
 @every_rule

@@ -64,13 +64,23 @@ class BatchNorm(Norm):
             0.0 if momentum is None else momentum,
             module.eps,
         )
-        # Kept with the rest, so that autograd notices statistics that moved on before the error came back.
         moving = (None, None) if from_batch else (mean, variance)
-        return y, (x, *moving, batch_mean, batch_scale, from_batch)
+        return y, (x, *moving, batch_mean, batch_scale, from_batch, self._versions(from_batch))
+
+    def _versions(self, from_batch: bool) -> tuple[int, int] | None:
+        """What tells if the running statistics that answered were overwritten since."""
+        if from_batch or torch.compiler.is_compiling():  # a compiler has autograd notice it
+            return None
+        return self.module.running_mean._version, self.module.running_var._version
 
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
-        x, mean, variance, batch_mean, batch_scale, from_batch = saved
+        x, mean, variance, batch_mean, batch_scale, from_batch, versions = saved
         module = self.module
+        if versions is not None and versions != self._versions(from_batch):
+            raise RuntimeError(
+                "the running statistics of a batch norm have been modified by an inplace operation between the answer "
+                "and loss.backward(). Answer again."
+            )
         found = aten.native_batch_norm_backward.default(
             grad,
             x,

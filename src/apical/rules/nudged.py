@@ -75,7 +75,7 @@ def again(step: Step, x: Tensor, free: Saved) -> tuple[Tensor, Saved]:
     if isinstance(step, _MASKS):
         return step.derivative(x, *free), free  # a mask is linear: it is its own derivative
     if isinstance(step, BatchNorm):
-        _, mean, variance, batch_mean, batch_scale, from_batch = free
+        _, mean, variance, batch_mean, batch_scale, from_batch, _ = free
         if from_batch:
             mean, variance = batch_mean, batch_scale.pow(-2).sub_(step.module.eps)
         own = step.module._parameters

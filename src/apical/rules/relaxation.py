@@ -69,7 +69,7 @@ def fire_again(step: Step, x: Tensor, free: Saved) -> tuple[Tensor, Saved]:
     if isinstance(step, (Dropout, ChannelDropout)):
         return step.derivative(x, *free), free  # a mask is linear: it is its own derivative
     if isinstance(step, BatchNorm):
-        _, mean, variance, batch_mean, batch_scale, from_batch = free
+        _, mean, variance, batch_mean, batch_scale, from_batch, _ = free
         if from_batch:
             mean, variance = batch_mean, batch_scale.pow(-2).sub_(step.module.eps)
         weight, bias = step.module._parameters.get("weight"), step.module._parameters.get("bias")
