@@ -504,6 +504,23 @@ def test_what_has_not_settled_says_so_once_with_residual_and_remedy():
         taught(circuit, *batch())
 
 
+def test_signals_that_die_away_while_they_settle_are_no_mistake():
+    # The teacher silences the one neuron that its signal has to pass: what is asked of the layer below becomes zero.
+    for seed in (252, 362, 789):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(2)
+        rule = DendriticMicrocircuit(dynamics="steady_state", settle_steps=20, top_down="tied", interneurons="tied")
+        circuit = apical.Circuit(model, rule)
+        loss = (circuit(torch.randn(1, 1)) * 30 * torch.randn(1)).sum()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*have not settled")
+            loss.backward()
+        assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
 def test_strong_feedback_settles_too(monkeypatch):
     """Plain iteration runs away here: it has to slow down to find the fixed point."""
     strong = {"teaching": 3.0, "apical": 3.0, "somatic": 0.3}

@@ -142,4 +142,5 @@ def _moved(asked: Tensor, signal: Tensor, basal: Tensor, unit: float) -> float:
     move = unit * float((asked - signal).abs().max()) - rounding
     if move <= 0:
         return 0.0
-    return move / (unit * float(asked.abs().max()))
+    # Where nothing is asked for any more, all of what there was moves.
+    return move / (unit * (float(asked.abs().max()) or float(signal.abs().max())))
