@@ -17,6 +17,10 @@ from apical.measure import alignment, angle
 every_rule = pytest.mark.parametrize("row", rows(), ids=str)
 
 
+# Their read-out learns from what arrives once the network has settled, and that is not what arrived freely.
+SETTLES = ("predictive_coding", "equilibrium_propagation")
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_backprop_is_the_gradient(network):
     found = alignment(circuit_of(network, "backprop"), *NETWORKS[network].batch(), F.cross_entropy)
@@ -37,7 +41,8 @@ def test_it_says_what_the_two_updates_say(row, network):
         a, b = update[f"model.{path}.weight"].double().flatten(), truth[f"{path}.weight"].double().flatten()
         cosine = float(a @ b / (a.norm() * b.norm()))
         assert degrees == pytest.approx(math.degrees(math.acos(min(cosine, 1.0))), abs=1e-3)
-    assert found[NETWORKS[network].synapses[-1]] == pytest.approx(0, abs=1e-4)
+    if row.name not in SETTLES:
+        assert found[NETWORKS[network].synapses[-1]] == pytest.approx(0, abs=1e-4)
 
 
 @every_rule
