@@ -4,6 +4,11 @@
 
 Only the optimizers' steps are timed. Each turn makes one step of each, and who goes first changes; the ratio to Adam
 with its defaults is taken within the turn. The time is the processor's, which other programs disturb less.
+
+Adam's time depends on its company: it allocates a temporary as large as a parameter, which is fast where other large
+temporaries in the process have made the allocator keep its memory. So compare with all, and with Adam alone:
+
+    python benchmarks/adaptation.py --arms base abs step sign
 """
 
 import argparse
@@ -29,10 +34,15 @@ def network() -> nn.Module:
     return model
 
 
+def wanted(name: str, arms: list[str] | None) -> bool:
+    return arms is None or name == "Adam" or name in arms
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--arms", nargs="*", help="some of the optimizers, by name; Adam always takes part")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     makers = {
@@ -47,7 +57,7 @@ def main() -> None:
     }
     model = network()
     # One model for all: how large weights are changes no optimizer's time, and ten copies would not fit small machines.
-    optimizers = {name: make(model.parameters()) for name, make in makers.items()}
+    optimizers = {name: make(model.parameters()) for name, make in makers.items() if wanted(name, chosen.arms)}
     times: dict[str, list[float]] = {name: [] for name in optimizers}
     names = list(optimizers)
     for turn in range(chosen.turns + WARMUP):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from apical import layers as layers
     from apical import measure as measure
     from apical import neurons as neurons
+    from apical import optim as optim
     from apical import papers as papers
     from apical import report as report
     from apical import rules as rules
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from apical.circuit import Circuit as Circuit
     from apical.rules import *  # noqa: F403
 
-_PARTS = ("data", "errors", "layers", "measure", "neurons", "papers", "report", "rules", "study")
+_PARTS = ("data", "errors", "layers", "measure", "neurons", "optim", "papers", "report", "rules", "study")
 
 
 def __getattr__(name: str) -> Any:
