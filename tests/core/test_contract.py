@@ -6,7 +6,7 @@ import gc
 import io
 import pickle
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -23,9 +23,21 @@ ROWS = rows()
 STEADY = [row for row in ROWS if not row.redraws]
 every_rule = pytest.mark.parametrize("row", ROWS, ids=str)
 every_steady_rule = pytest.mark.parametrize("row", STEADY, ids=str)
-every_network = pytest.mark.parametrize("network", NETWORKS)
 # Between them: dropout, batch norm, pooling, work in place, junctions and shortcuts.
-some_networks = pytest.mark.parametrize("network", ["conv", "residual"])
+SOME_NETWORKS = ("conv", "residual")
+
+
+def _in_networks(networks: Sequence[str], of_variants: int) -> pytest.MarkDecorator:
+    """Every rule with its defaults in all of these networks; with other options in so many, in turns."""
+    pairs = []
+    for number, row in enumerate(ROWS):
+        turned = [*networks[number % len(networks) :], *networks[: number % len(networks)]]
+        pairs += [(row, network) for network in (turned[:of_variants] if row.options else networks)]
+    return pytest.mark.parametrize(("row", "network"), pairs, ids=[f"{row}-{network}" for row, network in pairs])
+
+
+in_some_networks = _in_networks(SOME_NETWORKS, 1)
+in_every_network = _in_networks(list(NETWORKS), 3)
 one_by_one = pytest.mark.parametrize("network", ["mlp", "branching"])
 
 
@@ -70,8 +82,7 @@ def test_options_are_kept_under_their_names(row):
 # What comes out
 
 
-@every_network
-@every_rule
+@in_every_network
 def test_every_parameter_of_the_model_learns_something_finite(row, network):
     circuit = circuit_of(network, row)
     model, keys = circuit.model, list(circuit.model.state_dict())
@@ -90,8 +101,7 @@ def test_every_parameter_of_the_model_learns_something_finite(row, network):
     assert [key.removeprefix("model.") for key in circuit.state_dict() if key.startswith("model.")] == keys
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_one_seed_gives_one_result(row, network):
     same_as(circuit_of(network, row), network, other=circuit_of(network, row))
 
@@ -115,8 +125,7 @@ def test_any_integer_is_a_seed(row, seed):
     assert_same(*found)
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_the_answer_is_the_models_own(row, network):
     circuit, model = circuit_of(network, row), NETWORKS[network].build()
     x, _ = NETWORKS[network].batch()
@@ -131,8 +140,7 @@ def test_the_answer_is_the_models_own(row, network):
 # State
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_state_survives_a_file(row, network):
     circuit = circuit_of(network, row)
     list(steps(circuit, NETWORKS[network], 3))
@@ -155,8 +163,7 @@ def test_state_can_be_loaded_before_and_after_the_first_answer(row):
 
 
 @pytest.mark.parametrize(("how", "answered"), [("deepcopy", False), ("deepcopy", True), ("pickle", True)])
-@some_networks
-@every_rule
+@in_some_networks
 def test_a_copy_goes_its_own_way(row, network, how, answered):
     circuit = circuit_of(network, row)
     if answered:
@@ -171,8 +178,7 @@ def test_a_copy_goes_its_own_way(row, network, how, answered):
     assert all(torch.equal(now[key], value) for key, value in before.items() if isinstance(value, Tensor))
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_evaluation_changes_nothing(row, network):
     circuit = circuit_of(network, row)
     list(steps(circuit, NETWORKS[network], 2))
@@ -196,8 +202,7 @@ def test_evaluation_changes_nothing(row, network):
             assert torch.equal(value, after[key]), key
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_the_model_stays_an_ordinary_one(row, network):
     circuit = circuit_of(network, row)
     list(steps(circuit, NETWORKS[network], 1))
@@ -233,8 +238,7 @@ def _small_heap():
     gc.unfreeze()
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_what_is_kept_of_an_answer_goes_with_it(row, network):
     circuit = circuit_of(network, row)
     respond = circuit.rule.respond
@@ -260,8 +264,7 @@ def test_what_is_kept_of_an_answer_goes_with_it(row, network):
 
 
 @pytest.mark.usefixtures("_small_heap")
-@some_networks
-@every_rule
+@in_some_networks
 def test_no_graph_is_left_behind(row, network):
     circuit = circuit_of(network, row)
     x, y = NETWORKS[network].batch()
@@ -289,8 +292,7 @@ def test_no_graph_is_left_behind(row, network):
     assert not left
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_gradients_accumulate(row, network):
     together, apart = circuit_of(network, row), circuit_of(network, row)
     batches = [NETWORKS[network].batch(seed=seed) for seed in (1, 2)]
@@ -338,8 +340,7 @@ def test_an_empty_batch_teaches_nothing(row, answered):
     assert not any(gradient.any() for gradient in found.values())
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_one_graph_can_teach_twice_if_it_is_kept(row, network):
     circuit = circuit_of(network, row)
     x, y = NETWORKS[network].batch()
@@ -402,8 +403,7 @@ def test_a_weight_that_moved_since_the_answer_is_noticed(row):
         loss.backward()
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_two_circuits_live_side_by_side(row, network):
     alone = [circuit_of(network, row, seed=seed) for seed in (0, 1)]
     together = [copy.deepcopy(circuit) for circuit in alone]
@@ -476,8 +476,7 @@ def watched(circuit: apical.Circuit) -> dict[str, set[str]]:
     return asked
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_frozen_parameters_cost_nothing(row, network):
     circuit = circuit_of(network, row)
     *lower, last = NETWORKS[network].synapses
@@ -494,8 +493,7 @@ def test_frozen_parameters_cost_nothing(row, network):
     assert not any(name.startswith(f"{lower[0]}.") for name in found)
 
 
-@some_networks
-@every_rule
+@in_some_networks
 def test_what_is_not_frozen_learns_as_before(row, network):
     x, y = NETWORKS[network].batch()
     expected = learn(circuit_of(network, row), x, y)

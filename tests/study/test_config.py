@@ -288,7 +288,8 @@ class TestResolve:
         assert ["0.1 times the default learning rate" in resolved.notes[0], "0.01" in resolved.notes[1]] == [True, True]
 
     def test_what_is_recommended_may_hang_on_an_option(self):
-        learned, fixed = (Config().with_settings([f"rule=burst_ccn{more}"]) for more in ("", ":feedback=fixed"))
+        learned = Config().with_settings(["rule=burst_ccn"])
+        fixed = learned.with_settings(["rule.feedback=fixed"])
         assert resolve(learned).config.optimizer.weight_decay == 1e-3
         assert resolve(fixed).config.optimizer.weight_decay == 0.0
 
