@@ -15,8 +15,9 @@ from apical.layers import Gradients, Junction, Layer, Node
 from apical.layers.activations import Identity, Sigmoid, Tanh
 from apical.layers.nodes import Add, Concatenate, PassOn
 from apical.layers.shapes import ChannelDropout, Dropout, Flatten, Unflatten
+from apical.rules.again import refuse_what_cannot_fire_again, widened
 from apical.rules.hopfield import SHAPES, Hopfield
-from apical.rules.nudged import Course, Free, Neurons, Nudged, recording, refuse_what_changes
+from apical.rules.nudged import Course, Free, Neurons, Nudged
 from apical.rules.nudging import Nudge, Watch, check_loss
 from apical.rules.products import real_pairs
 from apical.rules.randomness import Randomness, check_init, feedback_like
@@ -228,7 +229,7 @@ class EquilibriumPropagation(LearningRule):
 
     def _check(self, wiring: Wiring) -> None:
         own = type(self).__name__
-        refuse_what_changes(wiring, own)
+        refuse_what_cannot_fire_again(wiring, own)
         if self.nudging == "clamped" and not (wiring.output and isinstance(wiring.nodes[wiring.output - 1], Layer)):
             raise CircuitError(
                 f"{own}(nudging='clamped') holds the state of the layer that answers, and this answer is read off a "
@@ -257,7 +258,7 @@ class EquilibriumPropagation(LearningRule):
             y, activity, residual = self._hopfield.respond(x, reach, self._feedback(wiring), self.free_steps)
             self._look(residual, self.free_steps)
             return y, activity
-        y, activity = super().respond(wiring, x, recording(reach))
+        y, activity = super().respond(wiring, x, widened(reach))
         activity.reach = reach
         return y, activity
 

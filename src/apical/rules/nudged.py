@@ -19,14 +19,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from apical.errors import CircuitError
-from apical.layers import Gradients, Junction, Layer, Node, Record, Step
+from apical.layers import Gradients, Junction, Layer, Node, Record
 from apical.layers.activations import Identity, ReLU
-from apical.layers.norms import BatchNorm
 from apical.layers.shapes import ChannelDropout, Dropout, Flatten, MaxPool, Unflatten
-from apical.layers.steps import LocalGraph, Saved
+from apical.layers.steps import Saved
+from apical.rules.again import fire_again
 from apical.rules.products import carry, drive
 from apical.wiring import Activity, Reach, Wiring
 
@@ -36,57 +35,6 @@ Nudging = Callable[[Tensor], Tensor]
 _MASKS = (Dropout, ChannelDropout)
 # What max(0, x) may trade places with.
 _COMMUTE = (MaxPool, Flatten, Unflatten, Identity, *_MASKS)
-
-
-def recording(reach: Reach) -> Reach:
-    """The same reach, with a record for what lies below all that learns but meets at a junction what moves."""
-    values = list(reach.values)
-    for node, is_layer in reach.way:
-        if not is_layer:
-            for source in node.sources:
-                values[source] = True
-    return reach._replace(values=tuple(values))
-
-
-def refuse_what_changes(wiring: Wiring, rule: str) -> None:
-    """Refuse neurons whose answer to one drive changes from one call to the next.
-
-    Raises:
-        CircuitError: one of them draws random numbers, or moves statistics, out of the rule's sight.
-    """
-    for node in wiring.nodes:
-        for step in node.steps:
-            if not isinstance(step, LocalGraph):
-                continue
-            for part in step.module.modules():
-                draws = isinstance(part, (nn.modules.dropout._DropoutNd, nn.RReLU))
-                moves = isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats
-                if draws or moves:
-                    why = "draws other random numbers" if draws else "moves its running statistics"
-                    raise CircuitError(
-                        f"{node.name}: {rule} lets neurons fire again while the network is nudged, and "
-                        f"{type(part).__name__} {why} each time. Use nn.Dropout, nn.Dropout1d to 3d, nn.BatchNorm1d "
-                        "or 2d, or a norm without running statistics in its place."
-                    )
-
-
-def again(step: Step, x: Tensor, free: Saved) -> tuple[Tensor, Saved]:
-    """A step's answer to another argument, with the free pass's dropout mask and batch statistics."""
-    if isinstance(step, _MASKS):
-        return step.derivative(x, *free), free  # a mask is linear: it is its own derivative
-    if isinstance(step, BatchNorm):
-        _, mean, variance, batch_mean, batch_scale, from_batch, _ = free
-        if from_batch:
-            mean, variance = batch_mean, batch_scale.pow(-2).sub_(step.module.eps)
-        own = step.module._parameters
-        y = torch.ops.aten.native_batch_norm.default(
-            x, own.get("weight"), own.get("bias"), mean, variance, False, 0.0, step.module.eps
-        )[0]
-        return y, (x, *free[1:])
-    if isinstance(step, ReLU):
-        y = torch.relu(x)  # never in place: the argument is needed
-        return y, (y,)
-    return step.forward(x)
 
 
 class Neurons:
@@ -115,7 +63,7 @@ class Neurons:
         saved = []
         for place, step in self.steps:
             before = x
-            x, kept = again(step, x, free[place])
+            x, kept = fire_again(step, x, free[place], anchored=False)
             saved.append(kept)
         return before, x, saved
 
@@ -253,7 +201,7 @@ def meet(node: Junction, values: Sequence[Tensor | None], activity: Activity) ->
     x, met = node.meeting.forward([values[source] for source in node.sources])  # type: ignore[misc]
     saved = [met]
     for step, free in zip(node.steps, activity[node].saved[1:], strict=True):
-        x, kept = again(step, x, free)
+        x, kept = fire_again(step, x, free, anchored=False)
         saved.append(kept)
     return x, saved
 

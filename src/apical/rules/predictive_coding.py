@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from apical.errors import ConfigError
 from apical.layers import Layer
+from apical.rules.again import refuse_what_cannot_fire_again, widened
 from apical.rules.divergence import stop_where_diverged
 from apical.rules.incremental import learn_while_inferring
 from apical.rules.inference import Inference
 from apical.rules.nudging import Nudge, UnsettledWarning, check_loss
 from apical.rules.randomness import Randomness, feedback_like
-from apical.rules.relaxation import Hierarchy, Relaxation, refuse_what_cannot_fire_again, widened
+from apical.rules.relaxation import Hierarchy, Relaxation
 from apical.rules.rule import LearningRule, PerLayer
 from apical.rules.wavefront import shares, teach_by_wave
 from apical.wiring import Activity, Credit, Reach, Wiring
@@ -225,7 +226,9 @@ class PredictiveCoding(LearningRule):
         self.randomness = Randomness(self.seed)
         self.weights = PerLayer()
         if self.variant not in _FREE_NEURONS:
-            refuse_what_cannot_fire_again(wiring, "PredictiveCoding")
+            refuse_what_cannot_fire_again(
+                wiring, "PredictiveCoding", ", or variant='fixed_prediction', whose neurons fire once"
+            )
         if self.feedback == "tied":
             return
         for layer in wiring.layers:

@@ -15,73 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from apical.errors import CircuitError
-from apical.layers import Gradients, Junction, Layer, Node, Record, Step
-from apical.layers.activations import ReLU
-from apical.layers.norms import BatchNorm
-from apical.layers.shapes import ChannelDropout, Dropout
-from apical.layers.steps import LocalGraph, Saved
+from apical.layers import Gradients, Junction, Layer, Node, Record
+from apical.layers.steps import Saved
+from apical.rules.again import fire_again
 from apical.wiring import Activity, Reach, Wiring
 
 aten = torch.ops.aten
 
 Visit = Callable[[Layer, Tensor | None], Tensor | None]
 """Takes a layer and the message at its rate; gives what it sends down, at its soma."""
-
-
-def widened(reach: Reach) -> Reach:
-    """The same reach, with a record for what lies below all that learns but meets at a junction what moves."""
-    values = list(reach.values)
-    for node, is_layer in reach.way:
-        if not is_layer:
-            for source in node.sources:
-                values[source] = True
-    return reach._replace(values=tuple(values))
-
-
-def refuse_what_cannot_fire_again(wiring: Wiring, rule: str) -> None:
-    """Refuse neurons whose answer to one drive changes from one call to the next.
-
-    Raises:
-        CircuitError: one of them draws random numbers, or updates statistics, out of the rule's sight.
-    """
-    for node in wiring.nodes:
-        for step in node.steps:
-            module = step.module
-            if not isinstance(step, LocalGraph):
-                continue
-            for part in module.modules():
-                draws = isinstance(part, (nn.modules.dropout._DropoutNd, nn.RReLU))
-                tracks = isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats
-                if draws or tracks:
-                    why = "draws other random numbers" if draws else "moves its running statistics"
-                    raise CircuitError(
-                        f"{node.name}: {rule} lets its neurons fire again at every step of the relaxation, and "
-                        f"{type(part).__name__} {why} each time. Use nn.Dropout, nn.Dropout1d to 3d, nn.BatchNorm1d or "
-                        "2d or another norm in its place, or variant='fixed_prediction', whose neurons fire once."
-                    )
-
-
-def fire_again(step: Step, x: Tensor, free: Saved) -> tuple[Tensor, Saved]:
-    """A step's answer to another argument, with the free pass's dropout mask and batch statistics."""
-    if isinstance(step, (Dropout, ChannelDropout)):
-        return step.derivative(x, *free), free  # a mask is linear: it is its own derivative
-    if isinstance(step, BatchNorm):
-        _, mean, variance, batch_mean, batch_scale, from_batch, _ = free
-        if from_batch:
-            mean, variance = batch_mean, batch_scale.pow(-2).sub_(step.module.eps)
-        weight, bias = step.module._parameters.get("weight"), step.module._parameters.get("bias")
-        y = aten.native_batch_norm.default(x, weight, bias, mean, variance, False, 0.0, step.module.eps)[0]
-        # The derivative goes by way of the statistics, too, and stays the free pass's. Taken where the values have
-        # gone, beside statistics that are not theirs, it grows with their distance and drives them further away.
-        x = free[0].to(x.dtype) if from_batch else x
-        return y, (x, *free[1:])
-    if isinstance(step, ReLU):
-        y = torch.relu(x)  # never in place: the argument is the state
-        return y, (y,)
-    return step.forward(x)
 
 
 class Hierarchy:
@@ -207,7 +151,7 @@ class Relaxation:
     def _fire(self, node: Node, x: Tensor, skip: int = 0) -> tuple[Tensor, list[Saved]]:
         saved = []
         for step, free in zip(node.steps, self.activity[node].saved[skip:], strict=True):
-            x, kept = fire_again(step, x, free)
+            x, kept = fire_again(step, x, free, anchored=True)
             saved.append(kept)
         return x, saved
 
