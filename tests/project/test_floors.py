@@ -13,18 +13,19 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 
 # For each part of the package, the parts that it may import at run time. `errors` is open to all; a part may
 # always import itself. This table is the design: a new part gets its line here first.
-CORE = {"layers", "functions", "tracing", "wiring", "rules", "circuit"}
+CORE = {"options", "layers", "functions", "tracing", "wiring", "rules", "circuit"}
 BESIDE = {"neurons", "optim", "data"}
 MEASURED = {"measure", "continual", "hippocampus"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "options": set(),
     "layers": set(),
     "functions": {"layers"},
     "tracing": {"layers", "functions"},
     "wiring": {"layers", "functions", "tracing"},
-    "rules": {"layers", "functions", "tracing", "wiring"},
+    "rules": {"options", "layers", "functions", "tracing", "wiring"},
     "circuit": {"layers", "functions", "tracing", "wiring", "rules"},
-    "neurons": set(),
+    "neurons": {"options"},
     "optim": set(),
     "data": set(),
     "measure": CORE | BESIDE,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apical.errors import ConfigError, DataError, NonFiniteError
-from apical.neurons.trains import check_positive
+from apical.options import check_positive
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 Advance = Callable[[tuple[Tensor, ...], Tensor], None]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from apical.errors import ConfigError, DataError
-from apical.neurons.trains import BURST_THRESHOLD, check_positive, check_raster, check_times, reaches
+from apical.neurons.trains import BURST_THRESHOLD, check_raster, check_times, reaches
+from apical.options import check_positive
 
 
 class SynapseState(NamedTuple):

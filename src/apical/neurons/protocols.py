@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from apical.errors import ConfigError
-from apical.neurons.trains import check_positive
+from apical.options import check_positive
 
 
 def periodic_pairing(

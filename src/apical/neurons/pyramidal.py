@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from apical.errors import ConfigError
-from apical.neurons.trains import check_positive
+from apical.options import check_positive
 
 VARIABLES = ("soma", "soma_adaptation", "threshold", "dendrite", "dendrite_adaptation")
 # What the variables depend on: themselves, the two currents, and three things that are constant during a step.

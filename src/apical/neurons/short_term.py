@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from apical.errors import ConfigError, DataError
-from apical.neurons.trains import check_positive, check_raster
+from apical.neurons.trains import check_raster
+from apical.options import check_positive
 
 
 class ShortTermState(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 from apical.errors import ConfigError
 from apical.neurons.neuron import Advance, SpikingNeuron
 from apical.neurons.pyramidal import VARIABLES, Compartments, Dendrite, PyramidalState, Soma
-from apical.neurons.trains import check_positive
+from apical.options import check_positive
 
 
 class StochasticBurstNeuron(SpikingNeuron[PyramidalState]):

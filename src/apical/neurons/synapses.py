@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from apical.errors import ConfigError, DataError
-from apical.neurons.trains import check_positive
+from apical.options import check_positive
 
 
 class Conductances(NamedTuple):

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from apical.errors import ConfigError, DataError
+from apical.errors import DataError
+from apical.options import check_positive
 
 BURST_THRESHOLD = 16.0  # ms
 # Sums of time steps miss their value by rounding: an interval this close to the threshold has reached it.
@@ -55,13 +56,6 @@ class Messages(NamedTuple):
 def reaches(interval: Tensor, threshold: float) -> Tensor:
     """Whether an interval between spikes is too long for a burst: as long as the threshold, or longer."""
     return interval >= threshold * (1 - _SLACK)
-
-
-def check_positive(what: str, **values: float) -> None:
-    """Refuse options that are not positive, finite numbers."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{what}: {name}={value!r} must be a positive number.")
 
 
 def check_times(times: Tensor, name: str = "times") -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from apical.errors import ConfigError
 from apical.layers import Layer
-from apical.rules.bursts import Bursts, Population, bounded, check_choice, check_positive, samples, tanh_
+from apical.options import check_choice, check_positive
+from apical.rules.bursts import Bursts, Population, bounded, samples, tanh_
 from apical.rules.randomness import feedback_like
 from apical.rules.rule import PerLayer
 from apical.wiring import Activity, Credit, Wiring

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from apical.layers import Layer, Record
 from apical.layers.synapses import LinearSynapses
-from apical.rules.bursts import Bursts, bounded, check_positive, samples, tanh_
+from apical.options import check_positive
+from apical.rules.bursts import Bursts, bounded, samples, tanh_
 from apical.rules.rule import PerLayer
 from apical.wiring import Activity, Credit, Wiring
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from apical.errors import ConfigError
 from apical.layers import Layer, Record, Step, activations, norms, shapes
+from apical.options import check_choice, check_positive
 from apical.rules.randomness import Randomness, check_init, feedback_like
 from apical.rules.rule import LearningRule, PerLayer
 from apical.wiring import Activity, Reach, Wiring
@@ -248,17 +248,3 @@ def bounded(signal: Tensor, events: Tensor) -> Tensor:
     """An output's teaching signal, where its burst probability is linear between never and twice the baseline."""
     # Not a number and infinity stay what they are, or they would not be noticed.
     return signal.clamp(-events, events).add_(signal, alpha=0)
-
-
-def check_choice(rule: str, option: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a value that the rule does not know."""
-    if value not in known:
-        *others, last = map(repr, known)
-        raise ConfigError(f"{rule}: {option}={value!r} is unknown; use {', '.join(others)} or {last}.")
-
-
-def check_positive(rule: str, **options: float) -> None:
-    """Refuse what is not a positive number."""
-    for option, value in options.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{rule}: {option}={value!r} must be a positive number.")

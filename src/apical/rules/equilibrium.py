@@ -15,6 +15,7 @@ from apical.layers import Gradients, Junction, Layer, Node
 from apical.layers.activations import Identity, Sigmoid, Tanh
 from apical.layers.nodes import Add, Concatenate, PassOn
 from apical.layers.shapes import ChannelDropout, Dropout, Flatten, Unflatten
+from apical.options import check_choice
 from apical.rules.again import refuse_what_cannot_fire_again, widened
 from apical.rules.hopfield import SHAPES, Hopfield
 from apical.rules.nudged import Course, Free, Neurons, Nudged
@@ -147,9 +148,7 @@ class EquilibriumPropagation(LearningRule):
             ("feedback", feedback, ("symmetric", "kolen_pollack", "fixed")),
             ("activation", activation, (None, *SHAPES)),
         ):
-            if value not in known:
-                *others, last = map(repr, known)
-                raise ConfigError(f"{own}: {option}={value!r} is unknown; use {', '.join(others)} or {last}.")
+            check_choice(own, option, value, known)
         counts = {"sweeps": sweeps, "free_steps": free_steps, "nudged_steps": nudged_steps}
         for option, count in counts.items():
             if count is not None and (not isinstance(count, int) or count < 1):

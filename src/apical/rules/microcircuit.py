@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from apical.errors import CircuitError, ConfigError
 from apical.functions import Reshape
 from apical.layers import Layer, Step, activations, shapes
+from apical.options import check_choice
 from apical.rules.randomness import Randomness, check_init, feedback_like, standard_deviation
 from apical.rules.rule import LearningRule, PerLayer
 from apical.rules.settling import Settling, settle
@@ -206,11 +207,7 @@ class DendriticMicrocircuit(LearningRule):
 
     def _check(self) -> None:
         for option, known in _CHOICES.items():
-            if getattr(self, option) not in known:
-                raise ConfigError(
-                    f"DendriticMicrocircuit: {option}={getattr(self, option)!r} is unknown; use "
-                    f"{' or '.join(map(repr, known))}."
-                )
+            check_choice("DendriticMicrocircuit", option, getattr(self, option), known)
         for option in ("basal", "apical", "dendritic", "somatic", "teaching", "tolerance"):
             if not (math.isfinite(getattr(self, option)) and getattr(self, option) > 0):
                 raise ConfigError(f"DendriticMicrocircuit: {option}={getattr(self, option)!r} must be above 0.")

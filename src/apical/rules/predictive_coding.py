@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from apical.errors import ConfigError
 from apical.layers import Layer
+from apical.options import check_choice
 from apical.rules.again import refuse_what_cannot_fire_again, widened
 from apical.rules.divergence import stop_where_diverged
 from apical.rules.incremental import learn_while_inferring
@@ -159,15 +160,8 @@ class PredictiveCoding(LearningRule):
 
     def _check(self) -> None:
         """Refuse options that do not exist, or that the variant has no use for."""
-        if self.variant not in _VARIANTS:
-            *others, last = map(repr, _VARIANTS)
-            raise ConfigError(
-                f"PredictiveCoding: variant={self.variant!r} is unknown; use {', '.join(others)} or {last}."
-            )
-        if self.feedback not in _FEEDBACK:
-            raise ConfigError(
-                f"PredictiveCoding: feedback={self.feedback!r} is unknown; use 'tied', 'kolen_pollack' or 'fixed'."
-            )
+        check_choice("PredictiveCoding", "variant", self.variant, tuple(_VARIANTS))
+        check_choice("PredictiveCoding", "feedback", self.feedback, _FEEDBACK)
         check_loss("PredictiveCoding", self.loss)
         variant = f"PredictiveCoding(variant={self.variant!r})"
         if self.variant == "zero_divergence" and any(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apical.errors import ConfigError
+from apical.options import check_choice
 
 # The odd numbers of a byte about their mean 128 have the variance (256^2 - 4) / 12.
 _BYTE_SPREAD = math.sqrt(12 / (256**2 - 4))
@@ -126,8 +127,6 @@ def spread_of(weight: Tensor, init: str) -> float:
 
 def check_init(rule: str, init: str, scale: float, known: tuple[str, ...]) -> None:
     """Refuse an initialisation that the rule does not know, or a useless scale."""
-    if init not in known:
-        *others, last = map(repr, known)
-        raise ConfigError(f"{rule}: init={init!r} is unknown; use {', '.join(others)} or {last}.")
+    check_choice(rule, "init", init, known)
     if not (math.isfinite(scale) and scale > 0):
         raise ConfigError(f"{rule}: scale={scale!r} must be a positive number: it multiplies the feedback weights.")

@@ -13,6 +13,7 @@ from torch import Tensor
 from apical.errors import CircuitError, ConfigError
 from apical.layers import Layer, Node, Record
 from apical.layers.synapses import LinearSynapses
+from apical.options import check_choice
 from apical.rules.direct_feedback import DirectFeedbackAlignment
 from apical.wiring import Activity, Credit, Reach, Wiring
 
@@ -83,10 +84,7 @@ class SegregatedDendrites(DirectFeedbackAlignment):
         seed: int = 0,
     ) -> None:
         super().__init__(init=init, scale=scale, seed=seed)
-        if feedback not in _FEEDBACKS:
-            raise ConfigError(
-                f"SegregatedDendrites: feedback={feedback!r} is unknown; use one of {', '.join(_FEEDBACKS)}."
-            )
+        check_choice("SegregatedDendrites", "feedback", feedback, _FEEDBACKS)
         if not 0 < density <= 1:
             raise ConfigError(f"SegregatedDendrites: density={density!r} must be above 0 and at most 1.")
         if not (math.isfinite(gain) and gain > 0):
