@@ -13,20 +13,21 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 
 # For each part of the package, the parts that it may import at run time. `errors` is open to all; a part may
 # always import itself. This table is the design: a new part gets its line here first.
-CORE = {"options", "layers", "functions", "tracing", "wiring", "rules", "circuit"}
+CORE = {"options", "kernels", "layers", "functions", "tracing", "wiring", "rules", "circuit"}
 BESIDE = {"neurons", "optim", "data"}
 MEASURED = {"measure", "continual", "hippocampus"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "options": set(),
+    "kernels": set(),
     "layers": set(),
     "functions": {"layers"},
     "tracing": {"layers", "functions"},
     "wiring": {"layers", "functions", "tracing"},
-    "rules": {"options", "layers", "functions", "tracing", "wiring"},
+    "rules": {"options", "kernels", "layers", "functions", "tracing", "wiring"},
     "circuit": {"layers", "functions", "tracing", "wiring", "rules"},
     "neurons": {"options"},
-    "optim": set(),
+    "optim": {"kernels"},
     "data": set(),
     "measure": CORE | BESIDE,
     "continual": CORE | BESIDE | {"measure"},

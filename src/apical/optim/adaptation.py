@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from apical.errors import ConfigError
-from apical.optim.tanh import tanh_
+from apical.kernels import tanh_
 
 Variant = Literal["base", "abs", "step", "sign"]
 
@@ -196,7 +196,7 @@ def _by_kind(rows: Iterable[Synapses]) -> dict[tuple[torch.device, torch.dtype],
 def _update_blocks(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
     """One parameter after another, large ones in slices, all in the same spare memory."""
     most = min(BLOCK * torch.get_num_threads(), max(1, *(row[0].numel() for row in rows)))
-    memory = [torch.empty(most, dtype=rows[0][0].dtype, device=rows[0][0].device) for _ in range(3)]
+    memory = [torch.empty(most, dtype=rows[0][0].dtype, device=rows[0][0].device) for _ in range(2)]
     for row in rows:
         if not all(tensor.is_contiguous() for tensor in row):
             _update(row, group, [torch.empty_like(row[0]) for _ in memory])
@@ -210,13 +210,13 @@ def _update_blocks(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
 def _update(synapses: Sequence[Tensor], group: dict[str, Any], memory: Sequence[Tensor]) -> None:
     """The equations, for the synapses of one parameter or some of them."""
     weight, gradient, adaptation, *last = synapses
-    push, spare, other = memory
+    push, spare = memory
     variant, lr = group["variant"], group["lr"]
     sense = -1.0 if group["maximize"] else 1.0
     if group["weight_decay"]:
         weight.mul_(1.0 - lr * group["weight_decay"])
     torch.mul(gradient, sense * group["slope"], out=push)
-    tanh_(push, (spare, other))
+    tanh_(push, spare)
     if variant == "sign":
         torch.sign(push, out=spare)
         push.mul_(last[0]).clamp_min_(0.0)  # |tanh| where the sign is that of the last step, else 0
@@ -243,7 +243,7 @@ def _update_many(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
     push = torch._foreach_mul(gradients, sense * group["slope"])
     if weights[0].device.type == "cpu":
         for value in push:
-            tanh_(value, (torch.empty_like(value), torch.empty_like(value)))
+            tanh_(value)
     else:
         torch._foreach_tanh_(push)
     if variant == "sign":

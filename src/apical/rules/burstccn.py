@@ -9,9 +9,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from apical.errors import ConfigError
+from apical.kernels import tanh_
 from apical.layers import Layer
 from apical.options import check_choice, check_positive
-from apical.rules.bursts import Bursts, Population, bounded, samples, tanh_
+from apical.rules.bursts import Bursts, Population, bounded, samples
 from apical.rules.randomness import feedback_like
 from apical.rules.rule import PerLayer
 from apical.wiring import Activity, Credit, Wiring

@@ -9,10 +9,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from apical.kernels import tanh_
 from apical.layers import Layer, Record
 from apical.layers.synapses import LinearSynapses
 from apical.options import check_positive
-from apical.rules.bursts import Bursts, bounded, samples, tanh_
+from apical.rules.bursts import Bursts, bounded, samples
 from apical.rules.rule import PerLayer
 from apical.wiring import Activity, Credit, Wiring
 

@@ -235,15 +235,6 @@ def samples(wiring: Wiring, error: Tensor) -> int:
     return error.shape[0] if wiring.reduction == "mean" else 1
 
 
-def tanh_(x: Tensor) -> Tensor:
-    """The hyperbolic tangent in place; on a CPU, PyTorch's own takes twice the time."""
-    if x.device.type != "cpu" or x.dtype == torch.float16:
-        return x.tanh_()
-    # exp(2x) - 1 over exp(2x) + 1, where numbers near zero keep all their digits; 80 is far from overflow.
-    x.mul_(2).clamp_max_(80).expm1_()
-    return x.div_(x.add(2))
-
-
 def bounded(signal: Tensor, events: Tensor) -> Tensor:
     """An output's teaching signal, where its burst probability is linear between never and twice the baseline."""
     # Not a number and infinity stay what they are, or they would not be noticed.
