@@ -146,9 +146,9 @@ MUTATIONS = (
     ),
     Mutation(
         "the summed loss is taken for a mean",
-        "rules/direct_feedback.py",
-        '        samples = error.shape[0] if wiring.reduction == "mean" else 1\n',
-        "        samples = error.shape[0]\n",
+        "wiring.py",
+        '        return error.shape[0] if self.reduction == "mean" else 1\n',
+        "        return error.shape[0]\n",
         CONTRACT,
         "summed",
     ),

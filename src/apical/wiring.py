@@ -186,10 +186,29 @@ class Wiring:
         for observer in list(self.observers.values()):
             observer(node.name, {name: value.detach().clone() for name, value in quantities.items()})
 
-    def chain(self) -> list[Layer] | None:
-        """The layers in their order if each drives the next and nothing else, or None."""
-        in_line = all(node.sources == (node.index,) for node in self.nodes) and self.output == len(self.nodes)
-        return self.layers if in_line else None
+    def samples(self, error: Tensor) -> int:
+        """By what the loss's mean divided every sample's error: the batch size, or 1 where the loss is a sum."""
+        return error.shape[0] if self.reduction == "mean" else 1
+
+    def is_line(self) -> bool:
+        """Whether every node drives the next and nothing else."""
+        return all(node.sources == (node.index,) for node in self.nodes) and self.output == len(self.nodes)
+
+    def is_chain(self) -> bool:
+        """Whether every layer drives the next and nothing else, with nothing between them."""
+        return self.is_line() and all(isinstance(node, Layer) for node in self.nodes[self.layers[0].index :])
+
+    def lowest(self) -> set[Layer]:
+        """The layers with nothing but the input below them."""
+        alone = {0}
+        found = set()
+        for node in self.nodes:
+            if all(source in alone for source in node.sources):
+                if isinstance(node, Layer):
+                    found.add(node)
+                else:
+                    alone.add(node.index + 1)
+        return found
 
     def readouts(self) -> set[Node]:
         """The nodes that the answer is read from: an error at the output reaches them over no synapse."""
@@ -353,10 +372,6 @@ class Descent:
         """An error at a layer's rate, taken through its neurons to the soma; their own parameters learn."""
         activity = self.activity
         return layer.through_neurons(record, error, activity.reach.learns, activity.gradients, once=self.once)
-
-    def apical(self, layer: Layer, record: Record, signal: Tensor) -> Tensor:
-        """A signal at a layer's rate, taken through its neurons to the soma; nothing learns, nothing is let go."""
-        return layer.through_neurons(record, signal, self.activity.reach.learns, {})
 
     def goes_on(self, layer: Layer) -> bool:
         """Whether anything below the layer waits for an error."""

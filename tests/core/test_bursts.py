@@ -554,3 +554,12 @@ def test_unknown_options_are_refused(name, options, told):
     with pytest.raises(ConfigError) as refused:
         apical.rules.make(name, **options)
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("options", [{"events": "learned"}, {"events": "learned", "feedback": "homeostatic"}])
+def test_nothing_is_silenced_below_the_lowest_layer_whatever_stands_before_it(options):
+    for network in ("mlp", "deep_tanh"):  # with and without a place between the input and the lowest layer
+        circuit = apical.Circuit(NETWORKS[network].build(), apical.BurstCCN(**options), teach_input=True)
+        first, *others = circuit.layers
+        assert first not in circuit.rule.event_weights
+        assert all(layer in circuit.rule.event_weights for layer in others)

@@ -50,7 +50,7 @@ class _TwoStreams(LearningRule):
             if arrived is None:
                 continue
             first = descent.somatic(layer, record, arrived[0])
-            second = descent.apical(layer, record, arrived[1])
+            second = layer.through_neurons(record, arrived[1], activity.reach.learns, {})
             assert torch.allclose(2 * first, second, rtol=1e-5)
             assert record.pre is not None
             yield Credit(layer, record.pre, second - first)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,42 @@ class Record:
 
 Gradients = dict[int, Tensor]
 """What the neurons' own parameters learn: the parameter's slot in the circuit, and its derivative."""
+
+
+def collect(gradients: Gradients, slot: int, gradient: Tensor) -> None:
+    """Add to what a parameter learns."""
+    gradients[slot] = gradients[slot] + gradient if slot in gradients else gradient
+
+
+def walk_back(
+    steps: Iterable[tuple[Step, Sequence[int]]],
+    saved: list[Saved],
+    signal: Tensor,
+    learns: Sequence[bool] | None,
+    gradients: Gradients,
+) -> Tensor:
+    """A signal, taken back through some steps.
+
+    Args:
+        steps: the last first, each with its parameters' places in the circuit's list.
+        saved: what each kept, the last at the end; taken off one by one.
+        signal: (batch, units ...), after the steps.
+        learns: for every parameter of the circuit, whether it learns; None: none does.
+        gradients: takes what the steps' own parameters learn.
+
+    Returns:
+        (batch, units ...), before the steps.
+    """
+    for step, slots in steps:
+        if not slots:
+            signal = step.derivative(signal, *saved.pop())
+            continue
+        wanted = [learns is not None and learns[slot] for slot in slots]
+        signal, found = step.backward(signal, saved.pop(), wanted)
+        for slot, gradient in zip(slots, found, strict=True):
+            if gradient is not None:
+                collect(gradients, slot, gradient)
+    return signal
 
 
 class Node:
@@ -106,16 +142,7 @@ class Node:
         Returns:
             (batch, units ...), at the drive.
         """
-        saved = record.saved if once else list(record.saved)
-        for step, slots in self._way_back:
-            if not slots:
-                error = step.derivative(error, *saved.pop())
-                continue
-            error, found = step.backward(error, saved.pop(), [learns[slot] for slot in slots])
-            for slot, gradient in zip(slots, found, strict=True):
-                if gradient is not None:
-                    gradients[slot] = gradients[slot] + gradient if slot in gradients else gradient
-        return error
+        return walk_back(self._way_back, record.saved if once else list(record.saved), error, learns, gradients)
 
     def __repr__(self) -> str:
         steps = ", ".join(repr(step) for step in self.steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from apical.errors import ConfigError
 from apical.kernels import tanh_
 from apical.layers import Layer
 from apical.options import check_choice, check_positive
-from apical.rules.bursts import Bursts, Population, bounded, samples
+from apical.rules.bursts import Bursts, Population, bounded
 from apical.rules.randomness import feedback_like
 from apical.rules.rule import PerLayer
 from apical.wiring import Activity, Credit, Wiring
@@ -131,20 +131,24 @@ class BurstCCN(Bursts):
     def bind(self, wiring: Wiring) -> None:
         super().bind(wiring)
         self.event_weights = PerLayer()
-        # Nothing lies below the first layer whose apical dendrite could be silenced.
-        silenced = [layer for layer in wiring.layers if layer.feeds_back and layer.sources != (0,)]
-        for layer in silenced if self.events != "matched" else ():
+        for layer in self._silenced(wiring) if self.events != "matched" else ():
             init = "xavier" if self.init == "xavier" else "match"
             apart = feedback_like(layer.weight, init, self.scale, self.randomness).mul_(self.mismatch)
             if self.feedback == "homeostatic":
                 apart += self.weights[layer].detach()
             self.event_weights.hold(layer, apart, learned=self.events == "learned")
 
-    def _learns(self, layer: Layer) -> bool:
-        return super()._learns(layer) or (self.feedback == "homeostatic" and layer.sources != (0,))
+    def _learned(self, wiring: Wiring) -> Collection[Layer]:
+        return self._silenced(wiring) if self.feedback == "homeostatic" else super()._learned(wiring)
+
+    @staticmethod
+    def _silenced(wiring: Wiring) -> list[Layer]:
+        """The layers below which there are apical dendrites that could be silenced."""
+        lowest = wiring.lowest()
+        return [layer for layer in wiring.layers if layer.feeds_back and layer not in lowest]
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
-        unit = self.error_scale * samples(wiring, error)
+        unit = self.error_scale * wiring.samples(error)
         descent = wiring.descend(activity, error, once=True)
         for layer, record, arrived in descent:
             if arrived is None:

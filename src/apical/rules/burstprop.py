@@ -13,7 +13,7 @@ from apical.kernels import tanh_
 from apical.layers import Layer, Record
 from apical.layers.synapses import LinearSynapses
 from apical.options import check_positive
-from apical.rules.bursts import Bursts, bounded, samples
+from apical.rules.bursts import Bursts, bounded
 from apical.rules.rule import PerLayer
 from apical.wiring import Activity, Credit, Wiring
 
@@ -134,7 +134,7 @@ class Burstprop(Bursts):
                 self.recurrent_weights.hold(layer, layer.weight.detach().new_zeros(units, units), learned=True)
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
-        units = self._units(samples(wiring, error))
+        units = self._units(wiring.samples(error))
         descent = wiring.descend(activity, (error, torch.zeros_like(error)), once=True)
         for layer, record, arrived in descent:
             if arrived is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from apical.errors import ConfigError
 from apical.layers import Layer, Record, Step, activations, norms, shapes
+from apical.layers.nodes import walk_back
 from apical.options import check_choice, check_positive
 from apical.rules.randomness import Randomness, check_init, feedback_like
 from apical.rules.rule import LearningRule, PerLayer
@@ -122,16 +123,9 @@ class Population:
     def _pass(
         self, layer: Layer, record: Record, signal: Tensor, activity: Activity, part: slice, learning: bool
     ) -> Tensor:
-        # As Node.through_neurons, for a part of the steps.
-        learns, gradients = activity.reach.learns, activity.gradients
-        for step, slots, saved in reversed(
-            list(zip(layer.steps[part], layer.slots[part], record.saved[part], strict=True))
-        ):
-            signal, found = step.backward(signal, saved, [learning and learns[slot] for slot in slots])
-            for slot, gradient in zip(slots, found, strict=bool(found)):
-                if gradient is not None:
-                    gradients[slot] = gradients[slot] + gradient if slot in gradients else gradient
-        return signal
+        steps = reversed(list(zip(layer.steps[part], layer.slots[part], strict=True)))
+        learns = activity.reach.learns if learning else None
+        return walk_back(steps, record.saved[part], signal, learns, activity.gradients)
 
     def events(self, rate: Tensor, unit: float) -> Tensor:
         """The event rate over `unit`, above zero by so little that a ratio with it is a number."""
@@ -207,14 +201,15 @@ class Bursts(LearningRule):
         self._populations = {layer.index: Population(layer, layer in outputs, self.tonic) for layer in wiring.layers}
         if self.feedback == "tied":
             return
+        learned = self._learned(wiring)
         for layer in wiring.layers:
             if layer.feeds_back:
                 feedback = feedback_like(layer.weight, self.init, self.scale, self.randomness)
-                self.weights.hold(layer, feedback, learned=self._learns(layer))
+                self.weights.hold(layer, feedback, learned=layer in learned)
 
-    def _learns(self, layer: Layer) -> bool:
-        """Whether the layer's feedback weights are learned."""
-        return self.feedback == "kolen_pollack"
+    def _learned(self, wiring: Wiring) -> Collection[Layer]:
+        """The layers whose feedback weights are learned."""
+        return wiring.layers if self.feedback == "kolen_pollack" else ()
 
     def feedback_weights(self, layer: Layer) -> Tensor:
         """Y, the weights by which a layer's bursts reach the apical dendrites below, of the shape of its own."""
@@ -228,11 +223,6 @@ class Bursts(LearningRule):
             if record is not None and not (population is not None and population.needs_rate):
                 record.rate = None  # nobody asks for it: its memory is free as soon as the circuit is done with it
         return y, activity
-
-
-def samples(wiring: Wiring, error: Tensor) -> int:
-    """By what a batch's mean divides each sample's error."""
-    return error.shape[0] if wiring.reduction == "mean" else 1
 
 
 def bounded(signal: Tensor, events: Tensor) -> Tensor:

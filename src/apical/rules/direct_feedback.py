@@ -195,5 +195,5 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
                     "Use cross-entropy without label smoothing, or squared error to one-hot targets with outputs "
                     "in [0, 1], or DirectFeedbackAlignment, which needs no target."
                 )
-        samples = error.shape[0] if wiring.reduction == "mean" else 1
+        samples = wiring.samples(error)
         return negative.to(error.dtype) * (-1.0 / samples)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from apical.errors import CircuitError, ConfigError
 from apical.layers import Gradients, Junction, Layer, Node
 from apical.layers.activations import Identity, Sigmoid, Tanh
-from apical.layers.nodes import Add, Concatenate, PassOn
+from apical.layers.nodes import Add, Concatenate, PassOn, collect
 from apical.layers.shapes import ChannelDropout, Dropout, Flatten, Unflatten
 from apical.options import check_choice
 from apical.rules.again import refuse_what_cannot_fire_again, widened
@@ -274,7 +274,7 @@ class EquilibriumPropagation(LearningRule):
     # Teaching
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
-        samples = 1 if wiring.reduction == "sum" else error.shape[0]
+        samples = wiring.samples(error)
         y = activity.records[wiring.output - 1]
         assert y is not None
         assert y.rate is not None
@@ -394,8 +394,7 @@ class EquilibriumPropagation(LearningRule):
         found: Gradients = {}
         gather(found)
         for slot, gradient in found.items():
-            before = activity.gradients.get(slot)
-            activity.gradients[slot] = gradient * unit if before is None else before + gradient * unit
+            collect(activity.gradients, slot, gradient * unit)
 
     def _show(self, wiring: Wiring, node: Node, energy: Tensor, residual: float, steps: int) -> None:
         wiring.show(node, energy=energy, residual=torch.tensor(residual), steps=torch.tensor(steps))

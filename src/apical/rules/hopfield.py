@@ -118,7 +118,7 @@ class Hopfield:
     def _check_chain(self) -> None:
         wiring = self.wiring
         said = f"{self._rule}(network='hopfield') lets a chain of layers settle"
-        if wiring.chain() is None:
+        if not wiring.is_line():
             crossing = next(
                 (node.name for node in wiring.nodes if node.sources != (node.index,)), wiring.nodes[-1].name
             )
@@ -134,7 +134,7 @@ class Hopfield:
                     "the layer below, or use network='feedforward'."
                 )
         last = wiring.layers[-1]
-        if any(not isinstance(step, (*_MOVES[:1],)) for step in last.steps):
+        if any(not isinstance(step, Identity) for step in last.steps):
             raise CircuitError(
                 f"{last.name}: {said}, and reads its answer out by a linear layer, which {last.steps[0]!r} follows. "
                 "Take it out (F.cross_entropy has its own softmax), or use network='feedforward'."

@@ -258,7 +258,7 @@ class DendriticMicrocircuit(LearningRule):
         if self.top_down == "learned":
             _refuse_what_cannot_be_inverted(wiring, areas)
         self._areas = areas
-        self._lowest = _lowest(wiring)
+        self._lowest = {layer.index for layer in wiring.lowest()}
         self.randomness = Randomness(self.seed)
         self.top_down_weights, self.inhibition = PerLayer(), PerLayer()
         self.interneuron_weights, self.interneuron_biases = PerLayer(), PerLayer()
@@ -313,7 +313,7 @@ class DendriticMicrocircuit(LearningRule):
         return y, activity
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
-        samples = error.shape[0] if wiring.reduction == "mean" else 1
+        samples = wiring.samples(error)
         if self.dynamics == "steady_state":
             yield from self._teach_settled(wiring, activity, error, samples)
             return
@@ -555,24 +555,9 @@ def _deliver(layer: Layer, pre: Tensor, weight: Tensor, bias: Tensor | None) -> 
     return delivered
 
 
-def _lowest(wiring: Wiring) -> set[int]:
-    """The layers with nothing but the input below them."""
-    alone = {0}
-    found = set()
-    for node in wiring.nodes:
-        if all(source in alone for source in node.sources):
-            if isinstance(node, Layer):
-                found.add(node.index)
-            else:
-                alone.add(node.index + 1)
-    return found
-
-
 def _refuse_what_cannot_settle(wiring: Wiring, areas: dict[int, Area]) -> None:
     remedy = "Use dynamics='two_step', which works in any circuit."
-    chain = wiring.chain()
-    first = wiring.layers[0].index
-    if chain is None or any(not isinstance(node, Layer) for node in wiring.nodes[first:]):
+    if not wiring.is_chain():
         raise CircuitError(
             "DendriticMicrocircuit: dynamics='steady_state' needs a plain chain of layers, each with interneurons that "
             f"mirror the next, and in this circuit rates part or meet. {remedy}"
@@ -582,7 +567,7 @@ def _refuse_what_cannot_settle(wiring: Wiring, areas: dict[int, Area]) -> None:
             "DendriticMicrocircuit: teach_input=True, but with dynamics='steady_state' the input has no pyramids that "
             f"could settle. {remedy}"
         )
-    for layer in chain:
+    for layer in wiring.layers:
         area = areas[layer.index]
         random = [step for step in area.after if isinstance(step, _RANDOM)]
         if area.linearised or random:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from apical.layers import Gradients, Junction, Layer, Node, Record
 from apical.layers.activations import Identity, ReLU
+from apical.layers.nodes import walk_back
 from apical.layers.shapes import ChannelDropout, Dropout, Flatten, MaxPool, Unflatten
 from apical.layers.steps import Saved
 from apical.rules.again import fire_again
@@ -80,16 +81,8 @@ class Neurons:
         turned = signal.is_complex()  # autograd's products conjugate: holomorphic ones do not
         if turned:
             signal = signal.conj().resolve_conj()
-        for (place, step), kept in zip(reversed(self.steps), reversed(saved), strict=True):
-            slots = self.slots[place]
-            if not slots:
-                signal = step.derivative(signal, *kept)
-                continue
-            wanted = [learns is not None and learns[slot] for slot in slots]
-            signal, found = step.backward(signal, kept, wanted)
-            for slot, gradient in zip(slots, found, strict=True):
-                if gradient is not None and gradients is not None:
-                    gradients[slot] = gradients[slot] + gradient if slot in gradients else gradient
+        steps = [(step, self.slots[place]) for place, step in reversed(self.steps)]
+        signal = walk_back(steps, list(saved), signal, learns, {} if gradients is None else gradients)
         return signal.conj().resolve_conj() if turned else signal
 
 

@@ -252,7 +252,7 @@ class PredictiveCoding(LearningRule):
             yield from self._wave(wiring, activity, error, own, hierarchy, parts)
             return
         states = Relaxation(wiring, activity, hierarchy, own)
-        samples = error.shape[0] if wiring.reduction == "mean" else 1
+        samples = wiring.samples(error)
         nudge = self._nudge(states, error, samples, wiring.reduction)
         inference = Inference(
             states,
@@ -312,7 +312,7 @@ class PredictiveCoding(LearningRule):
         hierarchy: Hierarchy,
         parts: list[float] | None,
     ) -> Iterator[Credit]:
-        samples = error.shape[0] if wiring.reduction == "mean" else 1
+        samples = wiring.samples(error)
 
         def show(layer: Layer, post: Tensor) -> None:
             if layer.index in hierarchy.levels:

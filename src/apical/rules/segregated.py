@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from apical.errors import CircuitError, ConfigError
-from apical.layers import Layer, Node, Record
+from apical.layers import Node, Record
 from apical.layers.synapses import LinearSynapses
 from apical.options import check_choice
 from apical.rules.direct_feedback import DirectFeedbackAlignment
@@ -121,7 +121,7 @@ class SegregatedDendrites(DirectFeedbackAlignment):
         answer = activity.records[wiring.output - 1]
         if answer is None or answer.rate is None:  # no error has any way from the output
             return
-        samples = error.shape[0] if wiring.reduction == "mean" else 1
+        samples = wiring.samples(error)
         # The target phase in both halves of one batch: what it adds is kept apart from what was there before.
         # In low precision, what a small error adds to a plateau would not survive.
         wide = torch.promote_types(error.dtype, torch.float32)
@@ -169,11 +169,7 @@ class SegregatedDendrites(DirectFeedbackAlignment):
 
 
 def _refuse_what_has_no_transpose(wiring: Wiring) -> None:
-    chain = wiring.chain()
-    first = wiring.layers[0].index
-    if chain is None or any(
-        not isinstance(node, Layer) or not isinstance(node.synapses, LinearSynapses) for node in wiring.nodes[first:]
-    ):
+    if not (wiring.is_chain() and all(isinstance(layer.synapses, LinearSynapses) for layer in wiring.layers)):
         raise CircuitError(
             "SegregatedDendrites: feedback='symmetric' is the product of the forward weights above each layer, which "
             "exists in a plain chain of nn.Linear alone. Use feedback='broadcast' or 'sparse'."
