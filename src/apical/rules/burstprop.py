@@ -147,12 +147,15 @@ class Burstprop(Bursts):
             if population.output:
                 post, bursts = self._output(wiring, layer, heard, told, units)
             else:
-                potential = population.arrive(layer, record, bursting, activity, learning=False)
+                events = population.events(heard, units.tanh)
+                net = population.net(heard, events, units.tanh)
+                potential = population.arrive(layer, record, bursting, activity, learning=False) / events
                 if layer in self.recurrent_weights:
-                    potential, lesson = self._linearise(layer, heard, potential, bursting, units)
-                    yield lesson
-                post, bursts = self._hidden(wiring, layer, record, activity, told, potential, units, goes_on)
-                del potential
+                    yield self._linearise(layer, events, net, potential, bursting, units)
+                post, bursts = self._hidden(
+                    wiring, layer, record, activity, told, potential, events, net, units, goes_on
+                )
+                del potential, events, net
             if goes_on:
                 bursts = population.leave(layer, record, bursts, activity, learning=False)
             post = population.leave(layer, record, post, activity)
@@ -195,17 +198,14 @@ class Burstprop(Bursts):
         activity: Activity,
         told: Tensor,
         potential: Tensor,
+        events: Tensor,
+        net: Tensor,
         units: _Units,
         sending: bool,
     ) -> tuple[Tensor, Tensor]:
         """A hidden layer's teaching signal, and its bursts without teacher (where they are sent)."""
         population = self._populations[layer.index]
-        heard = population.heard(layer, record)
-        events = population.events(heard, units.tanh)
-        net = population.net(heard, events, units.tanh)
-        # With T(u) = tanh(slope u / 2), a probability is resting (1 + T); this is slope u / 2.
-        if layer not in self.recurrent_weights:
-            potential = potential / events
+        # With T(u) = tanh(slope u / 2), a probability is resting (1 + T); the potential is slope u / 2.
         apical = potential * (2 / self.slope) if wiring.observers else None
         taught = tanh_(potential.sub(told / events)) if wiring.observers else None
         raised = tanh_(potential)
@@ -227,20 +227,17 @@ class Burstprop(Bursts):
         return post, bursts if units.stage == 1 else bursts.mul_(units.stage)
 
     def _linearise(
-        self, layer: Layer, heard: Tensor, potential: Tensor, bursting: Tensor, units: _Units
-    ) -> tuple[Tensor, Credit]:
-        """The potential per event without what the recurrent input Z b~ takes from it, and what Z learns."""
+        self, layer: Layer, events: Tensor, net: Tensor, potential: Tensor, bursting: Tensor, units: _Units
+    ) -> Credit:
+        """Take the recurrent input Z b~ from the potential, in place; what Z learns."""
         recurrent = self.recurrent_weights[layer]
         many = recurrent.shape[0]
-        events = self._populations[layer.index].events(heard, units.tanh)
-        net = self._populations[layer.index].net(heard, events, units.tanh)
         own = torch.addcmul(net, tanh_(bursting.mul(units.tanh)), events).mul_(units.stage).view(-1, many)
-        potential = potential / events
         flat = potential.view(-1, many)
         flat.addmm_(own, recurrent.to(own.dtype).t(), alpha=-units.tanh)
         rate = self.recurrent_rate / (many * units.samples) * units.per_error * 2 / self.slope
         lesson = flat.clamp(-3, 3).mul_(-rate)
-        return potential, Credit(layer, own, lesson, learner=self.recurrent_weights.learned(layer))
+        return Credit(layer, own, lesson, learner=self.recurrent_weights.learned(layer))
 
     def _show(
         self,

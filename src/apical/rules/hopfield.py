@@ -65,7 +65,7 @@ class Taught(NamedTuple):
 
     Attributes:
         credits: layers, and what their synapses see before and after them.
-        energies: of each hidden layer and sample, without a nudge.
+        energies: of each hidden layer and sample, without a nudge; none where nobody observes.
         residual: how far the last step went, as a part of the whole way.
     """
 
@@ -396,8 +396,10 @@ class Hopfield:
                 found.append((layer, *_pair(pre, post)))
         if activity.reach.values[0] and self.layers:
             self._to_input(activity, found[-1], weights)
-        energies = [(layer, self._energy(place, free, first)) for place, layer in enumerate(self.layers)]
-        return Taught(found, energies if self.wiring.observers else [], residual)
+        energies = []
+        if self.wiring.observers:
+            energies = [(layer, self._energy(place, free, first)) for place, layer in enumerate(self.layers)]
+        return Taught(found, energies, residual)
 
     def _free_post(self, place: int, pre: Tensor, state: Tensor) -> Tensor:
         saved: list[list[Saved]] = [[] for _ in self.layers]

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -209,19 +210,18 @@ class Training:
 
         None for a layer where either is zero.
         """
-        probe = self._probe()
-        angles = measure.alignment(self.circuit.train(), probe.x, probe.y, self.loss_function)
+        angles = measure.alignment(self.circuit.train(), self._probe.x, self._probe.y, self.loss_function)
         return {layer: None if math.isnan(angle) else angle for layer, angle in angles.items()}
 
     def carried(self) -> dict[str, dict[str, float | None]]:
         """The mean of what the rule carries, for each layer, on the same part of the data."""
-        probe = self._probe()
-        found = measure.carried(self.circuit.train(), probe.x, probe.y, self.loss_function)
+        found = measure.carried(self.circuit.train(), self._probe.x, self._probe.y, self.loss_function)
         return {
             layer: {name: mean if math.isfinite(mean) else None for name, mean in quantities.items()}
             for layer, quantities in found.items()
         }
 
+    @cached_property
     def _probe(self) -> data.Examples:
         generator = torch.Generator().manual_seed(stream(self.config.seed, "probe"))
         return self.train.take(torch.randperm(len(self.train), generator=generator)[:PROBED])
