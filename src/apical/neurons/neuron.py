@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -30,7 +31,7 @@ class Run(NamedTuple, Generic[State]):
     traces: dict[str, Tensor]
 
 
-class SpikingNeuron(nn.Module, Generic[State]):
+class SpikingNeuron(nn.Module, ABC, Generic[State]):
     """A population of neurons that are driven by currents and answer with spikes.
 
     A subclass names its currents and its variables, and says what one time step does. Neurons have no parameters to
@@ -182,10 +183,10 @@ class SpikingNeuron(nn.Module, Generic[State]):
         shape: torch.Size = getattr(state, self.variables[0]).shape
         return shape
 
+    @abstractmethod
     def _at_rest(self, zeros: Tensor) -> State:
         """The state at rest; `zeros` gives the shape, type and device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _stepper(self, state: State) -> Advance:
         """A function that updates `state` in place by one step under the currents, and fills in who fires."""
-        raise NotImplementedError

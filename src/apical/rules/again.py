@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -72,3 +74,14 @@ def fire_again(step: Step, x: Tensor, free: Saved, *, anchored: bool) -> tuple[T
         y = torch.relu(x)  # never in place: the argument is needed
         return y, (y,)
     return step.forward(x)
+
+
+def fire_all_again(
+    steps: Sequence[Step], x: Tensor, free: Sequence[Saved], *, anchored: bool
+) -> tuple[Tensor, list[Saved]]:
+    """What several steps answer, one after the other, and what each keeps."""
+    saved = []
+    for step, known in zip(steps, free, strict=True):
+        x, kept = fire_again(step, x, known, anchored=anchored)
+        saved.append(kept)
+    return x, saved

@@ -26,7 +26,7 @@ from apical.layers.activations import Identity, ReLU
 from apical.layers.nodes import walk_back
 from apical.layers.shapes import ChannelDropout, Dropout, Flatten, MaxPool, Unflatten
 from apical.layers.steps import Saved
-from apical.rules.again import fire_again
+from apical.rules.again import fire_again, fire_all_again
 from apical.rules.products import carry, drive
 from apical.wiring import Activity, Reach, Wiring
 
@@ -192,11 +192,8 @@ class Free:
 def meet(node: Junction, values: Sequence[Tensor | None], activity: Activity) -> tuple[Tensor, list[Saved]]:
     """What a junction makes of the values now."""
     x, met = node.meeting.forward([values[source] for source in node.sources])  # type: ignore[misc]
-    saved = [met]
-    for step, free in zip(node.steps, activity[node].saved[1:], strict=True):
-        x, kept = fire_again(step, x, free, anchored=False)
-        saved.append(kept)
-    return x, saved
+    rate, saved = fire_all_again(node.steps, x, activity[node].saved[1:], anchored=False)
+    return rate, [met, *saved]
 
 
 class Nudged:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from apical.layers import Gradients, Junction, Layer, Node, Record
 from apical.layers.steps import Saved
-from apical.rules.again import fire_again
+from apical.rules.again import fire_all_again
 from apical.wiring import Activity, Reach, Wiring
 
 aten = torch.ops.aten
@@ -139,21 +139,20 @@ class Relaxation:
 
     def pre(self, layer: Layer) -> Tensor:
         """The rate that arrives at a layer's synapses now."""
+        return self._arriving(layer).to(layer.weight.dtype)
+
+    def _arriving(self, layer: Layer) -> Tensor:
         pre = self.rates[layer.sources[0]]
         if pre is None:  # below all that learns
             pre = self.activity[layer].pre
         assert pre is not None
-        return pre if pre.dtype == layer.weight.dtype else pre.to(layer.weight.dtype)
+        return pre
 
     def _drive(self, layer: Layer) -> Tensor:
         return layer.synapses.drive(self.pre(layer))
 
     def _fire(self, node: Node, x: Tensor, skip: int = 0) -> tuple[Tensor, list[Saved]]:
-        saved = []
-        for step, free in zip(node.steps, self.activity[node].saved[skip:], strict=True):
-            x, kept = fire_again(step, x, free, anchored=True)
-            saved.append(kept)
-        return x, saved
+        return fire_all_again(node.steps, x, self.activity[node].saved[skip:], anchored=True)
 
     def _meet(self, junction: Junction) -> tuple[Tensor, list[Saved]]:
         arriving = [self.rates[source] for source in junction.sources]
@@ -225,11 +224,7 @@ class Relaxation:
     def carry(self, layer: Layer, post: Tensor) -> Tensor:
         """A signal at a layer's soma, carried down to the rate that arrives there."""
         weight = self.weights.get(layer)
-        pre = self.rates[layer.sources[0]]
-        if pre is None:
-            pre = self.activity[layer].pre
-        assert pre is not None
-        return layer.synapses.transport(post, layer.weight if weight is None else weight, pre)
+        return layer.synapses.transport(post, layer.weight if weight is None else weight, self._arriving(layer))
 
     def sweep(
         self, error: Tensor, visit: Visit, learns: Sequence[bool] | None = None, gradients: Gradients | None = None
