@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -46,6 +46,7 @@ class DirectFeedbackAlignment(LearningRule):
     title = "Direct feedback alignment"
     summary = "Fixed random weights carry the output's error straight to every layer."
     paper = "Nokland 2016"
+    connection: ClassVar[str] = "direct feedback"
     needs = "any circuit; answers of one size"
     signals_travel = False
 
@@ -111,16 +112,25 @@ class DirectFeedbackAlignment(LearningRule):
         def project(node: Node, record: Record) -> Tensor | None:
             if node not in self.weights:
                 return None
-            weights = self.weights[node]
-            if weights.shape[1:] != record.shape[1:] or weights.shape[0] != sent.shape[1]:
-                raise CircuitError(
-                    f"{node.name}: direct feedback was made for rates {tuple(weights.shape[1:])} and "
-                    f"{weights.shape[0]} outputs, and now there are {tuple(record.shape[1:])} and "
-                    f"{sent.shape[1]}. Keep the size of the input fixed, or use FeedbackAlignment, "
-                    "which has no dense maps."
-                )
+            weights = self._checked(node, self.weights[node], record, sent.shape[1])
             return sent.mm(weights.flatten(1).to(sent.dtype)).view(record.shape).to(record.dtype)
 
+        return self._teach_each(wiring, activity, error, project)
+
+    def _checked(self, node: Node, weights: Tensor, record: Record, outputs: int) -> Tensor:
+        """The weights that lead to a node, if they still fit what it fires."""
+        if weights.shape[1:] != record.shape[1:] or weights.shape[0] != outputs:
+            raise CircuitError(
+                f"{node.name}: {self.connection} was made for rates {tuple(weights.shape[1:])} and {weights.shape[0]} "
+                f"outputs, and now there are {tuple(record.shape[1:])} and {outputs}. Keep the size of the input "
+                "fixed, or use FeedbackAlignment, which has no dense maps."
+            )
+        return weights
+
+    def _teach_each(
+        self, wiring: Wiring, activity: Activity, error: Tensor, project: Callable[[Node, Record], Tensor | None]
+    ) -> Iterator[Credit]:
+        """Let every layer learn from what `project` brings to its rate; read-outs from the error itself."""
         for layer, record, arrived in (descent := wiring.descend(activity, error, project, once=True)):
             if arrived is None:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from apical.errors import CircuitError, ConfigError
 from apical.functions import Reshape
 from apical.layers import Layer, Step, activations, shapes
 from apical.options import check_choice
+from apical.rules.nudging import UnsettledWarning
 from apical.rules.randomness import Randomness, check_init, feedback_like, standard_deviation
 from apical.rules.rule import LearningRule, PerLayer
 from apical.rules.settling import Settling, settle
@@ -203,7 +205,7 @@ class DendriticMicrocircuit(LearningRule):
         self.inhibition = PerLayer()
         self._areas: dict[int, Area] = {}
         self._lowest: set[int] = set()
-        self._warned = False
+        self._told = False
 
     def _check(self) -> None:
         for option, known in _CHOICES.items():
@@ -354,8 +356,8 @@ class DendriticMicrocircuit(LearningRule):
             return self._unexplained(layer, pre, soma, self._mirror(layer, pre, soma))
 
         settling = Settling(self._areas, message, samples, self.settle_steps, self.tolerance)
-        states, warned = settle(settling, wiring, activity, error, silent=self._warned)
-        self._warned = self._warned or warned
+        states, residual = settle(settling, wiring, activity, error)
+        self._tell(residual)
         for layer, pre, basal, signal in states:
             if not activity.reach.values[layer.index + 1]:
                 break
@@ -369,6 +371,19 @@ class DendriticMicrocircuit(LearningRule):
                 yield from self._cancellation(layer, pre, soma, mirror, below)
             if wiring.observers:
                 self._show(wiring, layer, soma, mirror)
+
+    def _tell(self, residual: float) -> None:
+        """Say once that the dynamics have not settled."""
+        if residual <= self.tolerance or self._told:
+            return
+        self._told = True
+        warnings.warn(
+            f"DendriticMicrocircuit: after {self.settle_steps} iterations the dynamics have not settled: potentials "
+            f"still move by {residual:.1e} of the teacher's shift, and {self.tolerance:.1e} was asked for. Raise "
+            "settle_steps or tolerance, or weaken the feedback (teaching, apical or scale). This is said once.",
+            UnsettledWarning,
+            stacklevel=2,
+        )
 
     def _feedback(self, layer: Layer) -> Tensor:
         return layer.weight.detach() if self.top_down == "tied" else self.top_down_weights[layer].detach()

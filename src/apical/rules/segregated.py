@@ -65,6 +65,7 @@ class SegregatedDendrites(DirectFeedbackAlignment):
     summary = "The output reaches every layer's apical dendrites; plateau potentials with and without target differ."
     paper = "Guerguiev et al. 2017"
     needs = "any circuit; answers of one size"
+    connection = "feedback to its apical dendrites"
     carries: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "apical_potential": "gain * Y y of the forward phase, without unit",
@@ -134,7 +135,7 @@ class SegregatedDendrites(DirectFeedbackAlignment):
                 if node not in self.weights:
                     return None
                 weights = self.weights[node]
-            self._check_size(node, weights, record, sent.shape[1])
+            weights = self._checked(node, weights, record, sent.shape[1])
             potential = sent.mm(weights.flatten(1).to(wide)).to(wide).mul_(self.gain)
             apical, pushed = potential.view(2, *record.shape)
             before, after = torch.sigmoid(apical), torch.sigmoid(apical + pushed)
@@ -142,19 +143,7 @@ class SegregatedDendrites(DirectFeedbackAlignment):
                 wiring.show(node, apical_potential=apical, forward_plateau=before, target_plateau=after)
             return before.sub_(after).mul_(4 / (self.gain * samples)).to(record.dtype)
 
-        for layer, record, arrived in (descent := wiring.descend(activity, error, plateau, once=True)):
-            if arrived is None:
-                continue
-            assert record.pre is not None
-            yield Credit(layer, record.pre, descent.somatic(layer, record, arrived))
-
-    def _check_size(self, node: Node, weights: Tensor, record: Record, outputs: int) -> None:
-        if weights.shape[1:] != record.shape[1:] or weights.shape[0] != outputs:
-            raise CircuitError(
-                f"{node.name}: feedback to its apical dendrites was made for rates {tuple(weights.shape[1:])} and "
-                f"{weights.shape[0]} outputs, and now there are {tuple(record.shape[1:])} and {outputs}. Keep the size "
-                "of the input fixed, or use FeedbackAlignment, which has no dense maps."
-            )
+        yield from self._teach_each(wiring, activity, error, plateau)
 
     def _products(self, wiring: Wiring) -> dict[int, Tensor]:
         """Symmetric feedback: for every layer the product of the forward weights above it."""
