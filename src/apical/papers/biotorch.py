@@ -1,6 +1,6 @@
 """Sanfiz & Akrout 2021: BioTorch's benchmark of the feedback alignment family."""
 
-from apical.papers.claim import Claim, ErrorRate, Paper, Protocol
+from apical.papers.claim import ErrorRate, Paper, Protocol
 
 PAPER = Paper(
     key="biotorch",
@@ -64,14 +64,7 @@ MNIST = _protocol("mnist", "MNIST")
 FASHION_MNIST = _protocol("fashion-mnist", "Fashion MNIST")
 
 CLAIMS = tuple(
-    Claim(
-        name=f"{protocol.name}-{row.lower()}",
-        protocol=protocol,
-        row=row,
-        rule=rule,
-        says=ErrorRate((mnist, fashion)[column]),
-        settings=(f"optimizer.lr={RATES[row]}",),
-    )
+    protocol.claim(row, rule, ErrorRate((mnist, fashion)[column]), RATES[row])
     for column, protocol in enumerate((MNIST, FASHION_MNIST))
     for row, rule, mnist, fashion in TABLE
 )

@@ -1,8 +1,6 @@
 """Credit that travels up the apical dendrite: Payeur et al. 2021, Greedy et al. 2022, Sacramento et al. 2018."""
 
-from typing import Any
-
-from apical.papers.claim import Claim, ErrorRate, Expectation, Paper, Protocol, Within
+from apical.papers.claim import ErrorRate, Paper, Protocol, Within
 
 PAYEUR = Paper(
     key="payeur",
@@ -127,33 +125,24 @@ CIFAR10 = Protocol(
 )
 
 
-def _claim(protocol: Protocol, row: str, rule: str, says: Expectation, rate: float, **more: Any) -> Claim:
-    name = f"{protocol.name}-{row.lower().replace(' ', '-').replace(',', '')}"
-    settings = (f"optimizer.lr={rate}", *more.pop("settings", ()))
-    return Claim(name=name, protocol=protocol, row=row, rule=rule, says=says, settings=settings, **more)
-
-
 MNIST_BACKPROP = "bursts-mnist-backprop"
-MICROCIRCUIT_BACKPROP = "microcircuit-mnist-backprop"
 CIFAR10_BACKPROP = "bursts-cifar10-backprop"
 NEAR_BACKPROP = Within(2.0, reference=CIFAR10_BACKPROP, whose="backprop")
 
 CLAIMS = (
-    _claim(MNIST, "backprop", "backprop", ErrorRate(1.1), 0.003),
-    _claim(MNIST, "Burstprop learned", "burstprop", ErrorRate(1.1), 0.001),
-    _claim(MNIST, "Burstprop fixed", "burstprop:feedback=fixed", ErrorRate(1.1), 0.003),
-    _claim(MNIST, "BurstCCN learned", "burst_ccn", Within(0.5, reference=MNIST_BACKPROP, whose="backprop"), 0.003),
-    _claim(GREEDY_MNIST, "BurstCCN fixed", "burst_ccn:feedback=fixed", ErrorRate(1.84), 0.003),
-    _claim(GREEDY_MNIST, "Burstprop fixed", "burstprop:feedback=fixed", ErrorRate(1.75), 0.003),
-    _claim(MICROCIRCUIT, "backprop", "backprop", ErrorRate(1.53), 0.003),
-    _claim(MICROCIRCUIT, "microcircuit", "dendritic_microcircuit", ErrorRate(1.96), 0.003),
-    _claim(
-        MICROCIRCUIT, "single layer", "backprop", ErrorRate(8.4), 0.001, settings=("model=networks.py:no_hidden_layer",)
-    ),
-    _claim(CIFAR10, "backprop", "backprop", ErrorRate(22.6), 0.03),
-    _claim(CIFAR10, "feedback alignment", "feedback_alignment", ErrorRate(36.3), 0.003),
+    MNIST.claim("backprop", "backprop", ErrorRate(1.1), 0.003),
+    MNIST.claim("Burstprop learned", "burstprop", ErrorRate(1.1), 0.001),
+    MNIST.claim("Burstprop fixed", "burstprop:feedback=fixed", ErrorRate(1.1), 0.003),
+    MNIST.claim("BurstCCN learned", "burst_ccn", Within(0.5, reference=MNIST_BACKPROP, whose="backprop"), 0.003),
+    GREEDY_MNIST.claim("BurstCCN fixed", "burst_ccn:feedback=fixed", ErrorRate(1.84), 0.003),
+    GREEDY_MNIST.claim("Burstprop fixed", "burstprop:feedback=fixed", ErrorRate(1.75), 0.003),
+    MICROCIRCUIT.claim("backprop", "backprop", ErrorRate(1.53), 0.003),
+    MICROCIRCUIT.claim("microcircuit", "dendritic_microcircuit", ErrorRate(1.96), 0.003),
+    MICROCIRCUIT.claim("single layer", "backprop", ErrorRate(8.4), 0.001, "model=networks.py:no_hidden_layer"),
+    CIFAR10.claim("backprop", "backprop", ErrorRate(22.6), 0.03),
+    CIFAR10.claim("feedback alignment", "feedback_alignment", ErrorRate(36.3), 0.003),
     *(
-        _claim(CIFAR10, f"{title} {feedback.replace('_', '-')}", f"{rule}:feedback={feedback}", says, rate)
+        CIFAR10.claim(f"{title} {feedback.replace('_', '-')}", f"{rule}:feedback={feedback}", says, rate)
         for rule, title, fixed in (("burst_ccn", "BurstCCN", 39.0), ("burstprop", "Burstprop", 41.3))
         for feedback, says, rate in (
             ("fixed", ErrorRate(fixed), 0.003),

@@ -65,6 +65,14 @@ class Protocol:
     epochs: int
     seeds: int
 
+    def claim(self, row: str, rule: str, says: "Expectation", rate: float, *settings: str) -> "Claim":
+        """A claim measured in this way, by a learning rate and more settings of its own.
+
+        Its name is the protocol's and the row's, in lower case with hyphens.
+        """
+        name = f"{self.name}-{row.lower().replace(' ', '-')}"
+        return Claim(name, self, row, rule, says, (f"optimizer.lr={rate}", *settings))
+
 
 @dataclass(frozen=True)
 class Measurement:

@@ -22,21 +22,17 @@ def lenet(*, input_shape: Sequence[int], classes: int) -> nn.Module:
 
 def sigmoid_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """Payeur et al.'s network for MNIST: three hidden layers of 500 sigmoid units, and sigmoid outputs."""
-    widths = (math.prod(input_shape), 500, 500, 500, classes)
-    layers = [part for shape in pairwise(widths) for part in (nn.Linear(*shape), nn.Sigmoid())]
-    return _glorot(nn.Sequential(nn.Flatten(), *layers))
+    return _sigmoid(math.prod(input_shape), 500, 500, 500, classes)
 
 
 def microcircuit_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """Sacramento et al.'s network for MNIST: two hidden layers of 500 sigmoid units, and sigmoid outputs."""
-    widths = (math.prod(input_shape), 500, 500, classes)
-    layers = [part for shape in pairwise(widths) for part in (nn.Linear(*shape), nn.Sigmoid())]
-    return _glorot(nn.Sequential(nn.Flatten(), *layers))
+    return _sigmoid(math.prod(input_shape), 500, 500, classes)
 
 
 def no_hidden_layer(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """One layer of sigmoid units."""
-    return _glorot(nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes), nn.Sigmoid()))
+    return _sigmoid(math.prod(input_shape), classes)
 
 
 def relu_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -49,6 +45,11 @@ def relu_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     )
     model(torch.zeros(1, *input_shape))  # tells the lazy layer its inputs
     return _glorot(model)
+
+
+def _sigmoid(*widths: int) -> nn.Module:
+    layers = [part for shape in pairwise(widths) for part in (nn.Linear(*shape), nn.Sigmoid())]
+    return _glorot(nn.Sequential(nn.Flatten(), *layers))
 
 
 def _glorot(model: nn.Module) -> nn.Module:
