@@ -348,10 +348,8 @@ class EquilibriumPropagation(LearningRule):
                         activity, unit, lambda g, s=found, n=layer: s.teach_neurons(n, activity.reach.learns, g)
                     )
             if wiring.observers:
-                error = torch.stack(
-                    [abs(s.beta) ** 2 * s.errors[index].abs().square().flatten(1).sum(1) for s in states]
-                )
-                self._show(wiring, layer, error.mean(0) / 2, residual, sweeps)
+                energies = torch.stack([found.energy(layer) for found in states])
+                self._show(wiring, layer, energies.mean(0), residual, sweeps)
             for pre, post in self._ends(states, index):
                 yield Credit(layer, pre, post * unit, self.weights.learned(layer))
         self._finish(wiring, activity, states, nudge, unit)

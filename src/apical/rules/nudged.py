@@ -212,8 +212,7 @@ class Nudged:
 
     Attributes:
         signals: what arrived at each layer's rate, by the layer's index.
-        errors: u = (f - h) / beta, which is that, less what a silent ReLU does not let pass.
-        posts: u at the soma: of the sign and, but for the batch's mean, the size of the gradient there.
+        posts: u = (f - h) / beta at the soma: of the sign and, but for the batch's mean, the size of the gradient there.
         pres: the rates that the layers saw when they moved last.
         untouched: layers whose input never moved.
     """
@@ -242,7 +241,6 @@ class Nudged:
         self.clamped = clamped
         self.values = list(free.values)
         self.signals: dict[int, Tensor] = {}
-        self.errors: dict[int, Tensor] = {}
         self.posts: dict[int, Tensor] = {}
         self.pres = dict(free.pres)
         self._predicted = {index: (free.before.get(index), free.rates[index]) for index in free.rates}
@@ -311,17 +309,26 @@ class Nudged:
         if self.step != 1 and known is not None:
             signal = torch.lerp(known, signal, self.step)
         self.signals[index] = signal
-        if self.neurons[index].rectify:
+        if isinstance(self.beta, complex):
+            state = rate - signal * self.beta
+        elif self.neurons[index].rectify:
             assert before is not None
             # h = max(0, a - beta u); that is f - beta u where neither the rate nor the nudged one is silenced.
-            state = torch.relu(torch.sub(before, signal, alpha=self.beta))
-            signal = torch.where(state > 0, signal, rate / self.beta)
+            state = torch.sub(before, signal, alpha=self.beta).relu_()
         else:
-            state = rate - signal * self.beta if isinstance(self.beta, complex) else rate.sub(signal, alpha=self.beta)
-        self.errors[index] = signal
-        self.posts[index] = self.neurons[index].back(self._saved[index], signal)
+            state = torch.sub(rate, signal, alpha=self.beta)
+        self.posts[index] = self.neurons[index].back(self._saved[index], self._error(index))
         self.values[value] = state
         self._moved[value] = self._turn
+
+    def _error(self, index: int) -> Tensor:
+        """u of a layer, where its neurons are not silent: what arrived, but no more than silences them."""
+        signal = self.signals[index]
+        if not self.neurons[index].rectify:
+            return signal
+        assert not isinstance(self.beta, complex)
+        most = self._predicted[index][1] / self.beta
+        return torch.minimum(signal, most, out=most) if self.beta > 0 else torch.maximum(signal, most, out=most)
 
     def _predict(self, layer: Layer) -> None:
         """What the layers below make of a layer now, where they have moved since it was asked last."""
@@ -336,9 +343,19 @@ class Nudged:
         before, rate, self._saved[index] = found
         self._predicted[index] = before, rate
 
+    def energy(self, layer: Layer) -> Tensor:
+        """A layer's part of F, 1/2 |h - f|^2 of each sample: (batch,)."""
+        index = layer.index
+        moved = self._error(index) * self.beta
+        if self.neurons[index].rectify:
+            state, rate = self.values[index + 1], self._predicted[index][1]
+            assert state is not None
+            moved = torch.where(rate > 0, moved, state)
+        return moved.abs().square().flatten(1).sum(1) / 2
+
     def teach_neurons(self, layer: Layer, learns: Sequence[bool], gradients: Gradients) -> None:
         """What the own parameters of a layer's neurons learn, norms' among them."""
-        self.neurons[layer.index].back(self._saved[layer.index], self.errors[layer.index], learns, gradients)
+        self.neurons[layer.index].back(self._saved[layer.index], self._error(layer.index), learns, gradients)
 
     def _meet(self) -> None:
         """What the junctions make of the states now."""
