@@ -329,14 +329,14 @@ class Circuit(nn.Module):
         observers = self.wiring.observers
         reciprocals: list[tuple[nn.Parameter, int]] = []
         signals = [error]
-        for layer, pre, post, reciprocal, learner, learner_bias in rule.teach(self.wiring, activity, error):
+        for layer, pre, post, reciprocal, learner, learner_bias, decay in rule.teach(self.wiring, activity, error):
             if learner is not None or learner_bias is not None:
                 own = [None if one is None else self._slot_of(one) for one in (learner, learner_bias)]
                 own = [slot if slot is not None and learns[slot] else None for slot in own]
                 changes = layer.synapses.plasticity(pre, post, own[0] is not None, own[1] is not None)
                 for slot, change in zip(own, changes, strict=True):
                     if slot is not None and change is not None:
-                        _add(gradients, slot, change)
+                        _add(gradients, slot, change if decay is None else self._decayed(layer, slot, change, decay))
                 continue
             if observers:
                 self.wiring.show(layer, teaching_signal=post)
@@ -346,6 +346,10 @@ class Circuit(nn.Module):
             bias = None
             if weight_learns or bias_learns:
                 weight, bias = layer.synapses.plasticity(pre, post, weight_learns, bias_learns)
+                if decay is not None:
+                    weight = None if weight is None else self._decayed(layer, weight_slot, weight, decay)
+                    if bias is not None and bias_slot is not None:
+                        bias = self._decayed(layer, bias_slot, bias, decay)
                 if weight is not None:
                     _add(gradients, weight_slot, weight)
                     if reciprocal is not None:
@@ -356,6 +360,8 @@ class Circuit(nn.Module):
             # learns is the signal's sum, which has only finite terms if it is finite.
             if every or (check and not wanted[layer.sources[0]]):
                 signals.append(post.sum() if bias is None else bias)
+                if decay is not None:
+                    signals.append(decay)
             del pre, post  # their memory is free for what comes
         if check:
             if input_wanted and activity.at_input is not None:
@@ -377,6 +383,12 @@ class Circuit(nn.Module):
             torch.zeros_like(parameter) if wanted and parameter is not None else None
             for parameter, wanted in zip(parameters, activity.reach.learns, strict=True)
         ]
+
+    def _decayed(self, layer: Layer, slot: int, change: Tensor, decay: Tensor) -> Tensor:
+        module, name = self._slots[slot]
+        own = module._parameters[name]
+        assert own is not None
+        return layer.synapses.decayed(change, own, decay)
 
     def _slot_of(self, feedback: nn.Parameter) -> int:
         for slot in range(len(self.wiring.slots), len(self._slots)):
@@ -417,8 +429,8 @@ class Circuit(nn.Module):
                 "look at the loss and the targets.",
                 layer="loss",
             )
-        for layer, _, post, *_ in self.rule.teach(self.wiring, activity, error):
-            if not _finite(post):
+        for layer, _, post, *_, decay in self.rule.teach(self.wiring, activity, error):
+            if not _finite(post) or (decay is not None and not _finite(decay)):
                 raise NonFiniteError(
                     f"{layer.name}: the teaching signal that {type(self.rule).__name__} brings to it holds NaN or "
                     "infinity. Lower the learning rate, clip the gradient, or make the feedback weights smaller.",

@@ -36,6 +36,8 @@ class Credit(NamedTuple):
         reciprocal: feedback weights of the rule that take the identical increment.
         learner: weights of the rule that learn from this pair in place of the layer's, as synapses of its kind do.
         learner_bias: the same for a bias.
+        decay: (units,), what every synapse of a unit loses in proportion to its own strength, summed over the batch:
+            `decay` times the weight is added to the gradient. For rules that look at the synapse's own weight.
     """
 
     layer: Layer
@@ -44,6 +46,7 @@ class Credit(NamedTuple):
     reciprocal: nn.Parameter | None = None
     learner: nn.Parameter | None = None
     learner_bias: nn.Parameter | None = None
+    decay: Tensor | None = None
 
 
 class Reach(NamedTuple):

@@ -4,7 +4,8 @@
 - `transport`: a signal at the soma is carried down through weights of the same shape. The weights are an
   argument: the synapses' own give backpropagation, fixed random ones give feedback alignment.
 - `plasticity`: the update of the synapses from their own two ends, summed over the batch. It knows no rule,
-  and sees nothing but what arrives (`pre`) and the teaching signal at the soma (`post`).
+  and sees nothing but what arrives (`pre`) and the teaching signal at the soma (`post`). `decayed` adds what a synapse
+  loses in proportion to its own strength, for rules that ask for it.
 
 A further kind is one class and one entry in the table: `@synapses_of(nn.MyModule)`.
 """
@@ -31,7 +32,12 @@ class Synapses(ABC):
     Args:
         module: the module that holds the weights; they stay there.
         name: its path in the model.
+
+    Attributes:
+        unit_axis: the axis of a drive along which the units stand.
     """
+
+    unit_axis: ClassVar[int] = -1
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self.module = module
@@ -86,6 +92,19 @@ class Synapses(ABC):
     @abstractmethod
     def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
         """The sum over the batch of `post` times `pre`, for the weight and for the bias, where wanted."""
+
+    def decayed(self, change: Tensor, own: Tensor, decay: Tensor) -> Tensor:
+        """An update from the synapses' two ends, and what each loses in proportion to its own strength.
+
+        Args:
+            change: of the shape of the weight or of the bias.
+            own: the weight or the bias itself, units first.
+            decay: (units,)
+
+        Returns:
+            `change + decay * own`
+        """
+        return torch.addcmul(change, _as(decay, change.dtype).view(-1, *[1] * (own.dim() - 1)), _as(own, change.dtype))
 
     @abstractmethod
     def units_last(self, drive: Tensor) -> Tensor:
@@ -253,7 +272,7 @@ class _ConvSynapses(Synapses):
         return to_weight, to_bias
 
     def units_last(self, drive: Tensor) -> Tensor:
-        return drive.movedim(-self.rank - 1, -1).reshape(-1, drive.shape[-self.rank - 1])
+        return drive.movedim(self.unit_axis, -1).reshape(-1, drive.shape[self.unit_axis])
 
 
 @synapses_of(nn.Conv1d)
@@ -262,6 +281,7 @@ class Conv1dSynapses(_ConvSynapses):
 
     convolve = F.conv1d
     rank = 1
+    unit_axis = -2
 
 
 @synapses_of(nn.Conv2d)
@@ -270,3 +290,4 @@ class Conv2dSynapses(_ConvSynapses):
 
     convolve = F.conv2d
     rank = 2
+    unit_axis = -3
