@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from apical import data as data
     from apical import errors as errors
     from apical import layers as layers
+    from apical import losses as losses
     from apical import measure as measure
     from apical import neurons as neurons
     from apical import optim as optim
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from apical.circuit import Circuit as Circuit
     from apical.rules import *  # noqa: F403
 
-_PARTS = ("data", "errors", "layers", "measure", "neurons", "optim", "papers", "report", "rules", "study")
+_PARTS = ("data", "errors", "layers", "losses", "measure", "neurons", "optim", "papers", "report", "rules", "study")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -224,6 +225,8 @@ _VARIANTS = [
     Row("kolen_pollack", {"init": "weights"}),
     Row("weight_mirror", {"every": 1, "rate": 0.1}, redraws=True),
     Row("direct_feedback_alignment", {"init": "outputs"}),
+    Row("brainprop", {"feedback": "fixed", "init": "xavier", "scale": 0.5}),
+    Row("agrel", {"feedback": "kolen_pollack"}),
     Row("dendritic_microcircuit", {"top_down": "tied", "interneurons": "tied", "teaching": 0.1}),
     Row("dendritic_microcircuit", {"init": "weights", "cancellation_rate": 0.1, "prediction_rate": 0.5}),
     Row("predictive_coding", {"rate": 0.2, "steps": 9, "momentum": 0.3}),
@@ -261,18 +264,33 @@ def circuit_of(network: str, row: Row | str, *, seed: int = 0, **options: Any) -
     return apical.Circuit(NETWORKS[network].build(seed), rule, **options)
 
 
+def loss_of(network: nn.Module) -> Callable[..., Tensor]:
+    """The loss that teaches a circuit: cross-entropy, unless its rule learns from a reward.
+
+    Rewards are of the choices that the circuit likes best, so that no draw tells two passes apart.
+    """
+    inner = [module.rule for module in network.modules() if isinstance(module, apical.Circuit)]
+    name = inner[0].learns_from if inner else "error"
+    return F.cross_entropy if name == "error" else partial(apical.losses.LOSSES[name], policy="greedy")
+
+
+def loss_on(network: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    """The loss that teaches a circuit, on a batch."""
+    return loss_of(network)(network(x), y, **options)
+
+
 def gradients(circuit: nn.Module) -> dict[str, Tensor]:
     """A copy of every gradient that is there."""
     return {name: p.grad.clone() for name, p in circuit.named_parameters() if p.grad is not None}
 
 
 def learn(
-    network: nn.Module, x: Tensor, y: Tensor, loss: Callable[..., Tensor] = F.cross_entropy, *, seed: int = 3
+    network: nn.Module, x: Tensor, y: Tensor, loss: Callable[..., Tensor] | None = None, *, seed: int = 3
 ) -> dict[str, Tensor]:
-    """The gradients of one pass, dropout drawn from `seed`."""
+    """The gradients of one pass, dropout drawn from `seed`; of the network's own loss, if none is given."""
     network.zero_grad()
     torch.manual_seed(seed)
-    loss(network(x), y).backward()
+    (loss or loss_of(network))(network(x), y).backward()
     return gradients(network)
 
 
@@ -296,7 +314,7 @@ def steps(circuit: nn.Module, network: Network, count: int, *, lr: float = 0.05)
     for step in range(count):
         x, y = network.batch(seed=100 + step)
         optimizer.zero_grad()
-        loss = F.cross_entropy(circuit(x), y)
+        loss = loss_on(circuit, x, y)
         loss.backward()
         optimizer.step()
         yield loss.item()

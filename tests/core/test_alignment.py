@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from circuits import NETWORKS, assert_same, circuit_of, learn, rows, steps
+from circuits import NETWORKS, assert_same, circuit_of, learn, loss_of, rows, steps
 from torch import Tensor, nn
 
 import apical
@@ -34,9 +34,9 @@ def test_it_says_what_the_two_updates_say(row, network):
     circuit = circuit_of(network, row)
     x, y = NETWORKS[network].batch()
     torch.manual_seed(3)
-    found = alignment(circuit, x, y, F.cross_entropy)
+    found = alignment(circuit, x, y, loss_of(circuit))
     model = copy.deepcopy(circuit.model)
-    update, truth = learn(circuit, x, y), learn(model, x, y)
+    update, truth = learn(circuit, x, y), learn(model, x, y, loss_of(circuit))
     for path, degrees in found.items():
         a, b = update[f"model.{path}.weight"].double().flatten(), truth[f"{path}.weight"].double().flatten()
         cosine = float(a @ b / (a.norm() * b.norm()))
@@ -53,7 +53,7 @@ def test_it_leaves_no_trace(row):
     x, y = NETWORKS["conv"].batch()
     state, gradients = copy.deepcopy(circuit.state_dict()), [p.grad.clone() for p in circuit.parameters()]
     rule, random = circuit.rule, torch.get_rng_state()
-    alignment(circuit, x, y, F.cross_entropy)
+    alignment(circuit, x, y, loss_of(circuit))
     assert circuit.rule is rule
     assert circuit.training
     assert torch.equal(torch.get_rng_state(), random)

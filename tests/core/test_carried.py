@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from circuits import NETWORKS, Row, rows
+from circuits import NETWORKS, Row, loss_of, rows
 from torch import Tensor
 
 import apical
@@ -23,7 +23,7 @@ def test_a_rule_carries_what_it_says_and_looking_changes_nothing(row):
     x, y = NETWORKS["mlp"].batch()
     circuit(x)
     before = {name: value.clone() for name, value in circuit.state_dict().items() if isinstance(value, Tensor)}
-    found = measure.carried(circuit, x, y, F.cross_entropy)
+    found = measure.carried(circuit, x, y, loss_of(circuit))
     shown = {name for quantities in found.values() for name in quantities}
     assert shown <= set(circuit.rule.carries)  # some of it only with some options
     assert bool(shown) == bool(circuit.rule.carries)

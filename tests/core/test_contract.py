@@ -7,12 +7,25 @@ import io
 import pickle
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from circuits import CLASSES, NETWORKS, Row, assert_same, circuit_of, gradients, learn, plain, rows, steps
+from circuits import (
+    CLASSES,
+    NETWORKS,
+    Row,
+    assert_same,
+    circuit_of,
+    gradients,
+    learn,
+    loss_of,
+    loss_on,
+    plain,
+    rows,
+    steps,
+)
 from torch import Tensor, nn
 
 import apical
@@ -66,6 +79,7 @@ def test_a_rule_describes_itself(row):
     assert "\n" not in rule.summary
     assert rule.recommended.keys() <= {"learning_rate_factor", "weight_decay"}
     assert all(value > 0 for value in rule.recommended.values())
+    assert rule.learns_from in {"error", *apical.losses.LOSSES}
     assert type(rule).__doc__
 
 
@@ -113,7 +127,7 @@ def test_a_rule_leaves_the_generator_of_torch_alone(row):
     before = torch.get_rng_state()
     circuit = apical.Circuit(model, row.make())
     for _ in range(3):
-        F.cross_entropy(circuit(x), y).backward()
+        loss_on(circuit, x, y).backward()
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -194,7 +208,7 @@ def test_evaluation_changes_nothing(row, network):
         assert torch.equal(circuit(x), expected)
     answer = circuit(x)
     assert torch.equal(answer, expected)
-    F.cross_entropy(answer, y).backward()
+    loss_of(circuit)(answer, y).backward()
     after = circuit.state_dict()
     assert before.keys() == after.keys()
     for key, value in before.items():
@@ -209,7 +223,7 @@ def test_the_model_stays_an_ordinary_one(row, network):
     alone = NETWORKS[network].build()
     alone.load_state_dict(circuit.model.state_dict())
     x, y = NETWORKS[network].batch()
-    F.cross_entropy(circuit(x), y)  # an answer in between disturbs nobody
+    loss_on(circuit, x, y)  # an answer in between disturbs nobody
     alone.load_state_dict(circuit.model.state_dict())
     assert_same(learn(circuit.model, x, y), learn(alone, x, y))
 
@@ -251,7 +265,7 @@ def test_what_is_kept_of_an_answer_goes_with_it(row, network):
 
     circuit.rule.respond = remember
     x, y = NETWORKS[network].batch()
-    loss = F.cross_entropy(circuit(x), y)
+    loss = loss_on(circuit, x, y)
     assert kept
     assert any(tensor() is not None for tensor in kept)
     loss.backward()
@@ -271,7 +285,7 @@ def test_no_graph_is_left_behind(row, network):
 
     def step() -> int:
         circuit.zero_grad()
-        F.cross_entropy(circuit(x), y).backward()
+        loss_on(circuit, x, y).backward()
         circuit.zero_grad()
         return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
@@ -282,7 +296,7 @@ def test_no_graph_is_left_behind(row, network):
         assert step() == step()
         gc.set_debug(gc.DEBUG_SAVEALL)
         step()
-        F.cross_entropy(circuit(x), y)  # an answer that nobody learns from
+        loss_on(circuit, x, y)  # an answer that nobody learns from
         gc.collect()
         left = [type(thing) for thing in gc.garbage if type(thing).__module__.startswith(("torch", "apical"))]
     finally:
@@ -300,7 +314,7 @@ def test_gradients_accumulate(row, network):
     for x, y in batches:
         single.append(learn(apart, x, y))
         torch.manual_seed(3)
-        F.cross_entropy(together(x), y).backward()
+        loss_on(together, x, y).backward()
     total = {name: single[0][name] + single[1][name] for name in single[0]}
     assert_same(gradients(together), total, rtol=1e-5, atol=1e-7)
 
@@ -320,9 +334,8 @@ def test_a_batch_learns_what_its_halves_learn(row, network):
 def test_a_summed_loss_teaches_the_batch_size_times_as_much(row):
     x, y = NETWORKS["branching"].batch(8)
     mean = learn(circuit_of("branching", row), x, y)
-    total = learn(
-        circuit_of("branching", row, reduction="sum"), x, y, lambda a, b: F.cross_entropy(a, b, reduction="sum")
-    )
+    summed = circuit_of("branching", row, reduction="sum")
+    total = learn(summed, x, y, partial(loss_of(summed), reduction="sum"))
     assert_same(total, {name: 8 * gradient for name, gradient in mean.items()}, rtol=1e-4, atol=1e-6)
 
 
@@ -334,7 +347,7 @@ def test_an_empty_batch_teaches_nothing(row, answered):
     if answered:
         learn(circuit, x, y)
     circuit.zero_grad()
-    F.cross_entropy(circuit(x[:0]), y[:0], reduction="sum").backward()
+    loss_on(circuit, x[:0], y[:0], reduction="sum").backward()
     found = gradients(circuit)
     assert {f"model.{name}" for name, _ in circuit.model.named_parameters()} <= found.keys()
     assert not any(gradient.any() for gradient in found.values())
@@ -344,7 +357,7 @@ def test_an_empty_batch_teaches_nothing(row, answered):
 def test_one_graph_can_teach_twice_if_it_is_kept(row, network):
     circuit = circuit_of(network, row)
     x, y = NETWORKS[network].batch()
-    loss = F.cross_entropy(circuit(x), y)
+    loss = loss_on(circuit, x, y)
     loss.backward(retain_graph=True)
     first = gradients(circuit)
     circuit.zero_grad()
@@ -360,7 +373,7 @@ def test_a_rules_update_is_not_differentiated_again(row):
     circuit = circuit_of("mlp", row)
     x, y = NETWORKS["mlp"].batch()
     weight = circuit.layers[0].weight
-    (gradient,) = torch.autograd.grad(F.cross_entropy(circuit(x), y), [weight], create_graph=True)
+    (gradient,) = torch.autograd.grad(loss_on(circuit, x, y).square(), [weight], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.square().sum().backward()
 
@@ -368,8 +381,9 @@ def test_a_rules_update_is_not_differentiated_again(row):
 @every_rule
 def test_an_answer_may_be_overwritten(row):
     x, y = NETWORKS["mlp"].batch()
-    expected = learn(circuit_of("mlp", row), x, y, lambda answer, y: F.cross_entropy(answer * 2, y))
-    found = learn(circuit_of("mlp", row), x, y, lambda answer, y: F.cross_entropy(answer.mul_(2), y))
+    one, other = circuit_of("mlp", row), circuit_of("mlp", row)
+    expected = learn(one, x, y, lambda answer, y: loss_of(one)(answer * 2, y))
+    found = learn(other, x, y, lambda answer, y: loss_of(other)(answer.mul_(2), y))
     assert_same(found, expected)
 
 
@@ -396,7 +410,7 @@ def test_what_inference_mode_made_is_refused_with_the_remedy():
 def test_a_weight_that_moved_since_the_answer_is_noticed(row):
     circuit = circuit_of("mlp", row)
     x, y = NETWORKS["mlp"].batch()
-    loss = F.cross_entropy(circuit(x), y)
+    loss = loss_on(circuit, x, y)
     with torch.no_grad():
         circuit.layers[1].weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -412,7 +426,7 @@ def test_two_circuits_live_side_by_side(row, network):
     losses = []
     for circuit in together:
         torch.manual_seed(3)
-        losses.append(F.cross_entropy(circuit(x), y))
+        losses.append(loss_on(circuit, x, y))
     for loss in losses:
         loss.backward()
     for circuit, one in zip(together, expected, strict=True):
@@ -426,7 +440,7 @@ def test_two_circuits_share_one_model():
         name: learn(apical.Circuit(NETWORKS["mlp"].build(), name), x, y) for name in ("backprop", "feedback_alignment")
     }
     circuits = {name: apical.Circuit(model, name) for name in expected}
-    losses = {name: F.cross_entropy(circuit(x), y) for name, circuit in circuits.items()}
+    losses = {name: loss_on(circuit, x, y) for name, circuit in circuits.items()}
     for name, loss in losses.items():
         model.zero_grad()
         loss.backward()
@@ -529,7 +543,7 @@ def test_the_input_is_taught_or_the_wish_refused(row):
     x.requires_grad_()
     circuit = circuit_of("mlp", row)
     if circuit.rule.teaches_input:
-        F.cross_entropy(circuit(x), y).backward()
+        loss_on(circuit, x, y).backward()
         assert x.grad.shape == x.shape
         assert x.grad.count_nonzero()
     else:
@@ -537,7 +551,7 @@ def test_the_input_is_taught_or_the_wish_refused(row):
             circuit(x)
     circuit = taught_input("mlp", row)
     x.grad = None
-    F.cross_entropy(circuit(x), y).backward()
+    loss_on(circuit, x, y).backward()
     assert x.grad.shape == x.shape
     assert torch.isfinite(x.grad).all()
     assert x.grad.count_nonzero()
@@ -566,7 +580,7 @@ def test_a_taught_input_changes_no_other_update(row):
 
 def lost_in(circuit: apical.Circuit, x: Tensor, y: Tensor, scale: float = 1.0) -> NonFiniteError:
     with pytest.raises(NonFiniteError) as caught:
-        (F.cross_entropy(circuit(x), y) * scale).backward()
+        (loss_on(circuit, x, y) * scale).backward()
     return caught.value
 
 
@@ -648,7 +662,7 @@ def test_the_check_can_be_turned_off(row):
     x, y = NETWORKS["branching"].batch()
     circuit = circuit_of("branching", row, check_finite=False)
     circuit(x)
-    (F.cross_entropy(circuit(x), y) * float("inf")).backward()
+    (loss_on(circuit, x, y) * float("inf")).backward()
     assert not all(torch.isfinite(p.grad).all() for p in circuit.model.parameters())
 
 
@@ -683,7 +697,7 @@ def test_another_rule_finds_the_same_weights(row):
 def test_a_rule_does_not_teach_what_another_answered(row):
     circuit = circuit_of("mlp", "backprop")
     x, y = NETWORKS["mlp"].batch()
-    loss = F.cross_entropy(circuit(x), y)
+    loss = loss_on(circuit, x, y)
     circuit.learn_by(row.make())
     with pytest.raises(CircuitError, match=r"rule was changed.*Answer again"):
         loss.backward()

@@ -6,8 +6,7 @@ import pytest
 import torch
 import torch.distributed as distributed
 import torch.multiprocessing as processes
-import torch.nn.functional as F
-from circuits import NETWORKS, Row, assert_same, circuit_of, gradients, rows
+from circuits import NETWORKS, Row, assert_same, circuit_of, gradients, loss_on, rows
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,7 +23,7 @@ def train(network: nn.Module, inner: nn.Module, part: slice) -> Found:
     for step in range(STEPS):
         x, y = NETWORKS["branching"].batch(8, seed=50 + step)
         optimizer.zero_grad()
-        F.cross_entropy(network(x[part]), y[part]).backward()
+        loss_on(network, x[part], y[part]).backward()
         found.append(gradients(inner))
         optimizer.step()
     return found

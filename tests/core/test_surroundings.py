@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from circuits import NETWORKS, assert_same, circuit_of, gradients, learn, plain, rows
+from circuits import NETWORKS, assert_same, circuit_of, gradients, learn, loss_of, loss_on, plain, rows
 from torch import Tensor, nn
 
 import apical
@@ -47,7 +47,7 @@ def test_autocast_to_bfloat16(row, network):
     torch.manual_seed(3)
     with torch.autocast("cpu", torch.bfloat16):
         answer = circuit(x)
-        loss = F.cross_entropy(answer, y)
+        loss = loss_of(circuit)(answer, y)
     assert answer.dtype == torch.bfloat16
     loss.backward()
     found = gradients(circuit)
@@ -127,7 +127,7 @@ def fit(network: nn.Module, optimizer: torch.optim.Optimizer, count: int, clip: 
     losses = []
     for _ in range(count):
         optimizer.zero_grad()
-        loss = F.cross_entropy(network(x), y)
+        loss = loss_on(network, x, y)
         loss.backward()
         if clip:
             torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
@@ -171,7 +171,7 @@ def descend(network: nn.Module) -> tuple[list[float], int]:
         nonlocal asked
         asked += 1
         optimizer.zero_grad()
-        loss = F.cross_entropy(network(x), y)
+        loss = loss_on(network, x, y)
         loss.backward()
         return loss
 

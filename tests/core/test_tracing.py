@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from circuits import assert_same, plain
+from circuits import assert_same, loss_on, plain
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -194,7 +194,7 @@ def test_names_that_meet_stay_apart():
     assert names(circuit) == ["add", "hold", "grows"]
     for name in apical.rules.names():
         circuit.learn_by(name)
-        F.cross_entropy(circuit(X), torch.zeros(6, dtype=torch.long)).backward()
+        loss_on(circuit, X, torch.zeros(6, dtype=torch.long)).backward()
         if name == "direct_feedback_alignment":
             assert len([key for key in circuit.state_dict() if key.startswith("rule.weights.")]) == 3
 
@@ -439,7 +439,7 @@ def test_nothing_learns_below_a_cut(name):
     for rule in apical.rules.names():
         circuit.learn_by(rule)
         circuit.zero_grad()
-        F.cross_entropy(circuit(X), torch.zeros(6, dtype=torch.long)).backward()
+        loss_on(circuit, X, torch.zeros(6, dtype=torch.long)).backward()
         assert {path for path, parameter in model.named_parameters() if parameter.grad is not None} == learn
 
 

@@ -15,10 +15,11 @@ def main() -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 3))
         circuit = apical.Circuit(model, apical.rules.make(name))
+        loss_of = apical.losses.LOSSES.get(circuit.rule.learns_from, F.cross_entropy)
         optimizer = torch.optim.SGD(circuit.parameters(), lr=0.1)
         losses = []
         for _ in range(20):
-            loss = F.cross_entropy(circuit(x), target)
+            loss = loss_of(circuit(x), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

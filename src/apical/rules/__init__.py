@@ -8,6 +8,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from apical.errors import ConfigError
+from apical.rules.attention import AGREL as AGREL
+from apical.rules.attention import BrainProp as BrainProp
 from apical.rules.backprop import Backprop as Backprop
 from apical.rules.burstccn import BurstCCN as BurstCCN
 from apical.rules.burstprop import Burstprop as Burstprop
@@ -17,6 +19,9 @@ from apical.rules.equilibrium import EquilibriumPropagation as EquilibriumPropag
 from apical.rules.feedback_alignment import FeedbackAlignment as FeedbackAlignment
 from apical.rules.feedback_alignment import KolenPollack as KolenPollack
 from apical.rules.feedback_alignment import WeightMirror as WeightMirror
+from apical.rules.hebbian import Oja as Oja
+from apical.rules.hebbian import SoftHebb as SoftHebb
+from apical.rules.hebbian import ThreeFactor as ThreeFactor
 from apical.rules.microcircuit import DendriticMicrocircuit as DendriticMicrocircuit
 from apical.rules.predictive_coding import PredictiveCoding as PredictiveCoding
 from apical.rules.rule import LearningRule as LearningRule

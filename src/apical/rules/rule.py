@@ -32,6 +32,7 @@ class LearningRule(nn.Module, ABC):
         needs: what it asks of a circuit.
         recommended: settings that the rule is known to want, where they differ from backpropagation's:
             "learning_rate_factor" and "weight_decay".
+        learns_from: "error" (the derivative of any loss), or the name of the one in `apical.losses` that it needs.
         carries: what an observer of the circuit is shown in every layer beside its teaching signal: the quantity's
             name, and what it is, with its unit.
         records_drives: keep every layer's drive for `teach`.
@@ -45,6 +46,7 @@ class LearningRule(nn.Module, ABC):
     paper: ClassVar[str]
     needs: ClassVar[str] = "any circuit"
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    learns_from: ClassVar[str] = "error"
     carries: ClassVar[Mapping[str, str]] = MappingProxyType({})
     records_drives: ClassVar[bool] = False
     records_rates: ClassVar[bool] = False

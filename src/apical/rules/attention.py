@@ -1,0 +1,158 @@
+"""Learning from a reward: one number for all synapses, and attention that says which of them were at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from apical.errors import CircuitError
+from apical.layers import Layer
+from apical.options import check_choice
+from apical.rules.backprop import Backprop
+from apical.rules.feedback_alignment import FeedbackAlignment, KolenPollack
+from apical.rules.randomness import check_init
+from apical.rules.rule import LearningRule, Sweep
+from apical.wiring import Activity, Credit, Wiring
+
+
+class AttentionGated(LearningRule):
+    """A rule whose only teacher is a number: what both of its kinds share.
+
+    See `BrainProp` and `AGREL`.
+    """
+
+    needs = "answers (batch, actions); a loss that says what one choice was worth, and nothing of the others"
+
+    def __init__(self, *, feedback: str = "tied", init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        rule = type(self).__name__
+        check_choice(rule, "feedback", feedback, ("tied", "kolen_pollack", "fixed"))
+        check_init(rule, init, scale, ("match", "xavier", "weights"))
+        self.feedback = feedback
+        self.init = init
+        self.scale = scale
+        self.seed = seed
+        # Attention goes down as errors do: linear in what arrives, so that the number may be multiplied in at the top.
+        self.attention: Sweep
+        if feedback == "tied":
+            self.attention = Backprop()
+        else:
+            kind = KolenPollack if feedback == "kolen_pollack" else FeedbackAlignment
+            self.attention = kind(init=init, scale=scale, seed=seed)
+
+    @property
+    def teaches_input(self) -> bool:
+        return self.attention.teaches_input
+
+    def recommends(self) -> Mapping[str, float]:
+        return {**self.recommended, **self.attention.recommends()}
+
+    def bind(self, wiring: Wiring) -> None:
+        self.attention.bind(wiring)
+
+    def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
+        self._refuse_more_than_a_reward(error)
+        if wiring.observers:
+            told = error.sum(1).mul(-wiring.samples(error))
+            for node in wiring.readouts():
+                if isinstance(node, Layer):
+                    wiring.show(node, neuromodulator=told)
+        return self.attention.teach(wiring, activity, error)
+
+    def _refuse_more_than_a_reward(self, error: Tensor) -> None:
+        """Let no label in: an error that lives on two units of a sample knows more than what one choice was worth."""
+        rule = type(self).__name__
+        use = f"Use apical.losses.{self.learns_from}"
+        if error.dim() != 2:
+            raise CircuitError(
+                f"{rule}: the answer has the shape {tuple(error.shape)}, and a choice is made among (batch, actions). "
+                f"{use} on a network that ends in one unit for each action."
+            )
+        if torch.compiler.is_compiling():
+            return
+        units = int((error.abs() > 0).sum(1).max())  # NaN is above nothing: it is named where it began
+        if units > 1:
+            raise CircuitError(
+                f"{rule}: this loss tells {units} units of one sample what was wrong with them, and so the label; "
+                f"{rule} learns from the reward of the chosen action alone. {use}(answer, labels), which keeps the "
+                "labels to itself, or a rule that learns from labels, such as Backprop or KolenPollack."
+            )
+
+
+class BrainProp(AttentionGated):
+    """BrainProp: a choice's reward-prediction error, times the attention that the chosen action pays to each synapse.
+
+        q = the answer;   s the action that was chosen, r its reward;   delta = r - q_s;   z one-hot at s
+        fb_L = z,   fb_l = (V_(l+1) fb_(l+1)) * phi'(a_l)
+        dW_l = eta delta fb_l h_(l-1)^T,   dV_l = dW_l^T where V learns
+
+    delta is one number a sample, the same for all synapses. Nothing is said of the actions that were not chosen, so a
+    label teaches by yes and no alone. With V = W^T this is the gradient of (r - q_s)^2 / 2, and the sum over all
+    actions is backpropagation of the squared error. Choice, reward and delta are the loss's part:
+    `apical.losses.reward_prediction`.
+
+    Args:
+        feedback: V: "tied" (W^T), "kolen_pollack" (weights of their own that take W's increments: give the optimizer
+            `circuit.parameters()` and a weight decay) or "fixed" (random, fixed: it learns slowly and is easily made
+            unstable; clip the gradient, or use a smaller learning rate).
+        init: as for feedback alignment, of V where it is not tied.
+        scale: as for feedback alignment, of V where it is not tied.
+        seed: of V's first weights. The draws of choices are the loss's.
+
+    Needs: answers (batch, actions), an action's value with no activation function after it. Raises: CircuitError when
+    it is taught by a loss whose derivative lives on more than one unit of a sample, such as cross-entropy, or by an
+    answer of another shape. (Inside `torch.compile` only the shape is looked at.)
+
+    Departs from the paper: delta is multiplied in where attention begins and not at every synapse, which is the same,
+    since attention is linear in it, and suits norms that see the whole batch. The paper's networks have no biases;
+    here they learn where a network has them.
+
+    Source: Pozzi, Bohte and Roelfsema, NeurIPS 2020 (Q-AGREL: arXiv 1811.01768).
+    """
+
+    name = "brainprop"
+    title = "BrainProp"
+    summary = "One number says what a choice was worth; attention from the chosen action says who was at it."
+    paper = "Pozzi, Bohte & Roelfsema 2020"
+    learns_from = "reward_prediction"
+    carries: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"neuromodulator": "delta, by how much the reward exceeded the chosen action's value (at read-outs)"}
+    )
+
+
+class AGREL(AttentionGated):
+    """AGREL: BrainProp's ancestor, whose winner is drawn from a softmax and whose surprise is expansive.
+
+        p = softmax(y);   s drawn from p;   z one-hot at s
+        delta = 1 - p_s if s is rewarded, -1 if not
+        f(delta) = delta / (1 - delta) if delta >= 0,   -1 if delta = -1
+        dW_L = eta f(delta) z h_(L-1)^T,   dW_l = eta f(delta) fb_l h_(l-1)^T,   fb as for BrainProp
+
+    The mean of this over the winners is backpropagation of softmax cross-entropy, exactly. At the synapse it is
+    BrainProp's rule; choice, delta and f are the loss's part: `apical.losses.agrel`.
+
+    Args:
+        feedback: as for BrainProp.
+        init: as for BrainProp.
+        scale: as for BrainProp.
+        seed: as for BrainProp.
+
+    Needs: answers (batch, actions), before the softmax. Raises: as BrainProp.
+
+    Departs from the paper: any network and any activation function, where the paper has one hidden layer of sigmoids.
+
+    Source: Roelfsema and van Ooyen, Neural Computation 17, 2176 (2005).
+    """
+
+    name = "agrel"
+    title = "AGREL"
+    summary = "A winner drawn from the softmax learns from a reward, the more the less it was expected."
+    paper = "Roelfsema & van Ooyen 2005"
+    learns_from = "agrel"
+    carries: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"neuromodulator": "f(delta), the expansive surprise at the winner's reward (at read-outs)"}
+    )
