@@ -94,7 +94,8 @@ class Hebbian(LearningRule):
         post, lost = self.change(layer, drive, axis, third)
         positions = drive.numel() / drive.shape[axis] / batch
         share = 1 / (positions * samples)
-        return Credit(layer, record.pre, post * -share, decay=lost.sum(others) * share)
+        # Divided before they are added: a mean may be a number where the sum is none.
+        return Credit(layer, record.pre, post * -share, decay=(lost * share).sum(others))
 
     def _leave_neurons_alone(self, wiring: Wiring, activity: Activity, readouts: set[Node]) -> None:
         """Zero, and not nothing, for all that has no Hebbian rule: data-parallel training waits for every gradient."""
@@ -247,34 +248,28 @@ class SoftHebb(Hebbian):
 class ThreeFactor(Hebbian):
     """Three-factor learning: one number a sample, broadcast to all, decides what a Hebbian synapse makes of it.
 
-        dw_j = eta (M y_j x - |M| y_j^2 w_j),   y_j = w_j x
+        dw_j = eta (M y_j x - |M| y_j^2 w_j),   y_j = w_j x,   M = r - q_s
 
-    M is the third factor (a neuromodulator's concentration), y_j x the eligibility, and Oja's decay keeps weights
-    bounded. M is read off the loss's derivative e = dL/dy:
+    M is the third factor, a neuromodulator that tells by how much the reward r exceeded what the chosen action s was
+    worth; y_j x is the eligibility, and Oja's decay keeps weights bounded. The read-out learns q by the same number.
 
-        M = max_k(-e_k) if that is above 0, else min_k(-e_k)
-
-    Under a reward-prediction loss, whose derivative is minus the reward-prediction error at the chosen output and 0 at
-    all others, M is the reward-prediction error. Under cross-entropy M is 1 - p, with p the probability of the right
-    class: never negative, so a surprise and no reward.
-
-    A reward-prediction error has mean zero where rewards are predicted well for each input, and then a product of
-    reward and Hebbian term measures their covariance (Fremaux et al. 2010). But these hidden units answer without
-    noise: nothing explores but the choice at the output, so the rule follows no gradient of reward, and is not to be
-    expected to. `BrainProp`'s feedback connections are what a single number lacks.
+    M has mean zero where rewards are predicted well for each input, and a product of M and a Hebbian term then measures
+    their covariance, without the bias that a plain reward would bring (Fremaux et al. 2010). But these hidden units
+    answer without noise, and nothing explores but the choice at the output. So the rule follows no gradient of reward,
+    and is not to be expected to: what a single number lacks is the attention by which `BrainProp` says who was at it.
 
     Args:
-        readout: whether the layers that the answer is read from learn by the delta rule, which under a
-        reward-prediction
-            loss is reward learning too.
+        readout: whether the layers that the answer is read from learn by the delta rule instead.
 
     Shapes: M is (batch,), y the drive, (batch, units ...).
 
-    Needs: hidden layers (or readout=False), whose drives have the batch as first axis. Raises: CircuitError where
-    they do not, where no layer is hidden, or where the input is to be taught.
+    Needs: hidden layers (or readout=False) whose drives have the batch as first axis; answers (batch, actions); a loss
+    that says what one choice was worth (`apical.losses.reward_prediction`). Raises: CircuitError where no layer is
+    hidden, where the input is to be taught, or when it is taught by a loss whose derivative lives on more than one unit
+    of a sample, such as cross-entropy. (Inside `torch.compile` only the shape is looked at.)
 
-    Departs from the papers: they give the family dw = eta M H(pre, post) and leave H open. Oja's decay by |M| is added
-    here, since a plain product grows without bound; the eligibility lasts for one sample.
+    Departs from the papers: they give the family dw = eta M H(pre, post), and leave H open. Oja's decay, by |M|, is
+    added here, since a plain product grows without bound; the eligibility lasts for one sample.
 
     Source: Fremaux and Gerstner, Frontiers in Neural Circuits 9, 85 (2016): the family; Fremaux, Sprekeler and
     Gerstner, Journal of Neuroscience 30, 13326 (2010): why M should be a reward-prediction error.
@@ -284,11 +279,25 @@ class ThreeFactor(Hebbian):
     title = "Three-factor learning"
     summary = "One number a sample, broadcast to all, gates Hebbian synapses that forget."
     paper = "Fremaux & Gerstner 2016"
+    needs = "hidden layers (or readout=False); answers (batch, actions); a loss that says what one choice was worth"
+    learns_from = "reward_prediction"
 
     def third_factor(self, error: Tensor) -> Tensor | None:
-        wished = -error.reshape(error.shape[0], -1)
-        most = wished.amax(1)
-        return torch.where(most > 0, most, wished.amin(1))
+        units = 0
+        if error.dim() == 2 and not torch.compiler.is_compiling():
+            units = int((error.abs() > 0).sum(1).max())  # NaN is above nothing: it is named where it began
+        if error.dim() != 2 or units > 1:
+            raise CircuitError(
+                "ThreeFactor: the derivative of this loss "
+                + (
+                    f"has the shape {tuple(error.shape)}"
+                    if error.dim() != 2
+                    else f"lives on {units} units of one sample"
+                )
+                + ", and one number a sample is read off a choice among (batch, actions). Use "
+                "apical.losses.reward_prediction(answer, labels), or a rule that learns from labels, such as Backprop."
+            )
+        return -error.sum(1)
 
     def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
         assert third is not None
