@@ -15,6 +15,9 @@ from torch.optim import Optimizer
 
 from apical.errors import DataError
 
+# Weights that an optimizer updates in one go: few enough, with all that it keeps of them, for a processor's cache.
+ENTRIES = 131072
+
 
 class Perceptrons:
     """Networks inputs-hidden-outputs of sigmoid units, alike but for their weights.
@@ -78,15 +81,19 @@ class Perceptrons:
     def optimizer(self, kind: type[Optimizer], options: Sequence[Mapping[str, Any]]) -> Optimizer:
         """One optimizer over all networks, which are divided evenly among `options`, in their order.
 
-        Networks with the same options are one parameter (networks, ...), with a group of its own.
+        Each of `options` is one group of parameters, (some networks, ...) each.
         """
+        rows = max(1, ENTRIES // self.weights.shape[1])
         groups = []
         for weights, gradients, own in zip(
             self.weights.chunk(len(options)), self.gradients.chunk(len(options)), options, strict=True
         ):
-            parameter = nn.Parameter(weights)  # shares the memory, as its gradient does
-            parameter.grad = gradients
-            groups.append({"params": [parameter], **own})
+            parameters = []
+            for some, theirs in zip(torch.split(weights, rows), torch.split(gradients, rows), strict=True):
+                parameter = nn.Parameter(some)  # shares the memory, as its gradient does
+                parameter.grad = theirs
+                parameters.append(parameter)
+            groups.append({"params": parameters, **own})
         return kind(groups, **options[0])
 
 

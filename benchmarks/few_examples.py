@@ -1,0 +1,208 @@
+"""Which optimizer learns most from a few examples of each digit, each seen once? Nine methods, tuned alike.
+
+    python benchmarks/few_examples.py
+
+fills benchmarks/results/few_examples.json cell by cell (a cell is a method with one network and one kind of inputs) and
+goes on from there when it is started again; at the end it writes the tables, few_examples.md, beside it. It takes about
+twenty minutes on two cores. With `--figure few_examples.html` the gains over gradient descent are drawn, too.
+
+The protocol and the ranges of all options are in `apical.study.few_examples`.
+"""
+
+import argparse
+import datetime
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from plotly.subplots import make_subplots
+from rich.progress import Progress
+
+from apical import data
+from apical.study import durable, environment, few_examples
+from apical.study.few_examples import METHODS, Protocol
+
+RESULTS = Path(__file__).parent / "results" / "few_examples.json"
+POLL = 0.5  # seconds between looks at the steps that were taken
+WIDTHS = (100, 30)
+
+Cell = dict[str, Any]
+Setting = tuple[str, int, str]  # inputs, hidden units, method
+
+_steps: Any = None  # in a process of the pool: steps taken by all of them
+
+
+def begin(steps: Any) -> None:
+    """Make a process of the pool ready."""
+    global _steps
+    _steps = steps
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # moments of weights that are hardly used fall to where processors are slow
+
+
+def advance(steps: int) -> None:
+    """Count steps that were taken."""
+    with _steps.get_lock():
+        _steps.value += steps
+
+
+def measure(task: str, setting: Setting, protocol: Protocol) -> Cell:
+    """One cell, ready for JSON."""
+    started = time.perf_counter()
+    inputs, hidden, method = setting
+    outcomes = few_examples.cell(data.load(task), inputs, hidden, method, protocol, advance)
+    return {
+        "inputs": inputs,
+        "hidden": hidden,
+        "method": method,
+        "seconds": round(time.perf_counter() - started, 1),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "outcomes": {str(count): asdict(outcome) for count, outcome in outcomes.items()},
+    }
+
+
+def fill(path: Path, task: str, settings: Sequence[Setting], protocol: Protocol, jobs: int) -> list[Cell]:
+    """Measure the cells that the file does not have yet, and write each as it comes."""
+    cells = read(path, task, protocol)
+    done = {(cell["inputs"], cell["hidden"], cell["method"]) for cell in cells}
+    missing = [setting for setting in settings if setting not in done]
+    context = multiprocessing.get_context("spawn")
+    steps = context.Value("q")
+    each = few_examples.steps_of(protocol, data.load(task).classes)
+    with Progress() as progress, ProcessPoolExecutor(jobs, context, begin, (steps,)) as pool:
+        shown = progress.add_task("cells", total=each * len(missing))
+        pending = {pool.submit(measure, task, setting, protocol) for setting in missing}
+        while pending:
+            finished, pending = wait(pending, POLL, FIRST_COMPLETED)
+            for future in finished:
+                cells.append(future.result())
+                write(path, task, protocol, cells)
+            progress.update(shown, completed=steps.value, description=f"{len(cells)} of {len(settings)} cells")
+    return cells
+
+
+def read(path: Path, task: str, protocol: Protocol) -> list[Cell]:
+    """The cells that are there, which must be of the same protocol."""
+    if not path.exists():
+        return []
+    document = json.loads(path.read_text())
+    if (document["task"], document["protocol"]) != (task, json.loads(json.dumps(asdict(protocol)))):
+        raise SystemExit(f"{path} holds cells of another task or protocol: take another file with --out, or remove it")
+    cells: list[Cell] = document["cells"]
+    return cells
+
+
+def write(path: Path, task: str, protocol: Protocol, cells: Sequence[Cell]) -> None:
+    """All cells so far, one a line."""
+    about = json.dumps({"task": task, "protocol": asdict(protocol), "environment": environment.describe()})
+    ordered = sorted(cells, key=lambda cell: (cell["inputs"], cell["hidden"], list(METHODS).index(cell["method"])))
+    lines = ",\n".join(json.dumps(cell, allow_nan=False) for cell in ordered)
+    durable.replace(path, f'{about[:-1]}, "cells": [\n{lines}\n]}}\n'.encode())
+
+
+def tables(cells: Sequence[Cell], protocol: Protocol) -> str:
+    """A table for each network and kind of inputs, as Markdown."""
+    about = environment.describe()
+    spent = sum(cell["seconds"] for cell in cells) / 60
+    parts = [
+        f"Measured by `python benchmarks/few_examples.py` on {about['cpu']}, PyTorch {about['torch']}, "
+        f"{max(cell['date'] for cell in cells)}; {spent:.0f} minutes of one core. Test accuracy, mean (standard "
+        f"deviation) of {protocol.seeds} seeds, and the paired gain over sgd ± its standard error, in points.\n"
+    ]
+    for (inputs, hidden), rows in by_setting(cells):
+        parts.append(f"\n### {hidden} hidden units, {inputs} inputs\n")
+        parts.append("| method | " + " | ".join(f"{count} a digit" for count in protocol.counts) + " |")
+        parts.append("|---" * (1 + len(protocol.counts)) + "|")
+        for name, row in rows.items():
+            parts.append(f"| {name} | " + " | ".join(entries(name, row, rows, protocol)) + " |")
+    return "\n".join(parts) + "\n"
+
+
+def entries(name: str, row: Cell, rows: dict[str, Cell], protocol: Protocol) -> Iterator[str]:
+    """A method's entries in a table."""
+    for count in map(str, protocol.counts):
+        accuracies = row["outcomes"][count]["accuracies"]
+        entry = f"{100 * statistics.fmean(accuracies):.1f} ({100 * statistics.stdev(accuracies):.1f})"
+        if name != "sgd" and "sgd" in rows:
+            mean, error = few_examples.gain(accuracies, rows["sgd"]["outcomes"][count]["accuracies"])
+            entry += f" {100 * mean:+.1f} ± {100 * error:.1f}"
+        yield entry
+
+
+def by_setting(cells: Sequence[Cell]) -> Iterator[tuple[tuple[str, int], dict[str, Cell]]]:
+    """The cells of each kind of inputs and network, by method, in the order of the methods."""
+    for key in sorted({(cell["inputs"], cell["hidden"]) for cell in cells}, key=lambda key: (key[0] == "raw", key[1])):
+        own = {cell["method"]: cell for cell in cells if (cell["inputs"], cell["hidden"]) == key}
+        yield key, {name: own[name] for name in METHODS if name in own}
+
+
+def draw(path: Path, cells: Sequence[Cell], protocol: Protocol) -> None:
+    """The gains over gradient descent, a panel for each setting, with two standard errors."""
+    settings = [(key, rows) for key, rows in by_setting(cells) if "sgd" in rows]
+    titles = [f"{hidden} hidden units, {inputs} inputs" for (inputs, hidden), _ in settings]
+    figure = make_subplots(len(settings), 1, subplot_titles=titles, shared_xaxes=True, vertical_spacing=0.06)
+    colours = ["#27508f", "#a8330a", "#1f8a5b", "#e0559b", "#b08b1e", "#149bd8", "#8347c6", "#555555"]
+    for panel, (_, rows) in enumerate(settings, 1):
+        for colour, name in zip(colours, [name for name in METHODS if name != "sgd"], strict=True):
+            if name not in rows:
+                continue
+            gains = [
+                few_examples.gain(*(each["outcomes"][str(count)]["accuracies"] for each in (rows[name], rows["sgd"])))
+                for count in protocol.counts
+            ]
+            figure.add_scatter(
+                x=list(protocol.counts),
+                y=[100 * mean for mean, _ in gains],
+                error_y={"array": [200 * error for _, error in gains]},
+                name=name,
+                legendgroup=name,
+                showlegend=panel == 1,
+                line={"color": colour, "dash": "solid" if name.startswith("adaptation") else "dot"},
+                row=panel,
+                col=1,
+            )
+        figure.update_yaxes(title="gain over sgd (points)", row=panel, col=1)
+    figure.update_xaxes(title="examples of each digit", row=len(settings), col=1)
+    figure.update_layout(height=320 * len(settings), template="plotly_white")
+    figure.write_html(path, include_plotlyjs=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    standard = Protocol()
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON file; tables go beside it")
+    parser.add_argument("--figure", type=Path, help="an HTML file for the figure")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, each with one thread")
+    parser.add_argument("--task", default="mnist")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--hidden", nargs="+", type=int, default=WIDTHS)
+    parser.add_argument("--inputs", nargs="+", default=few_examples.INPUTS, choices=few_examples.INPUTS)
+    parser.add_argument("--counts", nargs="+", type=int, default=standard.counts, help="examples of each digit")
+    parser.add_argument("--trials", type=int, default=standard.trials)
+    parser.add_argument("--tuning-seeds", type=int, default=standard.tuning_seeds)
+    parser.add_argument("--seeds", type=int, default=standard.seeds)
+    parser.add_argument("--held-out", type=int, default=standard.held_out)
+    chosen = parser.parse_args()
+    protocol = Protocol(
+        tuple(chosen.counts), chosen.trials, chosen.tuning_seeds, chosen.seeds, chosen.held_out, standard.test
+    )
+    # The slowest first, so that no process is left with one of them at the end.
+    methods = sorted(chosen.methods, key=list(METHODS).index, reverse=True)
+    settings = [(inputs, hidden, name) for hidden in chosen.hidden for inputs in chosen.inputs for name in methods]
+    cells = fill(chosen.out, chosen.task, settings, protocol, chosen.jobs)
+    text = tables(cells, protocol)
+    chosen.out.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+    if chosen.figure:
+        draw(chosen.figure, cells, protocol)
+
+
+if __name__ == "__main__":
+    main()
