@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 # For each part of the package, the parts that it may import at run time. `errors` is open to all; a part may
 # always import itself. This table is the design: a new part gets its line here first.
 CORE = {"options", "kernels", "layers", "functions", "tracing", "wiring", "rules", "circuit"}
-BESIDE = {"neurons", "optim", "data", "losses"}
+BESIDE = {"neurons", "optim", "data", "losses", "reinforcement"}
 MEASURED = {"measure", "continual", "hippocampus"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
@@ -29,6 +29,7 @@ BELOW: dict[str, set[str]] = {
     "neurons": {"options"},
     "optim": {"kernels"},
     "losses": {"options"},
+    "reinforcement": {"options"},
     "data": set(),
     "measure": CORE | BESIDE,
     "continual": CORE | BESIDE | {"measure"},
@@ -42,7 +43,7 @@ BELOW: dict[str, set[str]] = {
 }
 # What the learning itself may stand on; everything else is for those who run and show experiments.
 CORE_LIBRARIES = {"torch", "numpy"}
-LATE = {"pydantic", "sklearn", "plotly", "typer", "rich", "pooch", "jinja2", "tensorboard"}
+LATE = {"pydantic", "sklearn", "plotly", "typer", "rich", "pooch", "jinja2", "tensorboard", "gymnasium"}
 
 MODULES = sorted(SOURCE.rglob("*.py"))
 
