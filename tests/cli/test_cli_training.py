@@ -41,6 +41,12 @@ def test_options_override_the_file_and_set_overrides_options(answer):
     assert (config.epochs, config.batch_size, config.seed) == (2, 20, 5)
 
 
+def test_a_table_named_by_set_keeps_what_flags_say_of_it(answer):
+    answer("train", *SMALL, "--lr", "0.003", "--epochs", "1", "--set", "optimizer=adam", "--out", "here")
+    optimizer = study.RunFolder("here").config().optimizer
+    assert (optimizer.name, optimizer.lr) == ("adam", 0.003)
+
+
 def test_train_shows_accuracy_angles_and_the_folder(apical):
     shown = apical("train", *SMALL, "--epochs", "1", "--set", "alignment=1", "--rule", "feedback_alignment").stdout
     result = study.RunFolder("runs/clouds-feedback_alignment-1").result()

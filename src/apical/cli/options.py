@@ -46,7 +46,7 @@ Seed = Annotated[
 ]
 Optimizer = Annotated[
     str | None,
-    typer.Option("--optimizer", metavar="NAME", help="sgd, adam, adamw, rmsprop. Example: --optimizer adam"),
+    typer.Option("--optimizer", metavar="NAME", help="sgd, adam, adamw, rmsprop, rprop, adaptation. Example: --optimizer adam"),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... Example: --device cuda")
@@ -84,6 +84,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs. Ex
 def configuration(file: Path | None, flags: Mapping[str, Any], settings: list[str] | None) -> "Config":
     """The configuration that a file, then flags, then `--set` give.
 
+    A table that `--set` names as a whole (`optimizer=adam`) comes before the flags, since a new name starts the table
+    anew: so `--lr 0.1 --set optimizer=adam` keeps the rate, in whichever order it is written.
+
     Args:
         file: in TOML, or None.
         flags: values by dotted key; None stands for a flag that was not given.
@@ -93,10 +96,13 @@ def configuration(file: Path | None, flags: Mapping[str, Any], settings: list[st
         ConfigError: a wrong key or value.
     """
     from apical.study import Config
+    from apical.study.config import NAMED_TABLES
 
     config = Config.load(file) if file else Config()
     given = {key: value for key, value in flags.items() if value is not None}
-    return config.with_values(given).with_settings(settings or [])
+    tables = [setting for setting in settings or [] if setting.partition("=")[0].strip() in NAMED_TABLES]
+    others = [setting for setting in settings or [] if setting not in tables]
+    return config.with_settings(tables).with_values(given).with_settings(others)
 
 
 def rule(text: str | None) -> dict[str, Any] | None:
