@@ -215,6 +215,8 @@ class Row:
 
 # Every registered rule is in the table with its defaults; here are the options that deserve a row of their own.
 _REDRAWS = {"weight_mirror"}
+# Hidden layers learn from their own activity: no derivative of a neuron enters, and its own parameters rest.
+HEBBIAN = frozenset({"oja", "soft_hebb", "three_factor"})
 # What a rule cannot teach; it must refuse it, with the reason (whose words a test of its own looks at).
 _REFUSES: dict[str, tuple[str, ...]] = {}
 _VARIANTS = [
@@ -227,6 +229,7 @@ _VARIANTS = [
     Row("direct_feedback_alignment", {"init": "outputs"}),
     Row("brainprop", {"feedback": "fixed", "init": "xavier", "scale": 0.5}),
     Row("agrel", {"feedback": "kolen_pollack"}),
+    Row("soft_hebb", {"temperature": 0.2, "anti_hebbian": False, "norm_power": 0.0}),
     Row("dendritic_microcircuit", {"top_down": "tied", "interneurons": "tied", "teaching": 0.1}),
     Row("dendritic_microcircuit", {"init": "weights", "cancellation_rate": 0.1, "prediction_rate": 0.5}),
     Row("predictive_coding", {"rate": 0.2, "steps": 9, "momentum": 0.3}),

@@ -126,7 +126,13 @@ def test_a_circuit_does_with_a_random_network_what_autograd_does(model, seed, ru
     torch.testing.assert_close(own, answer)
     assert_same(plain(found), truth, rtol=1e-4, atol=1e-5)
     assert_same(dict(circuit.model.named_buffers()), dict(alone.named_buffers()), rtol=1e-5, atol=1e-6)
-    circuit.learn_by(rule)
+    try:
+        circuit.learn_by(rule)
+    except CircuitError as error:
+        if "the answer is read from every layer" not in str(error):
+            raise
+        event("nothing for this rule")
+        return
     own, found = found_by(circuit, x, seed)
     assert plain(found).keys() <= truth.keys()
     assert all(torch.isfinite(gradient).all() for gradient in found.values())

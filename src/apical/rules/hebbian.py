@@ -99,7 +99,7 @@ class Hebbian(LearningRule):
 
     def _leave_neurons_alone(self, wiring: Wiring, activity: Activity, readouts: set[Node]) -> None:
         """Zero, and not nothing, for all that has no Hebbian rule: data-parallel training waits for every gradient."""
-        for node in wiring.nodes:
+        for node, _ in activity.reach.way:
             if node not in readouts:
                 for slot in {slot for slots in node.slots for slot in slots if activity.reach.learns[slot]}:
                     module, name = wiring.slots[slot]
