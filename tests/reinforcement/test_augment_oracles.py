@@ -220,3 +220,16 @@ def test_the_networks_of_a_population_learn_apart():
     for name in names:
         torch.testing.assert_close(getattr(one, name), getattr(many, name)[[1]], **EXACT)
     assert not torch.equal(many.output_weights[0], many.output_weights[1])
+
+
+def test_exploration_draws_from_softmax_and_else_takes_the_best():
+    """Max-Boltzmann: with 40000 choices, a share is known to about 0.0025 (one standard error), held to 5 of them."""
+    network = Augment(2, 3, environments=40000, regular=4, exploration=0.3, spread=3.0, seed=5, dtype=torch.float64)
+    actions = network.step(np.ones((40000, 2)))
+    values = network.action_values[0]
+    expected = 0.3 * values.softmax(0) + 0.7 * torch.nn.functional.one_hot(values.argmax(), 3)
+    shares = torch.bincount(actions, minlength=3) / 40000
+    assert shares.tolist() == pytest.approx(expected.tolist(), abs=0.0125)
+    assert expected.min() > 0.02
+    network.reset()
+    assert (network.step(np.ones((40000, 2)), exploring=False) == values.argmax()).all()

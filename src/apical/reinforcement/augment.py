@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -262,10 +263,13 @@ class Augment(nn.Module):
         best = values.argmax(1)
         if not exploring:
             return best
-        explores = torch.rand(self.environments, generator=self._generator) < self.exploration
+        draw = torch.rand(self.environments, generator=self._generator, dtype=torch.float64)
+        explores = draw < self.exploration
         if not bool(explores.any()):
             return best
-        drawn = torch.multinomial(values.softmax(1), 1, generator=self._generator).squeeze(1)
+        # Among those that explore, the draw is still uniform, up to `exploration`: one number serves both questions.
+        shares = values.double().softmax(1).cumsum(1)
+        drawn = (shares <= draw[:, None] / self.exploration).sum(1).clamp_max_(self.actions - 1)
         return torch.where(explores, drawn, best)
 
     def _learn(self, error: Tensor) -> None:

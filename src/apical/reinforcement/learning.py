@@ -249,7 +249,7 @@ def _judged(info: dict[str, Any], row: int, until: Solved | None, earned: float)
 
 def _told(info: dict[str, Any], name: str, row: int) -> Any:
     """What the environment says of a trial at its end."""
-    if name not in info or not info.get(f"_{name}", np.ones(row + 1, dtype=bool))[row]:
+    if name not in info or (f"_{name}" in info and not info[f"_{name}"][row]):
         known = sorted(key for key in info if not key.startswith("_"))
         raise DataError(
             f"the environment's info holds no {name!r} at the end of a trial, which the criterion looks at; it holds "
