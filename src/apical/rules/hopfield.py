@@ -41,7 +41,7 @@ from apical.layers.shapes import (
 from apical.layers.steps import Saved
 from apical.layers.synapses import LinearSynapses
 from apical.rules.nudging import Nudge
-from apical.rules.products import carry, drive, real_pairs
+from apical.rules.products import by_onednn, carry, drive, real_pairs
 from apical.wiring import Activity, Reach, Wiring
 
 Activation = Callable[[Tensor], Tensor]
@@ -219,7 +219,8 @@ class Hopfield:
     ) -> Tensor:
         """What arrives from below, and what comes down from a layer; `once`: nobody needs the former again."""
         weight = weights.get(layer.index, layer.weight)
-        if isinstance(layer.synapses, LinearSynapses) and post.dim() == 2 and post.dtype == weight.dtype:
+        alike = isinstance(layer.synapses, LinearSynapses) and post.dim() == 2 and post.dtype == weight.dtype
+        if alike and not by_onednn(layer, post, weight):
             return up.addmm_(post, weight) if once else torch.addmm(up, post, weight)
         down = carry(layer, post, weight, below.real if below.is_complex() else below)
         return up.add_(down) if once else up + down

@@ -1,16 +1,54 @@
-"""A layer's products where states may be complex: its weights are real, and take either part alike."""
+"""A layer's products while a network settles: many of them, in states that may be complex.
+
+Weights are real, and take the real and the imaginary part of a state alike. Products of single precision on processors
+with AVX-512 are made by oneDNN, which PyTorch brings along and uses for convolutions anyway: its matrix products are
+MKL's, and MKL does not use AVX-512 on processors that are not Intel's, which doubles the time. The results differ by
+rounding. `torch.backends.mkldnn.flags(enabled=False)` turns it off.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from apical.layers import Layer
+from apical.layers.synapses import LinearSynapses
+
+_ONEDNN: Any = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    else None
+)
+_WORTH_IT = 2**21  # multiplications; below, what a call costs is more than what it saves
+
+
+def by_onednn(layer: Layer, x: Tensor, weight: Tensor) -> bool:
+    """Whether a product of (batch, ...) with a layer's weights is made by oneDNN."""
+    return (
+        _ONEDNN is not None
+        and isinstance(layer.synapses, LinearSynapses)
+        and x.dim() == 2
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.shape[0] * weight.numel() >= _WORTH_IT
+        # The operator has no derivative, and the compiler makes products of its own.
+        and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        and bool(torch.backends.mkldnn.enabled)
+    )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = _ONEDNN(x, weight, bias, "none", [], "")
+    return product
 
 
 def drive(layer: Layer, pre: Tensor) -> Tensor:
     """What a layer's synapses deliver: (batch, fan-in ...) to (batch, units ...), in the type of `pre`."""
     synapses = layer.synapses
+    if by_onednn(layer, pre, synapses.weight):
+        return _linear(pre, synapses.weight, synapses.bias)
     if not pre.is_complex():
         return synapses.drive(pre).to(pre.dtype)
     silent = synapses.drive(torch.zeros_like(pre.real[:1]))  # the bias is real
@@ -26,6 +64,8 @@ def carry(layer: Layer, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
         weight: what carries it.
         pre: real, for its shape and type alone.
     """
+    if pre.dtype == post.dtype and by_onednn(layer, post, weight):
+        return _linear(post, weight.t(), None)
     if not post.is_complex():
         return layer.synapses.transport(post, weight, pre)
     return torch.complex(

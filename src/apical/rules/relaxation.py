@@ -20,6 +20,7 @@ from torch import Tensor
 from apical.layers import Gradients, Junction, Layer, Node, Record
 from apical.layers.steps import Saved
 from apical.rules.again import fire_all_again
+from apical.rules.products import carry, drive
 from apical.wiring import Activity, Reach, Wiring
 
 aten = torch.ops.aten
@@ -149,7 +150,7 @@ class Relaxation:
         return pre
 
     def _drive(self, layer: Layer) -> Tensor:
-        return layer.synapses.drive(self.pre(layer))
+        return drive(layer, self.pre(layer))
 
     def _fire(self, node: Node, x: Tensor, skip: int = 0) -> tuple[Tensor, list[Saved]]:
         return fire_all_again(node.steps, x, self.activity[node].saved[skip:], anchored=True)
@@ -224,7 +225,7 @@ class Relaxation:
     def carry(self, layer: Layer, post: Tensor) -> Tensor:
         """A signal at a layer's soma, carried down to the rate that arrives there."""
         weight = self.weights.get(layer)
-        return layer.synapses.transport(post, layer.weight if weight is None else weight, self._arriving(layer))
+        return carry(layer, post, layer.weight if weight is None else weight, self._arriving(layer))
 
     def sweep(
         self, error: Tensor, visit: Visit, learns: Sequence[bool] | None = None, gradients: Gradients | None = None
