@@ -30,6 +30,10 @@ def parameters(model):
         ("lenet", CIFAR, 61_706 + 6 * 2 * 25),
         ("resnet20", CIFAR, 269_722),  # He et al. (2016), table 6: 0.27 M
         ("resnet56", CIFAR, 853_018),  # the same: 0.85 M
+        # Meir et al. (2023): M * 3 * 7 * (28 K) weights in the tree; MNIST: M * 3 * (48 K). Then biases.
+        ("tree3:6,16", CIFAR, 18 * 25 + 18 + 16 * 3 * 7 * 28 * 6 + 336 + 336 * 10 + 10),
+        ("tree3:15,80", CIFAR, 45 * 25 + 45 + 80 * 3 * 7 * 28 * 15 + 1680 + 1680 * 10 + 10),
+        ("tree3:6,16", MNIST, 6 * 25 + 6 + 16 * 3 * 48 * 6 + 48 + 48 * 10 + 10),
     ],
 )
 def test_the_size_is_the_published_one_and_the_answer_one_number_a_class(spec, shape, count):
@@ -46,7 +50,44 @@ def test_every_network_can_become_a_circuit_and_learn(spec, shape):
     assert all(parameter.grad is not None for parameter in circuit.model.parameters())
 
 
-@pytest.mark.parametrize("spec", ["mlp:20", "conv:4", "lenet", "resnet20"])
+@pytest.mark.parametrize("rule", ["backprop", "feedback_alignment"])
+@pytest.mark.parametrize("shape", [MNIST, CIFAR])
+def test_a_tree_learns_by_a_rule(shape, rule):
+    """One step on a batch lowers its loss, and backprop in a circuit is autograd's."""
+    model = make("tree3:3,4", shape)
+    circuit = Circuit(model, rule)
+    x, y = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
+    before = nn.functional.cross_entropy(circuit(x), y)
+    before.backward()
+    if rule == "backprop":
+        expected = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), list(model.parameters()))
+        for parameter, gradient in zip(model.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    assert nn.functional.cross_entropy(model(x), y) < before
+
+
+@pytest.mark.parametrize(("shape", "bands"), [(MNIST, 3), (CIFAR, 7)])
+def test_every_rate_and_weight_of_a_tree_has_one_way_on(shape, bands):
+    """A pooled rate reaches one unit of each branch, that of its colour and rows; a tree's weight reaches one unit."""
+    filters, branches = 2, 3
+    model = make(f"tree3:{filters},{branches}", shape)
+    side = (shape[1] - 4) // 2
+    pooled = torch.rand(1, shape[0] * filters, side, side, requires_grad=True)
+    tree = model.tree(model.cut(pooled)).flatten()
+    assert len(tree) == shape[0] * bands * branches
+    for unit in range(0, len(tree), 5):
+        weights, rates = torch.autograd.grad(tree[unit], [model.tree.weight, pooled], retain_graph=True)
+        assert weights.flatten(1).any(1).nonzero().tolist() == [[unit]]
+        colour, band = divmod(unit // branches, bands)
+        reached = torch.zeros_like(rates, dtype=torch.bool)
+        rows = side // bands
+        reached[0, colour * filters : (colour + 1) * filters, band * rows : (band + 1) * rows] = True
+        assert torch.equal(rates != 0, reached)
+        assert weights.flatten(1)[unit].sum().item() == pytest.approx(pooled[reached].sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["mlp:20", "conv:4", "lenet", "resnet20", "tree3:2,3"])
 def test_the_seed_decides_the_weights_and_nothing_else_is_touched(spec):
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -88,6 +129,9 @@ def test_resnet_passes_its_input_on_without_weights():
         ("conv:4,4,4,4", DIGITS, "needs 16x16 at least, not 8x8; take fewer layers"),
         ("lenet", (3, 64, 64), "at most 32x32, not 64x64"),
         ("resnet20", (1, 7, 7), "8x8 at least, not 7x7"),
+        ("tree3:6,16", DIGITS, "28x28 or 32x32.* not 8x8"),
+        ("tree3:6", MNIST, "filters for each colour and branches: tree3:6,16"),
+        ("tree3", MNIST, "widths are positive whole numbers"),
         ("mlp:", MNIST, "widths are positive whole numbers"),
         ("mlp:0", MNIST, "widths are positive whole numbers"),
         ("mlp", MNIST, "widths are positive whole numbers"),

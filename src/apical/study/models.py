@@ -6,10 +6,11 @@
 | `conv:32,64`        | images; 3x3 convolutions of these channels, each pooled 2x2; then one linear layer     |
 | `lenet`             | images up to 32x32; 5x5 convolutions of 6, 16, 120 channels, then 84 units             |
 | `resnet20`          | images from 8x8 on; a residual network, see `apical.study.resnet`; 32, 44, 56, 110 too |
+| `tree3:6,16`        | images 28x28 or 32x32; the tree of `apical.study.tree`, 6 filters a colour, 16 branches  |
 | `file.py:function`  | `function(input_shape=..., classes=...)` of your own, returning any `nn.Module`        |
 
 An activation may follow after another colon (`mlp:500,500:tanh`); without one it is ReLU. Weights and biases
-start as PyTorch initialises its layers (uniform within 1/sqrt(fan-in)), except in a residual network.
+start as PyTorch initialises its layers (uniform within 1/sqrt(fan-in)), except in a residual network and in a tree.
 """
 
 import math
@@ -27,6 +28,7 @@ from torch import nn
 from apical.errors import ConfigError
 from apical.study.resnet import DEPTHS, ResNet
 from apical.study.settings import unknown
+from apical.study.tree import BANDS, Tree3
 
 ACTIVATIONS = MappingProxyType(
     {
@@ -41,7 +43,7 @@ ACTIVATIONS = MappingProxyType(
     }
 )
 RESNETS = MappingProxyType({f"resnet{depth}": depth for depth in DEPTHS})
-FORMS = ("mlp:500,500", "conv:32,64", "lenet", *RESNETS, "file.py:function")
+FORMS = ("mlp:500,500", "conv:32,64", "lenet", *RESNETS, "tree3:6,16", "file.py:function")
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Spec:
 
     Attributes:
         text: the name as it was written.
-        kind: "mlp", "conv", "lenet", "resnet20" (or deeper) or "file".
-        widths: units or channels of the hidden layers.
+        kind: "mlp", "conv", "lenet", "resnet20" (or deeper), "tree3" or "file".
+        widths: units or channels of the hidden layers; of a tree, its filters for each colour and its branches.
         activation: the name of an activation.
         file: of a network of the user's own.
         function: its name in the file.
@@ -77,11 +79,13 @@ def parse(text: str) -> Spec:
             raise ConfigError(f"model {text!r}: after the colon comes the name of a function in {file}")
         return Spec(text, "file", file=Path(file), function=function)
     kind, *rest = text.split(":")
-    if kind not in {"mlp", "conv", "lenet", *RESNETS}:
+    if kind not in {"mlp", "conv", "lenet", "tree3", *RESNETS}:
         raise ConfigError(unknown("model", kind, FORMS))
     widths: tuple[int, ...] = ()
-    if kind in {"mlp", "conv"}:
+    if kind in {"mlp", "conv", "tree3"}:
         widths = _widths(text, rest.pop(0) if rest else "")
+    if kind == "tree3" and len(widths) != 2:
+        raise ConfigError(f"model {text!r}: a tree has two numbers, filters for each colour and branches: tree3:6,16")
     activation = rest.pop(0) if rest else "relu"
     if rest:
         raise ConfigError(f"model {text!r}: {':'.join(rest)!r} is left over; the form is NAME:WIDTHS:ACTIVATION")
@@ -125,6 +129,8 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
             return _conv(parsed, channels, height, width, classes)
         if parsed.kind == "lenet":
             return _lenet(parsed, channels, height, width, classes)
+        if parsed.kind == "tree3":
+            return _tree(parsed, channels, height, width, classes)
         if min(height, width) < 8:
             raise ConfigError(f"model {spec!r} halves an image twice and needs 8x8 at least, not {height}x{width}")
         return ResNet(RESNETS[parsed.kind], channels, classes, ACTIVATIONS[parsed.activation])
@@ -184,6 +190,15 @@ def _lenet(spec: Spec, channels: int, height: int, width: int, classes: int) -> 
         nn.Linear(120, 84),
         nn.Linear(84, classes),
     )
+
+
+def _tree(spec: Spec, channels: int, height: int, width: int, classes: int) -> nn.Module:
+    if height != width or height not in BANDS:
+        raise ConfigError(
+            f"model {spec.text!r} takes images of 28x28 or 32x32, whose feature maps its tree divides evenly, not "
+            f"{height}x{width}; take conv:32,64"
+        )
+    return Tree3(channels, height, classes, *spec.widths, ACTIVATIONS[spec.activation])
 
 
 def _own(spec: Spec, shape: tuple[int, ...], classes: int) -> nn.Module:
