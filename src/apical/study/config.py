@@ -13,8 +13,9 @@
     lr = 0.1
     momentum = 0.9
 
-A rule's options are the keyword arguments of its constructor, an optimizer's those of its `torch.optim` class;
-both are checked when the configuration is made, so that a typing error costs no training time.
+A rule's options are the keyword arguments of its constructor, an optimizer's those of its class in
+`torch.optim` (`adaptation`: `apical.optim.Adaptation`); both are checked when the configuration is made, so that a
+typing error costs no training time.
 """
 
 import inspect
@@ -29,6 +30,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from apical.errors import ApicalError, ConfigError
+from apical.optim import Adaptation
 from apical.study import settings
 from apical.study.settings import KeyPath, SettingError
 
@@ -38,6 +40,8 @@ OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = MappingProxyType(
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
         "rmsprop": torch.optim.RMSprop,
+        "rprop": torch.optim.Rprop,
+        "adaptation": Adaptation,
     }
 )
 # Chosen for backprop on standardised data; momentum is part of what "sgd" means in this field.
@@ -47,6 +51,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "adam": {"lr": 1e-3},
         "adamw": {"lr": 1e-3},
         "rmsprop": {"lr": 1e-3},
+        "rprop": {"lr": 1e-3},
+        "adaptation": {"lr": 0.1, "gain": 0.1, "slope": 10.0, "relaxation": 0.07},
     }
 )
 NAMED_TABLES = ("rule", "optimizer", "schedule")
@@ -131,9 +137,9 @@ class RuleConfig(NamedTable):
 
 
 class OptimizerConfig(NamedTable):
-    """A `torch.optim` class and its arguments. What is left out is filled in when training starts."""
+    """An optimizer and its arguments. What is left out is filled in when training starts."""
 
-    name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "rprop", "adaptation"] = "sgd"
     lr: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
 
@@ -150,6 +156,8 @@ class OptimizerConfig(NamedTable):
                 allowed = ["lr", "weight_decay", *defaults]
                 raise SettingError(settings.unknown(f"option of {self.name}", key, allowed), key=key)
             _check_like(key, value, defaults[key])
+        if self.weight_decay and not _decays(kind):
+            raise SettingError(f"{self.name} has no weight decay; take adamw or sgd for it, or 0", key="weight_decay")
         try:
             self.make([torch.zeros(1)])
         except (ValueError, TypeError, RuntimeError) as error:
@@ -163,6 +171,8 @@ class OptimizerConfig(NamedTable):
         for key, value in arguments.items():
             if isinstance(value, list):  # TOML has no tuples
                 arguments[key] = tuple(value)
+        if not _decays(OPTIMIZERS[self.name]):
+            arguments.pop("weight_decay", None)
         return OPTIMIZERS[self.name](parameters, **arguments)
 
 
@@ -379,6 +389,8 @@ def _check_like(key: str, value: Any, default: Any) -> None:
         fits, wanted = isinstance(value, bool), "true or false"
     elif isinstance(default, int | float):
         fits, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    elif isinstance(default, str):
+        fits, wanted = isinstance(value, str), f"a name, such as {default!r}"
     elif isinstance(default, tuple):
         fits = isinstance(value, list | tuple) and len(value) == len(default)
         wanted = f"{len(default)} numbers, such as {list(default)}"
@@ -386,6 +398,10 @@ def _check_like(key: str, value: Any, default: Any) -> None:
         return
     if not fits:
         raise SettingError(f"cannot be {value!r}; it takes {wanted}", key=key)
+
+
+def _decays(kind: type[torch.optim.Optimizer]) -> bool:
+    return "weight_decay" in inspect.signature(kind).parameters
 
 
 def _named_in(message: str, options: Mapping[str, Any]) -> str | None:

@@ -59,7 +59,8 @@ def resolve(config: Config, *, shared_rate: bool = False) -> Resolved:
         decay = recommended["weight_decay"]
         notes.append(f"uses a weight decay of {decay:g}, as the rule recommends")
     if decay is None:
-        decay = inspect.signature(OPTIMIZERS[config.optimizer.name]).parameters["weight_decay"].default
+        known = inspect.signature(OPTIMIZERS[config.optimizer.name]).parameters
+        decay = known["weight_decay"].default if "weight_decay" in known else 0.0
     values: dict[str, Any] = {"optimizer.lr": rate, "optimizer.weight_decay": float(decay)}
     for key, value in defaults.items():
         if key not in config.optimizer.options:
