@@ -198,7 +198,8 @@ def _tree(spec: Spec, channels: int, height: int, width: int, classes: int) -> n
             f"model {spec.text!r} takes images of 28x28 or 32x32, whose feature maps its tree divides evenly, not "
             f"{height}x{width}; take conv:32,64"
         )
-    return Tree3(channels, height, classes, *spec.widths, ACTIVATIONS[spec.activation])
+    filters, branches = spec.widths
+    return Tree3(channels, height, classes, filters, branches, ACTIVATIONS[spec.activation])
 
 
 def _own(spec: Spec, shape: tuple[int, ...], classes: int) -> nn.Module:

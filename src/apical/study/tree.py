@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 # For each side of an image, into how many bands of rows its pooled feature maps are cut.
@@ -21,8 +22,9 @@ class Bands(nn.Module):
         self.bands = bands
 
     def forward(self, maps: Tensor) -> Tensor:
-        by_row = maps.unflatten(1, (self.colours, -1)).unflatten(3, (self.bands, -1))
-        return by_row.transpose(2, 3).flatten(1).unflatten(1, (-1, 1, 1))
+        by_colour = torch.unflatten(maps, 1, (self.colours, -1))
+        by_band = torch.unflatten(by_colour, 3, (self.bands, -1)).transpose(2, 3)
+        return by_band.flatten(1)[:, :, None, None]
 
 
 class Tree3(nn.Module):
