@@ -24,13 +24,27 @@ if TYPE_CHECKING:
     from apical import neurons as neurons
     from apical import optim as optim
     from apical import papers as papers
+    from apical import reinforcement as reinforcement
     from apical import report as report
     from apical import rules as rules
     from apical import study as study
     from apical.circuit import Circuit as Circuit
     from apical.rules import *  # noqa: F403
 
-_PARTS = ("data", "errors", "layers", "losses", "measure", "neurons", "optim", "papers", "report", "rules", "study")
+_PARTS = (
+    "data",
+    "errors",
+    "layers",
+    "losses",
+    "measure",
+    "neurons",
+    "optim",
+    "papers",
+    "reinforcement",
+    "report",
+    "rules",
+    "study",
+)
 
 
 def __getattr__(name: str) -> Any:
