@@ -42,7 +42,7 @@ def test_the_document(config, tmp_path):
     assert [arm["title"] for arm in document["arms"]][1:] == ["Feedback alignment", "Sign symmetry (magnitude=fixed)"]
     arm = document["arms"][1]
     assert list(arm) == ["rule", "title", "summary", "paper", "settings", "notes", "runs", "cost"]
-    assert arm["settings"] == {"learning_rate": 0.05, "weight_decay": 0.0, "options": {}}
+    assert arm["settings"] == {"learning_rate": 0.05, "weight_decay": 0.0, "loss": None, "options": {}}
     assert document["arms"][2]["settings"]["options"] == {"magnitude": "fixed"}
     assert [run["seed"] for run in arm["runs"]] == [0, 1]
     run = arm["runs"][1]

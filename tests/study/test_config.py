@@ -301,7 +301,7 @@ class TestResolve:
     def test_a_given_rate_is_this_rules_or_shared_by_all(self, picky):
         given = picky.with_settings(["optimizer.lr=0.2"])
         assert resolve(given).config.optimizer.lr == 0.2
-        shared = resolve(given, shared_rate=True)
+        shared = resolve(given, shared=True)
         assert shared.config.optimizer.lr == pytest.approx(0.02)
         assert "0.1 times the shared learning rate (0.02 instead of 0.2)" in shared.notes[0]
 

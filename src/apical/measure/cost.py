@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from apical.circuit import Circuit
+from apical.losses import LOSSES
 from apical.rules import LearningRule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -72,7 +73,7 @@ def step_cost(
         rules: for each arm, what makes its rule.
         x: (batch, ...), one batch.
         y: its targets.
-        loss: of the answer and the targets.
+        loss: of the answer and the targets; a rule that needs one of its own (its `learns_from`) has that.
         optimizer: makes the optimizer of an arm's parameters.
         repeats: turns that count.
         warmup: turns before that.
@@ -84,8 +85,8 @@ def step_cost(
         the cost of every arm.
     """
 
-    def stepper(network: nn.Module, parameters: list[nn.Parameter]) -> Callable[[], None]:
-        descend = optimizer(parameters)
+    def stepper(network: nn.Module, loss: Loss) -> Callable[[], None]:
+        descend = optimizer(list(network.parameters()))
 
         def step() -> None:
             descend.zero_grad()
@@ -95,11 +96,11 @@ def step_cost(
         return step
 
     plain = copy.deepcopy(model)
-    arms = {"": stepper(plain, list(plain.parameters()))}
+    arms = {"": stepper(plain, loss)}
     for name, make in rules.items():
         circuit = Circuit(copy.deepcopy(model), make(), check_finite=check_finite)
         circuit(x)  # rules that need an answer's shapes make their feedback weights now
-        arms[name] = stepper(circuit, list(circuit.parameters()))
+        arms[name] = stepper(circuit, LOSSES.get(circuit.rule.learns_from, loss))
     times: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
     for turn in range(warmup + repeats):

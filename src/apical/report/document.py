@@ -63,6 +63,11 @@ class Arm:
     cost: Cost | None
 
     @property
+    def loss(self) -> str:
+        """The loss that it learned by, where that is not the one that all share: it then learned from a reward."""
+        return str(self.settings.get("loss") or "")
+
+    @property
     def finished(self) -> list[Run]:
         """The runs that count."""
         return [run for run in self.runs if not run.failed]

@@ -34,7 +34,7 @@ def headline(comparison: Comparison) -> str:
 
 def details(comparison: Comparison) -> list[str]:
     """Further sentences: the other end of the ranking, seeds, angles, cost, and what went wrong."""
-    makers = (_last, _seeds, _angles, _costs, _failures)
+    makers = (_rewarded, _last, _seeds, _angles, _costs, _failures)
     return [sentence for make in makers if (sentence := make(comparison))]
 
 
@@ -45,6 +45,17 @@ def points_beside_reference(comparison: Comparison, arm: Arm) -> str:
         return ""
     points = 100 * (arm.accuracy.mean - reference.accuracy.mean)
     return f"{points:+.{comparison.accuracy_decimals}f}".replace("-", "−")
+
+
+def _rewarded(comparison: Comparison) -> str:
+    """What a comparison of learning from rewards and learning from labels is not: one of like with like."""
+    names = [arm.label for arm in comparison.arms if arm.loss]
+    if not names:
+        return ""
+    *others, last = names
+    told = f"{', '.join(others)} and {last}" if others else last
+    others_saw = " The other rules saw the labels." if len(names) < len(comparison.arms) else ""
+    return f"{told} learned from a scalar reward: whether the one class that was tried was right.{others_saw}"
 
 
 def _ranked(comparison: Comparison) -> list[tuple[Arm, Spread]]:

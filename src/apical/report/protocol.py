@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from apical.report.document import Comparison
+
+LOSSES: Mapping[str, str] = MappingProxyType(
+    {
+        "cross_entropy": "cross-entropy",
+        "mse": "squared error",
+        "reward_prediction": "half the squared error of the reward that was predicted of the chosen class",
+        "agrel": "half the squared error of the reward that was expected of the drawn class",
+    }
+)
 
 
 def protocol(comparison: Comparison) -> list[tuple[str, str]]:
@@ -50,10 +62,14 @@ def _spread(comparison: Comparison) -> str:
 
 
 def _training(comparison: Comparison) -> str:
-    loss = {"cross_entropy": "cross-entropy", "mse": "squared error"}.get(str(comparison.config.get("loss")), "loss")
+    loss = LOSSES.get(str(comparison.config.get("loss")), "loss")
+    own = [f"of {arm.label}: {LOSSES.get(arm.loss, arm.loss)}" for arm in comparison.arms if arm.loss]
+    apart = (
+        f" A rule that learns from a reward has a loss of its own ({'; '.join(own)}), on another scale." if own else ""
+    )
     return (
         f"Mean {loss} over the {_examples(comparison, 'train')}training examples of an epoch, "
-        "each taken as it was learned, so while the weights still changed."
+        f"each taken as it was learned, so while the weights still changed.{apart}"
     )
 
 
@@ -85,10 +101,14 @@ def _angle(comparison: Comparison) -> str:
         return "Not measured in these runs."
     every = comparison.config.get("alignment")
     often = f" Measured every {every} epochs and at the end." if isinstance(every, int) and every > 1 else ""
+    rewarded = any(arm.loss for arm in comparison.arms)
+    own = (
+        " A rule that learns from a reward is held to its own loss's gradient, of the same choices." if rewarded else ""
+    )
     return (
         "Degrees between a rule's update of one layer's weights and that of the true gradient, for the same "
         "weights and a fixed draw of training examples. 0° is the gradient's own direction; "
-        f"two random directions are about 90° apart.{often}"
+        f"two random directions are about 90° apart.{own}{often}"
     )
 
 

@@ -141,7 +141,9 @@ class AGREL(AttentionGated):
         scale: as for BrainProp.
         seed: as for BrainProp.
 
-    Needs: answers (batch, actions), before the softmax. Raises: as BrainProp.
+    Needs: answers (batch, actions), before the softmax, and smaller steps than backpropagation: a rare reward comes
+    with a large f, and with steps that suit backpropagation networks are lost to one (a quarter is `recommended` here).
+    Raises: as BrainProp.
 
     Departs from the paper: any network and any activation function, where the paper has one hidden layer of sigmoids.
 
@@ -153,6 +155,7 @@ class AGREL(AttentionGated):
     summary = "A winner drawn from the softmax learns from a reward, the more the less it was expected."
     paper = "Roelfsema & van Ooyen 2005"
     learns_from = "agrel"
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.25})
     carries: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"neuromodulator": "f(delta), the expansive surprise at the winner's reward (at read-outs)"}
     )

@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from apical import rules as registry
 from apical.circuit import Circuit
 from apical.errors import CircuitError, ConfigError
+from apical.losses import LOSSES
 from apical.measure import StepCost, step_cost
 from apical.measure.cost import sgd
 from apical.rules import LearningRule
@@ -295,10 +296,11 @@ def _refusals(model: nn.Module, x: Tensor, makers: Mapping[str, MakeRule]) -> di
 
 def _stepper(network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
     optimizer = sgd(list(network.parameters()))
+    loss = LOSSES.get(network.rule.learns_from, F.cross_entropy) if isinstance(network, Circuit) else F.cross_entropy
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.autograd.backward(F.cross_entropy(network(x), y))
+        torch.autograd.backward(loss(network(x), y))
         optimizer.step()
 
     return step

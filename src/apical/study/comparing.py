@@ -66,7 +66,8 @@ def compare(
 
     Args:
         config: what all share. Its learning rate is backprop's; a rule that is known to want another gets its
-            recommended multiple, and its recommended weight decay unless one is given. Its own `rule` lends its
+            recommended multiple, and its recommended weight decay unless one is given. Its loss is that of all rules
+            but those that learn from a reward, which have their own. Its own `rule` lends its
             options to the rule of that name. Each run uses one thread.
         rules: names, or names with options such as `"sign_symmetry:magnitude=fixed"`; None: every registered one.
         seeds: the seeds, or how many, from `config.seed` on.
@@ -112,7 +113,7 @@ def compare(
             failures = _train(every, jobs, stop, progress)
             if stop.signal:
                 raise Interrupted(_how_to_go_on(every, folder), stop.signal)
-            arms = [_arm(rule, plan[rule.label], failures, folder) for rule in chosen]
+            arms = [_arm(rule, plan[rule.label], shared, failures, folder) for rule in chosen]
             if cost:
                 first = {rule.label: plan[rule.label][0] for rule in chosen}
                 arms = _with_costs(arms, first, shared, task, stop, progress)
@@ -147,7 +148,7 @@ def _shared(config: Config) -> Config:
 
 
 def _resolved(shared: Config, rule: RuleConfig, seed: int) -> Resolved:
-    return resolve(shared.with_values({"rule": rule.model_dump(), "seed": seed}), shared_rate=True)
+    return resolve(shared.with_values({"rule": rule.model_dump(), "seed": seed}), shared=True)
 
 
 def _folder_name(rule: RuleConfig) -> str:
@@ -239,7 +240,9 @@ def _how_to_go_on(jobs: Sequence[Job], folder: Path) -> str:
     )
 
 
-def _arm(rule: RuleConfig, jobs: Sequence[Job], failures: Mapping[Path, str | None], folder: Path) -> Arm:
+def _arm(
+    rule: RuleConfig, jobs: Sequence[Job], shared: Config, failures: Mapping[Path, str | None], folder: Path
+) -> Arm:
     kind = registry.get(rule.name)
     config = jobs[0].resolved.config
     options = ", ".join(f"{key}={value}" for key, value in rule.options.items())
@@ -251,6 +254,7 @@ def _arm(rule: RuleConfig, jobs: Sequence[Job], failures: Mapping[Path, str | No
         settings=Settings(
             learning_rate=config.optimizer.lr or 0.0,
             weight_decay=config.optimizer.weight_decay or 0.0,
+            loss=config.loss if config.loss != shared.loss else None,
             options=rule.options,
         ),
         notes=list(jobs[0].resolved.notes),

@@ -38,10 +38,11 @@ class TaskInfo(Part):
 
 
 class Settings(Part):
-    """What one rule was run with, where rules may differ."""
+    """What one rule was run with, where rules may differ; `loss` where it is not the one that all share."""
 
     learning_rate: float
     weight_decay: float
+    loss: str | None = None
     options: dict[str, Any]
 
 

@@ -216,7 +216,10 @@ class Config(Table):
         optimizer: the optimizer and its options; its learning rate suits backprop.
         schedule: the learning rate through training.
         checkpoints: how often the state of training is saved.
-        loss: `cross_entropy`, or `mse`: half the squared distance to the one-hot target, summed over classes.
+        loss: `cross_entropy`; `mse`: half the squared distance to the one-hot target, summed over classes; or one that
+            learns from the reward of a choice (1 if it is the label, else 0): `reward_prediction` or `agrel`. A rule
+            that needs one of these takes it where none is given.
+        exploration: the share of choices that `reward_prediction` draws while the network learns.
         epochs: passes over the training data.
         batch_size: examples a step; what is left of an epoch and fills none waits for the next order.
         seed: of the initial weights, the data's order, the validation split, dropout, and the rule's own draws.
@@ -237,7 +240,8 @@ class Config(Table):
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     checkpoints: CheckpointConfig = Field(default_factory=CheckpointConfig)
-    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    loss: Literal["cross_entropy", "mse", "reward_prediction", "agrel"] = "cross_entropy"
+    exploration: Annotated[float, Field(ge=0, le=1)] = 0.02
     epochs: Annotated[int, Field(ge=1)] = 20
     batch_size: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -10,7 +10,7 @@ from apical import data, measure, rules
 from apical.study import models
 from apical.study.comparison import Cost
 from apical.study.config import Config
-from apical.study.losses import LOSSES
+from apical.study.losses import teaching
 from apical.study.training import reproducible, stream
 
 TURNS = 40
@@ -43,7 +43,7 @@ def measure_costs(
             {label: partial(rules.make, arm.rule.name, **arm.rule.options) for label, arm in arms.items()},
             batch.x,
             batch.y,
-            loss=LOSSES[config.loss],
+            loss=teaching(config.loss, exploration=config.exploration, generator=torch.Generator()),
             optimizer=lambda parameters: optimizer.make(list[torch.Tensor](parameters)),
             repeats=TURNS,
             steps_per_turn=STEPS_PER_TURN,

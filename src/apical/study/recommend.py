@@ -1,7 +1,8 @@
 """From a configuration as it was given to the one that is run: every number there, and a note for each choice.
 
 What the user left open is chosen here: the optimizer's defaults, the learning rate and weight decay that the
-rule is known to want (its `recommends`), the rule's seed, the number of threads.
+rule is known to want (its `recommends`), the loss that it needs (its `learns_from`), the rule's seed, the number of
+threads.
 """
 
 import inspect
@@ -29,16 +30,18 @@ class Resolved:
     notes: tuple[str, ...]
 
 
-def resolve(config: Config, *, shared_rate: bool = False) -> Resolved:
+def resolve(config: Config, *, shared: bool = False) -> Resolved:
     """Fill in what `config` leaves open.
 
     A rule may recommend `learning_rate_factor`, times the rate that suits backprop, and `weight_decay`. A
     learning rate given for one run is taken as it is. In a comparison the rate is shared by all rules, and the
-    factor is applied to it (`shared_rate`). A weight decay that was given is always kept.
+    factor is applied to it (`shared`). A weight decay that was given is always kept. A rule that learns from a reward
+    takes the loss that gives it one, unless another is given for it alone.
 
     Args:
         config: as it was given.
-        shared_rate: whether `optimizer.lr` speaks of backprop rather than of this rule.
+        shared: whether `optimizer.lr` and `loss` speak of backprop, as those of a comparison do, rather than of this
+            rule.
     """
     rule = rules.make(config.rule.name, **config.rule.options)
     recommended = rule.recommends()
@@ -47,8 +50,8 @@ def resolve(config: Config, *, shared_rate: bool = False) -> Resolved:
     default_rate = defaults.pop("lr")
     rate = config.optimizer.lr or default_rate
     factor = recommended.get("learning_rate_factor", 1.0)
-    if factor != 1.0 and (shared_rate or config.optimizer.lr is None):
-        whose = "shared" if shared_rate else "default"
+    if factor != 1.0 and (shared or config.optimizer.lr is None):
+        whose = "shared" if shared else "default"
         notes.append(
             f"uses {factor:g} times the {whose} learning rate ({rate * factor:g} instead of {rate:g}), "
             "as the rule recommends"
@@ -65,6 +68,13 @@ def resolve(config: Config, *, shared_rate: bool = False) -> Resolved:
     for key, value in defaults.items():
         if key not in config.optimizer.options:
             values[f"optimizer.{key}"] = value
+    own = rule.learns_from
+    if own not in ("error", config.loss) and (shared or "loss" not in config.model_fields_set):
+        values["loss"] = own
+        notes.append(
+            f"learns from a scalar reward (its loss is {own}): it hears whether the one class that it tried was right, "
+            "and sees no label"
+        )
     if "seed" in rule.option_names() and "seed" not in config.rule.options:
         values["rule.seed"] = config.seed
     if not config.threads:

@@ -3,7 +3,7 @@
 `Training` knows no files and no clock. Its `state` holds all that the next step depends on, so that training
 which goes on from a restored state takes the same steps, bit for bit, as training that was never interrupted:
 weights and feedback weights, the rule's and the optimizer's state, the data's order and the place in it,
-PyTorch's own random state (dropout), and the sums of the epoch so far.
+PyTorch's own random state (dropout), the choices that a loss draws, and the sums of the epoch so far.
 """
 
 import copy
@@ -23,7 +23,7 @@ from apical.circuit import Circuit
 from apical.errors import CheckpointError, ConfigError, NonFiniteError
 from apical.study import models, schedules
 from apical.study.config import Config
-from apical.study.losses import LOSSES
+from apical.study.losses import LOSSES, Loss, teaching
 
 # Examples that a network answers at once when it is only measured; large enough to be quick, small enough for memory.
 MEASURED_AT_ONCE = 1000
@@ -92,7 +92,8 @@ class Training:
         # step as one over a whole batch, in a direction of its own.
         self.steps_per_epoch = max(1, len(self.train) // config.batch_size)
         self._seen = min(len(self.train), self.steps_per_epoch * config.batch_size)
-        self.loss_function = LOSSES[config.loss]
+        self._choices = torch.Generator().manual_seed(stream(config.seed, "choices"))
+        self._loss = teaching(config.loss, exploration=config.exploration, generator=self._choices)
         self.circuit = make_circuit(config, task.input_shape, task.classes)
         self.parameters = list(self.circuit.parameters())
         self.optimizer = config.optimizer.make(self.parameters)
@@ -133,7 +134,7 @@ class Training:
             drop_last=len(self.train) >= self.config.batch_size,
         )
         scheduled = not schedules.is_constant(self.config.schedule)
-        circuit, optimizer, loss_function, clip = self.circuit, self.optimizer, self.loss_function, self.config.clip
+        circuit, optimizer, loss_function, clip = self.circuit, self.optimizer, self._loss, self.config.clip
         circuit.train()
         for x, y in itertools.islice(batches, self.position, None):
             if scheduled:
@@ -202,7 +203,7 @@ class Training:
         Raises:
             NonFiniteError: the loss is NaN or infinite.
         """
-        loss, correct = answer_all(self.circuit, examples.to(self.config.device), self.loss_function)
+        loss, correct = answer_all(self.circuit, examples.to(self.config.device), LOSSES[self.config.loss])
         return loss, correct.sum().item() / len(examples)
 
     def angles(self) -> dict[str, float | None]:
@@ -210,16 +211,21 @@ class Training:
 
         None for a layer where either is zero.
         """
-        angles = measure.alignment(self.circuit.train(), self._probe.x, self._probe.y, self.loss_function)
+        angles = measure.alignment(self.circuit.train(), self._probe.x, self._probe.y, self._probing)
         return {layer: None if math.isnan(angle) else angle for layer, angle in angles.items()}
 
     def carried(self) -> dict[str, dict[str, float | None]]:
         """The mean of what the rule carries, for each layer, on the same part of the data."""
-        found = measure.carried(self.circuit.train(), self._probe.x, self._probe.y, self.loss_function)
+        found = measure.carried(self.circuit.train(), self._probe.x, self._probe.y, self._probing)
         return {
             layer: {name: mean if math.isfinite(mean) else None for name, mean in quantities.items()}
             for layer, quantities in found.items()
         }
+
+    def _probing(self, answer: Tensor, y: Tensor) -> Tensor:
+        """The loss as it teaches, with the same draws each time, so that two updates are of the same choices."""
+        generator = torch.Generator().manual_seed(stream(self.config.seed, "probed choices"))
+        return teaching(self.config.loss, exploration=self.config.exploration, generator=generator)(answer, y)
 
     @cached_property
     def _probe(self) -> data.Examples:
@@ -252,6 +258,7 @@ class Training:
             "circuit": self.circuit.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "order": self._epoch_order,
+            "choices": self._choices.get_state(),
             "random": torch.get_rng_state(),
             "gpu_random": gpu,
             "loss_sum": self._loss_sum,
@@ -274,6 +281,7 @@ class Training:
             raise CheckpointError(f"the checkpoint is of another network, rule or optimizer: {error}") from error
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
         self._epoch_order = state["order"]
+        self._choices.set_state(state["choices"])
         self._loss_sum.copy_(state["loss_sum"])
         self._correct.copy_(state["correct"])
         self.best_epoch, self._best_loss, self._best = state["best_epoch"], state["best_loss"], state["best"]
@@ -296,9 +304,7 @@ def make_circuit(config: Config, input_shape: Sequence[int], classes: int) -> Ci
     return circuit
 
 
-def answer_all(
-    circuit: Circuit, examples: data.Examples, loss_function: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[float, Tensor]:
+def answer_all(circuit: Circuit, examples: data.Examples, loss_function: Loss) -> tuple[float, Tensor]:
     """Mean loss, and which examples, (n,) bool, are answered correctly, by a circuit in `eval()`, on its device.
 
     Raises:
