@@ -214,3 +214,15 @@ def test_protocol_says_what_validation_was_for(document):
     assert "3 epochs without a lower validation loss" in dict(protocol(read(document)))["Validation accuracy"]
     document["task"]["validation"] = 0
     assert "No part" in dict(protocol(read(document)))["Validation accuracy"]
+
+
+def test_who_learned_from_a_reward_is_told_from_who_saw_labels(document):
+    assert not any("reward" in sentence for sentence in details(read(document)))
+    document["arms"][2]["settings"]["loss"] = "reward_prediction"
+    comparison = read(document)
+    label = comparison.arms[2].label
+    said = f"{label} learned from a scalar reward: whether the one class that was tried was right."
+    assert f"{said} The other rules saw the labels." in details(comparison)
+    numbers = dict(protocol(comparison))
+    assert f"of {label}: half the squared error of the reward" in numbers["Training loss"]
+    assert "its own loss's gradient" in numbers["Angle to the gradient"]

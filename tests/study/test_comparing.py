@@ -134,6 +134,14 @@ def test_a_run_that_fails_is_told_and_the_others_finish(config, tmp_path):
     assert fine.cost is not None
 
 
+def test_who_learns_from_a_reward_is_compared_and_says_so(config, tmp_path):
+    made = compare(config, ["backprop", "brainprop", "agrel"], 1, tmp_path, jobs=1)
+    assert [arm.settings.loss for arm in made.arms] == [None, "reward_prediction", "agrel"]
+    assert ["scalar reward" in " ".join(arm.notes) for arm in made.arms] == [False, True, True]
+    assert all(arm.cost is not None for arm in made.arms)
+    assert [run.status for arm in made.arms for run in arm.runs] == ["finished"] * 3
+
+
 def test_an_unforeseen_error_is_told_with_its_place(config, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError("by nothing")

@@ -305,6 +305,18 @@ class TestResolve:
         assert shared.config.optimizer.lr == pytest.approx(0.02)
         assert "0.1 times the shared learning rate (0.02 instead of 0.2)" in shared.notes[0]
 
+    def test_a_rule_that_learns_from_a_reward_has_the_loss_that_gives_it_one(self):
+        given = Config().with_settings(["rule=brainprop"])
+        resolved = resolve(given)
+        assert resolved.config.loss == "reward_prediction"
+        assert "scalar reward" in resolved.notes[0]
+        assert "sees no label" in resolved.notes[0]
+        assert resolve(given.with_settings(["loss=agrel"])).config.loss == "agrel"
+        shared = given.with_settings(["loss=mse"])
+        assert resolve(shared, shared=True).config.loss == "reward_prediction"
+        assert resolve(shared.with_settings(["rule=backprop"]), shared=True).config.loss == "mse"
+        assert resolve(given.with_settings(["loss=reward_prediction"]), shared=True).notes == ()
+
     def test_paths_are_found_again_from_elsewhere(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         config = resolve(Config().with_settings(["task=npz:data.npz", "model=net.py:make"])).config

@@ -209,6 +209,33 @@ def test_squared_error_trains(run, rule):
     assert run("loss=mse", f"rule={rule}", "epochs=20", "optimizer.lr=0.01").test_accuracy > 0.6
 
 
+@pytest.mark.parametrize("rule", ["backprop", "brainprop", "agrel"])
+def test_a_reward_trains_and_its_choices_are_of_the_seed(run, rule):
+    settings = [f"rule={rule}", "loss=reward_prediction" if rule == "backprop" else "epochs=15", "epochs=15"]
+    found = [run(*settings, f"seed={seed}", name=f"{number}") for number, seed in enumerate((0, 0, 1))]
+    assert all(result.test_accuracy > 0.5 for result in found)  # of four classes
+    assert found[0].test_loss == found[1].test_loss != found[2].test_loss
+
+
+def test_measuring_draws_no_choices_of_training(run, tmp_path):
+    plain = run("rule=brainprop", "exploration=0.5", name="plain")
+    measured = run("rule=brainprop", "exploration=0.5", "alignment=1", name="measured")
+    assert measured.test_loss == plain.test_loss
+    for record in RunFolder(tmp_path / "measured").epochs():
+        assert all(angle == pytest.approx(0, abs=1e-3) for angle in record["angles"].values())  # of the same choices
+
+
+def test_a_rewards_loss_is_measured_without_exploration(run, tmp_path):
+    result = run("rule=brainprop", "exploration=1.0", name="run")
+    task = doomed.blobs()
+    training = Training(RunFolder(tmp_path / "run").config(), task)
+    training.circuit.model.load_state_dict(torch.load(tmp_path / "run" / "model.pt", weights_only=True))
+    with torch.no_grad():
+        value, choice = training.circuit.eval()(task.test.x).max(1)
+    expected = 0.5 * ((choice == task.test.y).float() - value).square().mean()
+    assert result.test_loss == pytest.approx(expected.item(), rel=1e-5)
+
+
 class TestNotANumber:
     """Training that comes to NaN stops, and says where, when, and what to try."""
 
