@@ -213,7 +213,7 @@ class Augment(nn.Module):
                 no weight has changed by it.
         """
         seen = self._taken("observation", observation, (self.environments, self.observations))
-        if not math.isfinite(seen.sum().item()):
+        if not (math.isfinite(seen.sum().item()) or bool(seen.isfinite().all())):
             raise NonFiniteError(_lost("the observation", seen), layer="input")
         each = (self.environments,)
         rewards = torch.zeros_like(self._value) if reward is None else self._taken("reward", reward, each)
@@ -355,8 +355,9 @@ def _through(rates: Tensor, weights: Tensor) -> Tensor:
 
 
 def _lost(what: str, numbers: Tensor) -> str:
-    """Which environment lost a number."""
-    row = int((~numbers.isfinite()).reshape(len(numbers), -1).any(1).nonzero()[0])
+    """Which environment lost a number: the first whose largest is none."""
+    sizes = numbers.abs().nan_to_num(nan=math.inf, posinf=math.inf).reshape(len(numbers), -1).amax(1)
+    row = int(sizes.argmax())
     return f"Augment: {what} of environment {row} is not a finite number: {numbers[row].tolist()}."
 
 

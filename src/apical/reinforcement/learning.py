@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean, median
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,8 +88,9 @@ class Learned:
         return median(met) if met else None
 
     def mean_score(self, last: int = 100) -> float:
-        """Mean of the scores over the last trials of every network."""
-        return fmean(score for scores in self.scores for score in scores[-last:])
+        """Mean of the scores over the last trials of every network; NaN before the first trial."""
+        scores = [score for scores in self.scores for score in scores[-last:]]
+        return fmean(scores) if scores else float("nan")
 
 
 @dataclass
@@ -151,9 +155,9 @@ def learn(
     """Teach a network a task by reward, trial after trial.
 
     A network of a population stops learning when it has met the criterion; the run ends when all have, or have had
-    their trials. Ctrl-C ends it too, and what was learned stays in the network: save `network.state_dict()`, and call
-    `learn` again with another seed to go on. The same seeds, of the network and here, give the same run to the last
-    bit.
+    their trials. Ctrl-C ends it too, after the step that it is at, and what was learned stays in the network: save
+    `network.state_dict()`, and call `learn` again with another seed to go on. The same seeds, of the network and here,
+    give the same run to the last bit.
 
     Args:
         env: gymnasium's id, an environment, or a vector of as many as the network has (with "next step" autoreset,
@@ -207,7 +211,7 @@ def _run(
     courses = [_Course(until) for _ in range(network.networks)]
     result = Learned([each.returns for each in courses], [each.scores for each in courses], [])
     network.reset()
-    with _vector(env, network.environments) as vector:
+    with _vector(env, network.environments) as vector, _interrupts() as interrupt:
         _check_sizes(vector, network)
         encode, first = encoder(vector.single_observation_space), first_action(vector.single_action_space)
         report = _Report(progress, trials)
@@ -216,7 +220,7 @@ def _run(
         try:
             seen, _ = vector.reset(seed=seed)
             action = network.step(encode(seen), exploring=learning, learning=learning)
-            while bool(busy.any()):
+            while not interrupt.asked and bool(busy.any()):
                 seen, reward, terminated, truncated, info = vector.step(action.numpy() + first)
                 action = network.step(
                     encode(seen), reward, terminated, truncated, learning=learning and busy, exploring=learning
@@ -231,10 +235,9 @@ def _run(
                             busy[row if network.population else slice(None)] = False
                     earned[row] = 0.0
                 report.look(courses)
-        except KeyboardInterrupt:
-            result.interrupted = True
         finally:
             network.reset()
+        result.interrupted = interrupt.asked
     result.solved_at = [course.solved_at for course in courses]
     return result
 
@@ -300,6 +303,35 @@ def _check_sizes(vector: VectorEnv[Any, Any, Any], network: Augment) -> None:
             f"the network takes {network.observations} numbers and has {network.actions} actions; this environment "
             f"gives {needed[0]} and has {needed[1]}. `network_for(env)` makes a network that fits."
         )
+
+
+class _Interrupt:
+    """Whether Ctrl-C was pressed; a second time, it interrupts at once."""
+
+    asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def _interrupts() -> Iterator[_Interrupt]:
+    """Collect Ctrl-C, so that no change of weights is left half made.
+
+    Python delivers signals to its main thread alone, and where somebody handles Ctrl-C already, it is theirs.
+    """
+    interrupt = _Interrupt()
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupt
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Report:
