@@ -4,6 +4,13 @@ spikes = TwoCompartmentNeuron()(soma_current, dendrite_current).spikes      # a 
 events, bursts = events_and_bursts(spikes, step=0.1)                        # two messages in one train
 """
 
+from apical.neurons.asynchronous import (
+    AsynchronousNetwork,
+    DecisionCurve,
+    Responses,
+    decision_curve,
+    teacher_and_student,
+)
 from apical.neurons.bursting import TwoCompartmentNeuron
 from apical.neurons.interneurons import AdaptiveExponentialNeuron, AdaptiveExponentialState
 from apical.neurons.neuron import Run, SpikingNeuron
@@ -28,14 +35,17 @@ __all__ = [
     "BURST_THRESHOLD",
     "AdaptiveExponentialNeuron",
     "AdaptiveExponentialState",
+    "AsynchronousNetwork",
     "BurstDependentPlasticity",
     "ConductanceSynapses",
     "Conductances",
+    "DecisionCurve",
     "Dendrite",
     "EventsAndBursts",
     "Messages",
     "Projection",
     "PyramidalState",
+    "Responses",
     "Run",
     "ShortTermPlasticity",
     "ShortTermState",
@@ -45,10 +55,12 @@ __all__ = [
     "SynapseState",
     "TwoCompartmentNeuron",
     "burst_poisson",
+    "decision_curve",
     "events_and_bursts",
     "messages",
     "pad",
     "periodic_pairing",
+    "teacher_and_student",
     "to_raster",
     "to_times",
 ]
