@@ -62,9 +62,12 @@ def reward_prediction(
     Source: Pozzi, Bohte and Roelfsema, NeurIPS 2020.
     """
     check_choice("reward_prediction", "reduction", reduction, REDUCTIONS)
+    _check_reward("reward_prediction", target, reward, chosen=action is not None)
     if action is None:
-        _check_reward("reward_prediction", target, reward, chosen=False)
         action = choose(q, exploration=exploration, policy=policy, generator=generator)
+    else:
+        _check_values(q)
+        _check_actions("reward_prediction", "action", action, q)
     earned = _earned("reward_prediction", q, action, target, reward)
     value = _single(q).gather(1, action.unsqueeze(1)).squeeze(1)
     return _reduced(0.5 * (earned.to(value) - value).square(), reduction)
@@ -107,11 +110,14 @@ def agrel(
     """
     check_choice("agrel", "policy", policy, ("boltzmann", "greedy"))
     check_choice("agrel", "reduction", reduction, REDUCTIONS)
+    _check_reward("agrel", target, reward, chosen=action is not None)
     if action is None:
-        _check_reward("agrel", target, reward, chosen=False)
         action = choose(y, policy=policy, generator=generator)
+    else:
+        _check_values(y)
+        _check_actions("agrel", "action", action, y)
     earned = _earned("agrel", y, action, target, reward)
-    if _looks() and not ((earned == 0) | (earned == 1)).all():
+    if target is None and _looks() and not ((earned == 0) | (earned == 1)).all():
         raise DataError("agrel: a reward is neither 0 nor 1; for rewards of any size use reward_prediction.")
     drive = _single(y)
     chosen = action.unsqueeze(1)
@@ -161,17 +167,22 @@ def choose(
         raise ConfigError(f"exploration={exploration!r} must be a probability, from 0 to 1.")
     _check_values(q)
     q = _single(q.detach())
-    best = q.argmax(1)
-    if policy == "greedy" or (exploration == 0 and policy != "boltzmann"):
-        return best
     device = q.device if generator is None else generator.device
-    # The largest of the logarithms with Gumbel's noise is a draw from their softmax.
-    noise = torch.empty(q.shape, dtype=q.dtype, device=device).exponential_(generator=generator).log_().neg_()
-    drawn = (torch.where(q.isneginf(), q, 0.0) if policy == "epsilon_greedy" else q).add(noise.to(q.device)).argmax(1)
     if policy == "boltzmann":
-        return drawn
-    explores = torch.rand(len(q), generator=generator, device=device) < exploration
-    return torch.where(explores.to(q.device), drawn, best)
+        return _drawn(q, generator, device)
+    best = q.argmax(1)
+    if policy == "greedy" or exploration == 0:
+        return best
+    explores = (torch.rand(len(q), generator=generator, device=device) < exploration).to(q.device)
+    if policy == "epsilon_greedy":
+        q = torch.where(q.isneginf(), q, 0.0)
+    return torch.where(explores, _drawn(q, generator, device), best)
+
+
+def _drawn(q: Tensor, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """An action a row from softmax(q): the largest of the logarithms with Gumbel's noise added."""
+    noise = torch.empty(q.shape, dtype=q.dtype, device=device).exponential_(generator=generator).log_()
+    return torch.sub(q, noise.to(q.device)).argmax(1)
 
 
 def _looks() -> bool:
@@ -212,9 +223,6 @@ def _check_reward(loss: str, target: Tensor | None, reward: Reward | None, *, ch
 
 def _earned(loss: str, q: Tensor, action: Tensor, target: Tensor | None, reward: Reward | None) -> Tensor:
     """The reward of every sample's action."""
-    _check_values(q)
-    _check_actions(loss, "action", action, q)
-    _check_reward(loss, target, reward, chosen=True)
     if target is not None:
         _check_actions(loss, "target", target, q)
         return action == target
@@ -234,9 +242,12 @@ def _check_actions(loss: str, name: str, action: Tensor, q: Tensor) -> None:
             f"{loss}: {name} must be integers ({len(q)},), not {tuple(action.shape)} of {action.dtype}: the number of "
             "one action for every sample."
         )
-    if _looks() and ((action < 0) | (action >= q.shape[1])).any():
-        wrong = action[(action < 0) | (action >= q.shape[1])][0].item()
-        raise DataError(f"{loss}: {name} {wrong} does not exist: the actions are 0 to {q.shape[1] - 1}.")
+    if _looks() and len(action):
+        for extreme in action.aminmax():
+            if not 0 <= extreme.item() < q.shape[1]:
+                raise DataError(
+                    f"{loss}: {name} {extreme.item()} does not exist: the actions are 0 to {q.shape[1] - 1}."
+                )
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:
