@@ -62,6 +62,7 @@ class Mutation:
 
 CONTRACT, ORACLES, CLOSED = "test_contract.py", "test_oracles.py", "test_closed_forms.py"
 TRACING, AROUND, ALIGNED = "test_tracing.py", "test_surroundings.py", "test_alignment.py"
+ATTENTION = "test_attention.py"
 
 MUTATIONS = (
     Mutation(
@@ -343,6 +344,38 @@ MUTATIONS = (
         "",
         AROUND,
         "autocast and weight_mirror",
+    ),
+    Mutation(
+        "labels let in",
+        "rules/attention.py",
+        "        if units > 1:",
+        "        if units > 10:",
+        ATTENTION,
+        "tells_more",
+    ),
+    Mutation(
+        "a value of zero is no choice",
+        "losses.py",
+        "    value = _single(q).gather(1, action.unsqueeze(1)).squeeze(1)",
+        "    value = (_single(q) * torch.eye(q.shape[1], dtype=q.dtype)[action] * (q != 0)).sum(1)",
+        ATTENTION,
+        "zero",
+    ),
+    Mutation(
+        "a surprise that is not expansive",
+        "losses.py",
+        "    told = -expansive * drive",
+        "    told = -delta * drive",
+        ATTENTION,
+        "agrel",
+    ),
+    Mutation(
+        "feedback that does not learn",
+        "rules/attention.py",
+        'kind = KolenPollack if feedback == "kolen_pollack" else FeedbackAlignment',
+        "kind = FeedbackAlignment",
+        ATTENTION,
+        "learned_feedback",
     ),
 )
 

@@ -105,6 +105,12 @@ def test_a_rule_that_refuses_the_network_is_said_to(monkeypatch):
     assert rows["backprop"].time is not None
 
 
+def test_a_rule_that_learns_from_a_reward_is_measured_among_the_others():
+    _, rows = of_rules("mlp", 2, ["backprop", "brainprop", "agrel:feedback=kolen_pollack"])
+    assert all(row.time is not None for row in rows.values())
+    assert rows["brainprop"].products == rows["backprop"].products == 1.0
+
+
 def test_sign_symmetry_is_measured_with_every_magnitude():
     labels = benchmark.default_rules()
     assert {label.partition(":")[0] for label in labels} == set(rules.names())
