@@ -17,7 +17,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import VectorWrapper
 
 from apical.reinforcement import Solved, evaluate, learn, network_for
 
@@ -25,23 +25,26 @@ LIMITS = np.array([2.4, 2.5, 0.21, 2.5], dtype=np.float32)  # of position, speed
 GAIN = 5.0  # so that units with the paper's small weights tell places apart
 
 
-class Pole(gymnasium.Wrapper):
-    """CartPole as it is seen and rewarded here; `info["balanced"]` tells how many steps a trial lasted."""
+class Poles(VectorWrapper):
+    """Poles side by side as they are seen and rewarded here; `info["balanced"]` tells how many steps a trial lasted."""
 
-    def __init__(self) -> None:
-        super().__init__(gymnasium.make("CartPole-v1"))
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,))
-        self.steps = 0
+    def __init__(self, count: int) -> None:
+        super().__init__(gymnasium.make_vec("CartPole-v1", num_envs=count))
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,))
+        self.steps = np.zeros(count, dtype=int)
+        self.ended = np.zeros(count, dtype=bool)
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        self.steps = 0
+        self.steps[:], self.ended[:] = 0, False
         seen, info = self.env.reset(**options)
         return GAIN * seen / LIMITS, info
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        seen, _, fallen, cut, info = self.env.step(action)
-        self.steps += 1
-        return GAIN * seen / LIMITS, -float(fallen), fallen, cut, {**info, "balanced": self.steps}
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        seen, _, fallen, cut, info = self.env.step(actions)
+        self.steps = np.where(self.ended, 0, self.steps + 1)  # after its end, a trial's next step begins the next one
+        self.ended = fallen | cut
+        info = {**info, "balanced": self.steps, "_balanced": self.ended}
+        return GAIN * seen / LIMITS, -fallen.astype(float), fallen, cut, info
 
 
 def main() -> None:
@@ -53,7 +56,7 @@ def main() -> None:
     options.add_argument("--progress", action="store_true")
     chosen = options.parse_args()
     seed, trials = chosen.seed, chosen.trials
-    poles = SyncVectorEnv([Pole for _ in range(chosen.networks)])
+    poles = Poles(chosen.networks)
 
     # To explore at every step, with weights next to nothing, is a random policy: softmax of equal values.
     random = network_for(poles, population=True, exploration=1.0, spread=1e-9, learning_rate=1e-12, seed=seed)

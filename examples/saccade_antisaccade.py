@@ -1,4 +1,4 @@
-"""Can reward alone teach what to remember? The saccade/antisaccade task, learned by AuGMEnT.
+r"""Can reward alone teach what to remember? The saccade/antisaccade task, learned by AuGMEnT.
 
 A mark says whether to look to the cue or away from it, the cue is shown for one step, and only two steps later may the
 eyes move, before an empty screen. Several networks learn at once, with and without memory units. Writes
@@ -6,10 +6,11 @@ saccade_antisaccade.html, their learning curves.
 
 python examples/saccade_antisaccade.py
 
-takes some ten seconds, at learning rates above the paper's; as in the paper, and with a hundred networks, it takes
+takes some ten seconds, at learning rates above the paper's. As in the paper, and with a hundred networks, it takes some
 minutes:
 
-python examples/saccade_antisaccade.py --networks 100 --trials 25000 --learning-rate 0.15 --trace-decay 0.2
+python examples/saccade_antisaccade.py --networks 100 --trials 25000 --control-trials 25000 \
+    --learning-rate 0.15 --trace-decay 0.2
 """
 
 import argparse
@@ -38,7 +39,8 @@ def main() -> None:
     """Learn with and without memory, and say how many networks learned the task."""
     options = argparse.ArgumentParser(description="AuGMEnT learns the saccade/antisaccade task.")
     options.add_argument("--networks", type=int, default=8)
-    options.add_argument("--trials", type=int, default=1500, help="at most, for each network")
+    options.add_argument("--trials", type=int, default=1200, help="at most, for each network")
+    options.add_argument("--control-trials", type=int, default=300, help="for each network without memory")
     options.add_argument("--learning-rate", type=float, default=0.4)
     options.add_argument("--trace-decay", type=float, default=0.4)
     options.add_argument("--seed", type=int, default=0)
@@ -46,7 +48,7 @@ def main() -> None:
     chosen = options.parse_args()
 
     figure = graph_objects.Figure()
-    for memory, regular in ((4, 3), (0, 7)):
+    for memory, regular, trials in ((4, 3, chosen.trials), (0, 7, chosen.control_trials)):
         networks = network_for(
             TASK,
             environments=chosen.networks,
@@ -57,9 +59,7 @@ def main() -> None:
             trace_decay=chosen.trace_decay,
             seed=chosen.seed,
         )
-        learned = learn(
-            TASK, networks, trials=chosen.trials, seed=chosen.seed, until=CRITERION, progress=chosen.progress
-        )
+        learned = learn(TASK, networks, trials=trials, seed=chosen.seed, until=CRITERION, progress=chosen.progress)
         solved = [trial is not None for trial in learned.solved_at]
         tested = evaluate(TASK, networks, trials=40, seed=chosen.seed + 1, score="correct")
         perfect = sum(min(scores) == 1 for scores, met in zip(tested.scores, solved, strict=True) if met)
