@@ -8,6 +8,7 @@ feedback, and with feedback weights of its own, which learn.
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 from rich.console import Console
@@ -39,7 +40,7 @@ def main() -> None:
     Console().print(table)
 
 
-def learn(circuit: apical.Circuit, task: apical.data.Task, loss: object) -> list[float]:
+def learn(circuit: apical.Circuit, task: apical.data.Task, loss: Callable[..., torch.Tensor]) -> list[float]:
     """The test accuracy after each epoch."""
     torch.manual_seed(1)  # of the guesses
     optimizer = torch.optim.SGD(circuit.parameters(), lr=0.1, weight_decay=1e-4)

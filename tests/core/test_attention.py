@@ -242,6 +242,14 @@ def test_what_multiplies_a_loss_multiplies_the_update(kind):
     assert_same({name: gradient / 1024 for name, gradient in other.items()}, one)
 
 
+@both
+def test_alignment_is_of_the_same_choices(kind):
+    """Drawn from PyTorch's own generator, which both updates start alike."""
+    circuit, x, y = circuit_on("mlp", kind())
+    angles = apical.measure.alignment(circuit, x, y, losses.LOSSES[kind.learns_from])
+    assert set(angles.values()) == {0.0}
+
+
 def test_an_observer_hears_the_number():
     circuit, x, y = circuit_on("mlp", BrainProp())
     heard = {}
