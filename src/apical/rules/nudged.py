@@ -212,7 +212,7 @@ class Nudged:
 
     Attributes:
         signals: what arrived at each layer's rate, by the layer's index.
-        posts: u = (f - h) / beta at the soma: of the sign and, but for the batch's mean, the size of the gradient there.
+        posts: u = (f - h) / beta at the soma: of the sign and, but for the batch's mean, the size of the gradient.
         pres: the rates that the layers saw when they moved last.
         untouched: layers whose input never moved.
     """
@@ -309,7 +309,7 @@ class Nudged:
         if self.step != 1 and known is not None:
             signal = torch.lerp(known, signal, self.step)
         self.signals[index] = signal
-        if isinstance(self.beta, complex):
+        if signal.is_complex():
             state = rate - signal * self.beta
         elif self.neurons[index].rectify:
             assert before is not None
@@ -322,13 +322,13 @@ class Nudged:
         self._moved[value] = self._turn
 
     def _error(self, index: int) -> Tensor:
-        """u of a layer, where its neurons are not silent: what arrived, but no more than silences them."""
+        """What arrived at a layer, but no more than silences its neurons: u where they are not silent."""
         signal = self.signals[index]
         if not self.neurons[index].rectify:
             return signal
-        assert not isinstance(self.beta, complex)
         most = self._predicted[index][1] / self.beta
-        return torch.minimum(signal, most, out=most) if self.beta > 0 else torch.maximum(signal, most, out=most)
+        bound = torch.minimum if self.beta.real > 0 else torch.maximum
+        return bound(signal, most, out=most)
 
     def _predict(self, layer: Layer) -> None:
         """What the layers below make of a layer now, where they have moved since it was asked last."""

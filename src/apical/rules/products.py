@@ -18,7 +18,8 @@ from apical.layers.synapses import LinearSynapses
 
 _ONEDNN: Any = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
     else None
 )
 _WORTH_IT = 2**21  # multiplications; below, what a call costs is more than what it saves
