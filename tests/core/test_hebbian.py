@@ -20,7 +20,7 @@ from apical.wiring import Credit
 
 RULES: dict[str, tuple[Callable[[], Hebbian], reference.Unit]] = {
     "oja": (Oja, reference.oja),
-    "soft_hebb": (SoftHebb, reference.soft_hebb(1.0, True, 0.5)),
+    "soft_hebb": (SoftHebb, reference.soft_hebb(0.1, True, 0.5)),
     "soft_hebb, 2022": (
         lambda: SoftHebb(temperature=0.3, anti_hebbian=False, norm_power=0.0),
         reference.soft_hebb(0.3, False, 0.0),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -159,6 +161,7 @@ class Oja(Hebbian):
     title = "Oja's rule"
     summary = "Hebbian synapses that forget: each unit finds its input's first principal component."
     paper = "Oja 1982"
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.05})
 
     def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
         return drive, drive * drive
@@ -175,7 +178,8 @@ class SoftHebb(Hebbian):
     whatever neurons follow. Weights come to length 1, and there the factor |r - 1|^norm_power ends learning by itself.
 
     Args:
-        temperature: of the softmax. Small: the winner takes all; large: all units learn alike.
+        temperature: of the softmax, in units of the drive. Small: the winner takes all. Large: the losers' shares
+            outweigh the winner's, and all units flee from the inputs' mean.
         anti_hebbian: let losers unlearn. Without it, this is the rule of 2022.
         norm_power: of a unit's distance from length 1, which scales its learning rate; 0 for one rate for all.
         readout: whether the layers that the answer is read from learn by the delta rule instead.
@@ -208,7 +212,7 @@ class SoftHebb(Hebbian):
     def __init__(
         self,
         *,
-        temperature: float = 1.0,
+        temperature: float = 0.1,
         anti_hebbian: bool = True,
         norm_power: float = 0.5,
         readout: bool = True,
@@ -281,6 +285,7 @@ class ThreeFactor(Hebbian):
     paper = "Fremaux & Gerstner 2016"
     needs = "hidden layers (or readout=False); answers (batch, actions); a loss that says what one choice was worth"
     learns_from = "reward_prediction"
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.05})
 
     def third_factor(self, error: Tensor) -> Tensor | None:
         units = 0
