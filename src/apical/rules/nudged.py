@@ -237,6 +237,7 @@ class Nudged:
         self.weights = weights
         self.nudge = nudge
         self.beta = beta
+        self._whole = isinstance(beta, complex)  # the first signals are real all the same
         self.step = step
         self.clamped = clamped
         self.values = list(free.values)
@@ -309,7 +310,7 @@ class Nudged:
         if self.step != 1 and known is not None:
             signal = torch.lerp(known, signal, self.step)
         self.signals[index] = signal
-        if signal.is_complex():
+        if self._whole:
             state = rate - signal * self.beta
         elif self.neurons[index].rectify:
             assert before is not None
