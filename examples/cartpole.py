@@ -9,7 +9,7 @@ python examples/cartpole.py
 
 takes some ten seconds and gets a part of the way; the figures in the documentation take minutes:
 
-python examples/cartpole.py --networks 20 --trials 1000
+python examples/cartpole.py --networks 20 --trials 600
 """
 
 import argparse
@@ -52,6 +52,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description="AuGMEnT learns to balance a pole.")
     options.add_argument("--networks", type=int, default=4)
     options.add_argument("--trials", type=int, default=120, help="at most, for each network")
+    options.add_argument("--learning-rate", type=float, default=0.05)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--progress", action="store_true")
     chosen = options.parse_args()
@@ -68,7 +69,7 @@ def main() -> None:
         population=True,
         regular=50,
         memory=0,
-        learning_rate=0.05,
+        learning_rate=chosen.learning_rate,
         discount=0.98,
         trace_decay=0.8,
         seed=seed,

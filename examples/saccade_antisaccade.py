@@ -21,7 +21,7 @@ from plotly import graph_objects
 from apical.reinforcement import Learned, Solved, evaluate, learn, network_for
 
 TASK = "apical/SaccadeAntisaccade-v0"
-# The authors' program: of each of the four kinds of trial, more than 85 of the last 100 right.
+# About as in the authors' program, which asks for more than 85: of each kind of trial, 85 of the last 100 right.
 CRITERION = Solved(at_least=0.85, score="correct", window=100, by="kind")
 
 
