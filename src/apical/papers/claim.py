@@ -231,6 +231,35 @@ class Within(Expectation):
 
 
 @dataclass(frozen=True)
+class Behind(Expectation):
+    """The mean accuracy is far below that of another claim: this is how not to do it.
+
+    Attributes:
+        points: by how many percentage points at least.
+        reference: the name of the other claim.
+        whose: what it is called in a sentence.
+    """
+
+    points: float
+    reference: str
+    whose: str
+
+    @property
+    def text(self) -> str:
+        return f"at least {self.points:.2f} points below {self.whose}"
+
+    @property
+    def compared_with(self) -> str | None:
+        return self.reference
+
+    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+        if reference is None:
+            return False, f"{self.whose} is not measured yet"
+        behind = 100 * (reference.mean - measured.mean)
+        return behind >= self.points, f"{abs(behind):.2f} points {'below' if behind >= 0 else 'above'} {self.whose}"
+
+
+@dataclass(frozen=True)
 class Claim:
     """One figure of a paper, or one level to be reached.
 

@@ -47,6 +47,40 @@ def relu_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     return _glorot(model)
 
 
+def kerjan_vgg5(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Kerjan et al.'s VGG5 at an eighth of its width: five convolutions, all but the first with pooling."""
+    return _vgg(input_shape, classes, (16, 32, 64, 64, 64), pools=(False, True, True, True, True), activation=nn.ReLU)
+
+
+def pinchetti_vgg5(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Pinchetti et al.'s VGG5 at an eighth of its width: four convolutions with GELU and pooling."""
+    return _vgg(input_shape, classes, (16, 32, 64, 64), pools=(True, True, True, True), activation=nn.GELU)
+
+
+def laborieux_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Laborieux et al.'s network for CIFAR-10 at an eighth of its width: four convolutions with pooling.
+
+    Its activation is the one of a network that answers forward; equilibrium propagation brings its own.
+    """
+    return _vgg(input_shape, classes, (16, 32, 64, 64), pools=(True, True, True, True), activation=nn.ReLU)
+
+
+def _vgg(
+    input_shape: Sequence[int],
+    classes: int,
+    channels: Sequence[int],
+    *,
+    pools: Sequence[bool],
+    activation: type[nn.Module],
+) -> nn.Module:
+    layers: list[nn.Module] = []
+    for (below, above), pool in zip(pairwise((input_shape[0], *channels)), pools, strict=True):
+        layers += [nn.Conv2d(below, above, 3, padding=1), activation(), *([nn.MaxPool2d(2)] if pool else [])]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(classes))
+    model(torch.zeros(1, *input_shape))  # tells the lazy layer its inputs
+    return model
+
+
 def _sigmoid(*widths: int) -> nn.Module:
     layers = [part for shape in pairwise(widths) for part in (nn.Linear(*shape), nn.Sigmoid())]
     return _glorot(nn.Sequential(nn.Flatten(), *layers))
