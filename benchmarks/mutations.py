@@ -63,6 +63,7 @@ class Mutation:
 CONTRACT, ORACLES, CLOSED = "test_contract.py", "test_oracles.py", "test_closed_forms.py"
 TRACING, AROUND, ALIGNED = "test_tracing.py", "test_surroundings.py", "test_alignment.py"
 ATTENTION = "test_attention.py"
+PREDICTIVE, EQUILIBRIUM, BURSTS = "test_predictive_coding.py", "test_equilibrium.py", "test_bursts.py"
 
 MUTATIONS = (
     Mutation(
@@ -376,6 +377,70 @@ MUTATIONS = (
         "kind = FeedbackAlignment",
         ATTENTION,
         "learned_feedback",
+    ),
+    Mutation(
+        "prediction errors move at once and not by the rate",
+        "rules/inference.py",
+        "torch.sub(states.drives[index], signal, alpha=self.rate)",
+        "torch.sub(states.drives[index], signal)",
+        PREDICTIVE,
+        "papers_equations",
+    ),
+    Mutation(
+        "optimised errors stay where they are",
+        "rules/inference.py",
+        "        return signal\n\n    def _move_alone",
+        "        return states.posts.get(index, signal)\n\n    def _move_alone",
+        PREDICTIVE,
+        "error_optimised",
+    ),
+    Mutation(
+        "the wave gives each level the share of the one above",
+        "rules/wavefront.py",
+        "parts[level] / parts[level - 1] if",
+        "parts[level - 1] / parts[level - 1] if",
+        PREDICTIVE,
+        "papers_equations",
+    ),
+    Mutation(
+        "the nudging strength stays in what the weights learn",
+        "rules/predictive_coding.py",
+        "        unit = 1 / (samples * self.nudging)\n",
+        "        unit = 1 / samples\n",
+        PREDICTIVE,
+        "weak_nudge",
+    ),
+    Mutation(
+        "a told loss is forgotten while the output moves",
+        "rules/nudging.py",
+        "            return self._rest + self._softmax(y)\n",
+        "            return self.error\n",
+        EQUILIBRIUM,
+        "knows_the_loss",
+    ),
+    Mutation(
+        "a nudged ReLU lets every signal pass",
+        "rules/nudged.py",
+        "        return bound(signal, most, out=most)\n",
+        "        return signal\n",
+        EQUILIBRIUM,
+        "papers_does",
+    ),
+    Mutation(
+        "both nudges of a pair have one sign",
+        "rules/equilibrium.py",
+        ".get(self.nudging, [beta, -beta])",
+        ".get(self.nudging, [beta, beta])",
+        EQUILIBRIUM,
+        "falls_with_the_nudges_order",
+    ),
+    Mutation(
+        "Hopfield synapses carry nothing down",
+        "rules/hopfield.py",
+        "        return up.add_(down) if once else up + down\n",
+        "        return up if once else up.clone()\n",
+        EQUILIBRIUM,
+        "through_time",
     ),
 )
 

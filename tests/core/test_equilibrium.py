@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import math
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from circuits import NETWORKS, gradients, learn, plain
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import apical
 from apical.errors import CircuitError, ConfigError, NonFiniteError
+from apical.rules import products
 from apical.rules.nudging import Nudge, UnsettledWarning
 
 Named = dict[str, Tensor]
@@ -422,6 +426,46 @@ def test_kolen_pollack_feedback_takes_the_forward_increments(network):
     assert distance(other, plain(found)) > 0.05
 
 
+class Held(TorchDispatchMode):
+    """The most bytes that tensors made under it hold at any product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[weakref.ref[Tensor]] = []
+        self.products = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.made += [weakref.ref(thing) for thing in (found,) if isinstance(thing, Tensor)]
+        if "mm" in func.__name__:
+            self.made = [ref for ref in self.made if ref() is not None]
+            storages = [thing.untyped_storage() for ref in self.made if (thing := ref()) is not None]
+            self.products += 1
+            # Views share a storage, and count once.
+            self.most = max(self.most, sum({one.data_ptr(): one.nbytes() for one in storages}.values()))
+        return found
+
+
+@pytest.mark.parametrize("network", ["feedforward", "hopfield"])
+def test_memory_does_not_grow_with_the_steps(network):
+    found = []
+    for steps in (10, 40):
+        options = {"sweeps": steps} if network == "feedforward" else {"free_steps": steps, "nudged_steps": steps}
+        circuit = apical.Circuit(mlp(), apical.EquilibriumPropagation(network=network, **options))
+        learn(circuit, *batch())
+        gc.collect()
+        gc.disable()  # a cycle would keep its tensors only until it is collected
+        try:
+            with Held() as held:
+                learn(circuit, *batch())
+        finally:
+            gc.enable()
+        found.append(held)
+    few, many = found
+    assert many.products > 3 * few.products
+    assert many.most == few.most > 0
+
+
 # What it says
 
 
@@ -551,3 +595,23 @@ def test_a_nudge_knows_the_loss_without_its_target(name, loss, shape, reduction)
         torch.testing.assert_close(ours, samples * derivative(y), rtol=1e-12, atol=1e-14)
     constant = Nudge(None, free, derivative(free), samples, reduction)
     assert torch.equal(constant(other), samples * derivative(free))
+
+
+def test_products_by_onednn_are_the_same_products(monkeypatch):
+    """Where the processor has AVX-512; elsewhere both ways are one."""
+    torch.manual_seed(0)
+    layer = nn.Linear(256, 160)
+    wiring = apical.Circuit(nn.Sequential(layer, nn.Tanh(), nn.Linear(160, 3)), apical.Backprop()).wiring
+    pre, post = torch.randn(64, 256), torch.randn(64, 160)
+    own = wiring.layers[0]
+    with torch.no_grad():
+        if torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available():
+            assert products.by_onednn(own, pre, layer.weight)
+        found = products.drive(own, pre), products.carry(own, post, layer.weight, pre)
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+        assert not products.by_onednn(own, pre, layer.weight)
+        torch.testing.assert_close(found, (products.drive(own, pre), products.carry(own, post, layer.weight, pre)))
+        monkeypatch.undo()
+    torch.testing.assert_close(found[0], layer(pre))
+    torch.testing.assert_close(found[1], post @ layer.weight)
+    assert not products.by_onednn(own, pre, layer.weight), "the operator has no derivative"

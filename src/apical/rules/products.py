@@ -3,7 +3,7 @@
 Weights are real, and take the real and the imaginary part of a state alike. Products of single precision on processors
 with AVX-512 are made by oneDNN, which PyTorch brings along and uses for convolutions anyway: its matrix products are
 MKL's, and MKL does not use AVX-512 on processors that are not Intel's, which doubles the time. The results differ by
-rounding. `torch.backends.mkldnn.flags(enabled=False)` turns it off.
+rounding. `torch.backends.mkldnn.enabled = False` turns it off.
 """
 
 from __future__ import annotations
