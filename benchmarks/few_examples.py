@@ -32,6 +32,9 @@ from apical.study.few_examples import METHODS, Protocol
 RESULTS = Path(__file__).parent / "results" / "few_examples.json"
 POLL = 0.5  # seconds between looks at the steps that were taken
 WIDTHS = (100, 30)
+# Compared with each other below each table, beside the comparison of all with gradient descent.
+VARIANTS = ("adaptation:base", "adaptation:abs")
+RIVALS = ("adam", "rmsprop")
 
 Cell = dict[str, Any]
 Setting = tuple[str, int, str]  # inputs, hidden units, method
@@ -122,18 +125,28 @@ def tables(cells: Sequence[Cell], protocol: Protocol) -> str:
         parts.append("|---" * (1 + len(protocol.counts)) + "|")
         for name, row in rows.items():
             parts.append(f"| {name} | " + " | ".join(entries(name, row, rows, protocol)) + " |")
+        for name in VARIANTS:
+            for other in RIVALS:
+                if name in rows and other in rows:
+                    gains = (gained(rows[name], rows[other], count) for count in protocol.counts)
+                    parts.append(f"| {name} over {other} | " + " | ".join(gains) + " |")
     return "\n".join(parts) + "\n"
 
 
 def entries(name: str, row: Cell, rows: dict[str, Cell], protocol: Protocol) -> Iterator[str]:
     """A method's entries in a table."""
-    for count in map(str, protocol.counts):
-        accuracies = row["outcomes"][count]["accuracies"]
+    for count in protocol.counts:
+        accuracies = row["outcomes"][str(count)]["accuracies"]
         entry = f"{100 * statistics.fmean(accuracies):.1f} ({100 * statistics.stdev(accuracies):.1f})"
         if name != "sgd" and "sgd" in rows:
-            mean, error = few_examples.gain(accuracies, rows["sgd"]["outcomes"][count]["accuracies"])
-            entry += f" {100 * mean:+.1f} ± {100 * error:.1f}"
+            entry += f" {gained(row, rows['sgd'], count)}"
         yield entry
+
+
+def gained(row: Cell, other: Cell, count: int) -> str:
+    """The paired gain of one method over another, with its standard error, in points."""
+    mean, error = few_examples.gain(*(each["outcomes"][str(count)]["accuracies"] for each in (row, other)))
+    return f"{100 * mean:+.1f} ± {100 * error:.1f}"
 
 
 def by_setting(cells: Sequence[Cell]) -> Iterator[tuple[tuple[str, int], dict[str, Cell]]]:
