@@ -43,7 +43,9 @@ class Augment(nn.Module):
 
     Paper: Rombouts, Bohte and Roelfsema (2015), "How attention can create synaptic tags for the learning of working
     memories in sequential tasks", PLoS Computational Biology 11: e1004060. The equations as they stand here, both
-    biases and the defaults were checked against the program that the authors published with it (JRombouts/augment).
+    biases and the defaults are those of the program that the authors published with it (JRombouts/augment), whose
+    feedback weights are the forward ones; that random ones work too is from its read-me. The paper's own numbering of
+    equations was not at hand.
 
     Departs from the paper: equal action values go to the first of them (the authors draw one; the case needs two
     values equal to the last bit), and several environments can teach at once, which is this library's.
@@ -66,8 +68,9 @@ class Augment(nn.Module):
         spread: weights begin uniform between -spread and spread.
         feedback: "equal": feedback weights begin as the forward weights, and stay equal to the last bit since both
             learn by one rule. "random": they begin on their own.
-        feedback_decay: share of the output and feedback weights that is lost with each change. Of two that learn
-            alike, only the difference with which they began fades with it (Kolen and Pollack 1994).
+        feedback_decay: share of the output and feedback weights that is lost at each step that learns. Both make the
+            same changes, so what they do not share fades, and random feedback weights become the forward ones (Kolen
+            and Pollack 1994).
         seed: of the weights and of exploration.
         dtype: torch's default where None.
 
