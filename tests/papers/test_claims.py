@@ -6,7 +6,7 @@ import math
 import pytest
 
 from apical import papers
-from apical.papers import AtLeast, Claim, ErrorRate, Measurement, Paper, Protocol, Within
+from apical.papers import AtLeast, Behind, Claim, ErrorRate, Measurement, Paper, Protocol, Slower, Within
 
 PAPER = Paper("p", "On Claims", "Somebody", 2020, "https://example.org")
 PROTOCOL = Protocol("p-table", PAPER, "table 1", "as they say", (), ("task=digits",), epochs=100, seeds=3)
@@ -68,6 +68,38 @@ def test_nearness_is_to_the_other_claim(accuracy, outcome):
     near = claim(Within(0.3, reference="p-table-bp", whose="backprop"))
     assert near.verdict(measured(accuracy, accuracy, accuracy), measured(0.98, 0.98, 0.98)).outcome == outcome
     assert near.verdict(measured(accuracy), None).why.startswith("backprop is not measured yet")
+
+
+@pytest.mark.parametrize(("accuracy", "outcome"), [(0.10, "reproduced"), (0.36, "not reproduced")])
+def test_what_fails_is_far_behind_the_other_claim(accuracy, outcome):
+    verdict = claim(Behind(20.0, "p-table-good", "the good way")).verdict(measured(accuracy), measured(0.55))
+    assert verdict.outcome == outcome
+    assert f"{100 * (0.55 - accuracy):.2f} points below the good way" in verdict.why
+
+
+def course(*courses):
+    return dataclasses.replace(measured(*(one[-1] for one in courses)), courses=courses)
+
+
+@pytest.mark.parametrize(
+    ("courses", "outcome", "why"),
+    [
+        # The other claim takes 2 epochs to 97 %; means are over the seeds.
+        (((0.9, 0.96, 0.97, 0.98), (0.9, 0.96, 0.98, 0.99)), "reproduced", "3 epochs, 1.5 times the 2 of backprop"),
+        (((0.9, 0.97), (0.9, 0.97)), "reproduced", "2 epochs, 1 times the 2 of backprop"),
+        (((0.98, 0.97), (0.98, 0.97)), "not reproduced", "1 epochs, 0.5 times"),
+        (((0.9, 0.96, 0.97), (0.9, 0.96, 0.96)), "not reproduced", "it does not get there with every seed"),
+    ],
+)
+def test_slower_counts_epochs_until_a_level_is_first_reached(courses, outcome, why):
+    reference = course((0.9, 0.971, 0.96), (0.96, 0.97, 0.98))
+    verdict = claim(Slower(97.0, 1.0, 3.5, "p-table-bp", "backprop")).verdict(course(*courses), reference)
+    assert verdict.outcome == outcome
+    assert why in verdict.why
+
+
+def test_no_course_reaches_no_level():
+    assert measured(0.98).epochs_to(0.9) is None
 
 
 def test_what_was_not_measured_has_a_verdict_too():

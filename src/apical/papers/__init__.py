@@ -10,7 +10,19 @@ A claim is data. To add a paper, write its claims into a file of its own here an
 
 from typing import TYPE_CHECKING, Any
 
-from apical.papers.claim import AtLeast, Claim, ErrorRate, Expectation, Measurement, Paper, Protocol, Verdict, Within
+from apical.papers.claim import (
+    AtLeast,
+    Behind,
+    Claim,
+    ErrorRate,
+    Expectation,
+    Measurement,
+    Paper,
+    Protocol,
+    Slower,
+    Verdict,
+    Within,
+)
 from apical.papers.ledger import CLAIMS, measurements, record, select, verdicts
 
 if TYPE_CHECKING:
@@ -19,12 +31,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CLAIMS",
     "AtLeast",
+    "Behind",
     "Claim",
     "ErrorRate",
     "Expectation",
     "Measurement",
     "Paper",
     "Protocol",
+    "Slower",
     "Verdict",
     "Within",
     "measure",

@@ -87,6 +87,7 @@ class Measurement:
         command: that measures it again.
         environment: versions and processor.
         recipe: what it was measured with, as `Claim.recipe` was then; empty where nobody wrote it down.
+        courses: accuracy on the validation part after every epoch, of each seed; empty where there is no such part.
     """
 
     accuracies: tuple[float, ...]
@@ -97,6 +98,7 @@ class Measurement:
     command: str
     environment: Mapping[str, Any] = field(default_factory=dict)
     recipe: tuple[str, ...] = ()
+    courses: tuple[tuple[float, ...], ...] = ()
 
     @property
     def mean(self) -> float:
@@ -107,6 +109,12 @@ class Measurement:
     def deviation(self) -> float:
         """Sample standard deviation over the seeds; 0 for one."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+    def epochs_to(self, accuracy: float) -> float | None:
+        """Epochs until the validation part was first answered so well, mean over seeds; None where one never did."""
+        firsts = [next((n for n, value in enumerate(course, 1) if value >= accuracy), None) for course in self.courses]
+        reached = [first for first in firsts if first is not None]
+        return statistics.fmean(reached) if firsts and len(reached) == len(firsts) else None
 
 
 @dataclass(frozen=True)
@@ -260,6 +268,43 @@ class Behind(Expectation):
 
 
 @dataclass(frozen=True)
+class Slower(Expectation):
+    """A level of validation accuracy is reached after so many times the epochs that another claim takes.
+
+    Attributes:
+        percent: the level.
+        least: the smallest ratio.
+        most: the largest.
+        reference: the name of the other claim.
+        whose: what it is called in a sentence.
+    """
+
+    percent: float
+    least: float
+    most: float
+    reference: str
+    whose: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.percent:g} % after {self.least:g} to {self.most:g} times the epochs of {self.whose}"
+
+    @property
+    def compared_with(self) -> str | None:
+        return self.reference
+
+    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+        if reference is None:
+            return False, f"{self.whose} is not measured yet"
+        own, others = (of.epochs_to(self.percent / 100) for of in (measured, reference))
+        if own is None or others is None:
+            return False, f"{self.whose if others is None else 'it'} does not get there with every seed"
+        return self.least <= own / others <= self.most, (
+            f"{own:g} epochs, {own / others:.2g} times the {others:g} of {self.whose}"
+        )
+
+
+@dataclass(frozen=True)
 class Claim:
     """One figure of a paper, or one level to be reached.
 
@@ -292,6 +337,11 @@ class Claim:
     def recipe(self) -> tuple[str, ...]:
         """All settings of its runs but the seed, as KEY=VALUE."""
         return (f"rule={self.rule}", *self.protocol.settings, *self.settings)
+
+    @property
+    def watched(self) -> bool:
+        """Whether its runs hold a validation part out."""
+        return not any(setting in ("validation=0", "validation=0.0") for setting in self.recipe)
 
     def scaled_down(self, measured: Measurement) -> str:
         """In which way a measurement is smaller than the protocol; empty when it is not."""

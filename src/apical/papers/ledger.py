@@ -55,7 +55,8 @@ def measurements() -> dict[str, Measurement]:
 
 def _read(entry: Mapping[str, Any]) -> Measurement:
     tuples = {key: tuple(entry[key]) for key in ("accuracies", "seeds", "recipe") if key in entry}
-    return Measurement(**{**entry, **tuples})
+    courses = tuple(tuple(course) for course in entry.get("courses", ()))
+    return Measurement(**{**entry, **tuples, "courses": courses})
 
 
 def verdicts(

@@ -143,4 +143,9 @@ def _measurement(claim: Claim, jobs: Sequence[Job], epochs: int | None, seeds: i
         command=claim.command + scale,
         environment={key: environment[key] for key in KEPT},
         recipe=claim.recipe,
+        courses=tuple(_course(run) for run in runs) if claim.watched else (),
     )
+
+
+def _course(run: RunFolder) -> tuple[float, ...]:
+    return tuple(float(epoch["validation_accuracy"]) for epoch in run.epochs())
