@@ -233,3 +233,14 @@ def test_exploration_draws_from_softmax_and_else_takes_the_best():
     assert expected.min() > 0.02
     network.reset()
     assert (network.step(np.ones((40000, 2)), exploring=False) == values.argmax()).all()
+
+
+def test_only_those_change_that_are_to_learn():
+    network = Augment(4, 3, environments=3, population=True, feedback_decay=0.01)
+    before = [weights.clone() for weights in network.parameters()]
+    taught = torch.tensor([True, False, True])
+    for x in observations(4, 4, environments=3):
+        network.step(x, np.ones(3), learning=taught)
+    for old, new in zip(before, network.parameters(), strict=True):
+        changed = (old != new).flatten(1).any(1)
+        assert changed.tolist() == taught.tolist()

@@ -242,9 +242,9 @@ class Augment(nn.Module):
         self.action_values.copy_(values)
         self.reward_prediction_error.copy_(error)
         if isinstance(learning, Tensor):
-            self._learn(error * learning)
+            self._learn(error, learning.to(error))
         elif learning:
-            self._learn(error)
+            self._learn(error, torch.ones_like(error))
 
         self._memory.copy_(drive[:, self.regular :])
         self._trace.add_(transient)
@@ -275,11 +275,12 @@ class Augment(nn.Module):
         drawn = (shares <= draw[:, None] / self.exploration).sum(1).clamp_max_(self.actions - 1)
         return torch.where(explores, drawn, best)
 
-    def _learn(self, error: Tensor) -> None:
-        """Every weight changes by learning_rate * error * tag; forward and feedback weights of the output alike."""
-        rate = (self.learning_rate * error)[:, None, None]
+    def _learn(self, error: Tensor, taught: Tensor) -> None:
+        """Every weight changes by learning_rate * error * tag where it is taught; W and W' alike."""
+        rate = (self.learning_rate * error * taught)[:, None, None]
         if self.feedback_decay:
-            kept = 1 - self.feedback_decay
+            kept = (1 - self.feedback_decay * taught)[:, None, None]
+            kept = kept if self.networks == self.environments else kept.mean(0, keepdim=True)
             self.output_weights.mul_(kept)
             self.feedback_weights.mul_(kept)
         for weights, tag in (
