@@ -320,8 +320,12 @@ def _operations(network: nn.Module, x: Tensor, y: Tensor) -> float:
     step = _stepper(network, x, y)
     # A rule that does something between responses, and not every time, has an option for how often.
     steps = int(network.rule.options().get("every", 1)) if isinstance(network, Circuit) else 1
-    # The counter knows this product only out of place.
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_operations}) as counter:
+    # The counter knows the first only out of place, and oneDNN's (see `apical.rules.products`) not at all.
+    known = {
+        torch.ops.aten.addmm_: _addmm_operations,
+        getattr(torch.ops.mkldnn, "_linear_pointwise", None): _linear_operations,
+    }
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         for _ in range(steps):
             step()
     return float(counter.get_total_flops()) / steps
@@ -331,6 +335,10 @@ def _addmm_operations(
     summand: Sequence[int], left: Sequence[int], right: Sequence[int], out_shape: object = None, **scales: float
 ) -> int:
     return 2 * left[0] * left[1] * right[1]
+
+
+def _linear_operations(x: Sequence[int], weight: Sequence[int], *rest: object, out_shape: object = None) -> int:
+    return 2 * x[0] * weight[0] * weight[1]
 
 
 def _own_bytes(circuit: Circuit) -> int:
