@@ -34,12 +34,12 @@ class Responses(NamedTuple):
 class AsynchronousNetwork(nn.Module):
     r"""Outputs with dendrites whose inputs arrive one after another and fade; an output bit at every arrival.
 
-    Input j arrives once, at the time t_j, with an amplitude x_j, at dendrite k of each output::
+    Input j arrives once, at the time t_j, with an amplitude x_j, at dendrite k of each output:
 
         V_k(t_i) = J_k Σ_{j at k, t_j <= t_i} w_j x_j exp(-(t_i - t_j) / T)       bit_i = V_k(t_i) >= θ
 
     So one example gives as many bits as there are inputs, and as many errors to learn from. Inputs that arrive at one
-    time count in their order. With teacher's bits B and e_i = B_i - bit_i, `teach` leaves in `.grad` minus::
+    time count in their order. With teacher's bits B and e_i = B_i - bit_i, `teach` leaves in `.grad` minus:
 
         synaptic     Δw_j = Σ_{i at k, t_i >= t_j} e_i x_j exp(-(t_i - t_j) / T)
         dendritic    ΔJ_k = Σ_{i at k} e_i V_k(t_i) / J_k,  J_k between reflecting boundaries (`reflect`)

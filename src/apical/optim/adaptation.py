@@ -26,7 +26,7 @@ BLOCK = 131072
 class Adaptation(Optimizer):
     r"""Adaptation-accelerated learning: every synapse has a step size of its own, which grows with coherent steps.
 
-    With the gradient g of a weight w, its adaptation η (0 at first), the gain A, the slope β and the relaxation τ::
+    With the gradient g of a weight w, its adaptation η (0 at first), the gain A, the slope β and the relaxation τ:
 
         η ← exp(-τ) η + A tanh(β g)        first, with the gradient of this step
         "base"    w ← w - lr (1 + |η|) g
