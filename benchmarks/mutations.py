@@ -442,6 +442,22 @@ MUTATIONS = (
         EQUILIBRIUM,
         "through_time",
     ),
+    Mutation(
+        "synapses forget nothing",
+        "circuit.py",
+        "                    weight = None if weight is None else self._decayed(layer, weight_slot, weight, decay)\n",
+        "",
+        "test_hebbian.py",
+        "equations",
+    ),
+    Mutation(
+        "losers learn as winners do",
+        "rules/hebbian.py",
+        "torch.scatter(-y, axis",
+        "torch.scatter(y, axis",
+        "test_hebbian.py",
+        "equations",
+    ),
 )
 
 
