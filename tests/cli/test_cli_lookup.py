@@ -32,6 +32,12 @@ def test_equations_keep_their_lines(apical):
     assert equation in apical("rules", "feedback_alignment").stdout.splitlines()
 
 
+def test_a_rule_that_learns_from_a_reward_says_from_which_loss(apical, answer):
+    assert "loss:  reward_prediction, of a scalar reward" in apical("rules", "brainprop").stdout
+    assert "loss:" not in apical("rules", "backprop").stdout
+    assert [answer("rules", name)["learns_from"] for name in ("agrel", "backprop")] == ["agrel", "error"]
+
+
 def test_rules_as_json(answer):
     listed = answer("rules")
     assert [each["name"] for each in listed] == rules.names()

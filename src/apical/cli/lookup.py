@@ -49,6 +49,7 @@ def _describe(rule: Any) -> dict[str, Any]:
         "summary": rule.summary,
         "paper": rule.paper,
         "needs": rule.needs,
+        "learns_from": rule.learns_from,
         "recommended": dict(rule.recommended),
         "options": {option: parameters[option].default for option in rule.option_names()},
         "description": inspect.getdoc(rule) or "",
@@ -59,6 +60,8 @@ def _explain(name: str, about: dict[str, Any]) -> None:
     terminal.line(f"{name}: {about['title']}")
     terminal.line(f"paper: {about['paper']}")
     terminal.line(f"needs: {about['needs']}")
+    if about["learns_from"] != "error":
+        terminal.line(f"loss:  {about['learns_from']}, of a scalar reward; a run that is given no loss takes it")
     terminal.line()
     terminal.text(about["description"])
     terminal.line()
