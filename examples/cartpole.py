@@ -52,7 +52,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description="AuGMEnT learns to balance a pole.")
     options.add_argument("--networks", type=int, default=4)
     options.add_argument("--trials", type=int, default=120, help="at most, for each network")
-    options.add_argument("--learning-rate", type=float, default=0.05)
+    options.add_argument("--learning-rate", type=float, default=0.03)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--progress", action="store_true")
     chosen = options.parse_args()
@@ -76,6 +76,8 @@ def main() -> None:
     )
     mark = Solved(at_least=475, score="balanced")  # gymnasium's own for CartPole-v1
     learned = learn(poles, networks, trials=trials, seed=seed, until=mark, progress=chosen.progress)
+    if learned.interrupted:
+        print(f"stopped by Ctrl-C, after {min(learned.trials)} to {max(learned.trials)} trials")
     for start in range(0, trials, max(1, trials // 5)):
         block = [scores[start : start + max(1, trials // 5)] for scores in learned.scores]
         steps = np.mean([np.mean(scores) for scores in block if scores] or [np.nan])

@@ -60,6 +60,8 @@ def main() -> None:
             seed=chosen.seed,
         )
         learned = learn(TASK, networks, trials=trials, seed=chosen.seed, until=CRITERION, progress=chosen.progress)
+        if learned.interrupted:
+            print("stopped by Ctrl-C")
         solved = [trial is not None for trial in learned.solved_at]
         tested = evaluate(TASK, networks, trials=40, seed=chosen.seed + 1, score="correct")
         perfect = sum(min(scores) == 1 for scores, met in zip(tested.scores, solved, strict=True) if met)
