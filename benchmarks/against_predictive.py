@@ -7,8 +7,8 @@ pcx and fabricpc want different versions of JAX, so each sits in a virtual envir
 pip install fabricpc), and this program asks a worker there, `against_predictive_jax.py`, for its turns. apical never
 needs either. Everything runs on one core.
 
-Every arm does the same: a tanh network with values at the somas, half the squared error, as many steps of inference at
-the same rate, and one step of SGD. What it takes off the weights is compared with what apical's does.
+Every arm does the same: a tanh or ReLU network with values at the somas, half the squared error, as many steps of
+inference at the same rate, and one step of SGD. What it takes off the weights is compared with what apical's does.
 """
 
 import argparse
@@ -37,11 +37,11 @@ SIZES = (784, 512, 512, 10)
 Blocks = Sequence[nn.Module]
 
 
-def network() -> nn.Sequential:
+def network(activation: str) -> nn.Sequential:
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for index, (below, above) in enumerate(itertools.pairwise(SIZES)):
-        layers += [nn.Tanh()] * bool(index) + [nn.Linear(below, above)]
+        layers += [{"tanh": nn.Tanh, "relu": nn.ReLU}[activation]()] * bool(index) + [nn.Linear(below, above)]
     return nn.Sequential(*layers)
 
 
@@ -164,11 +164,14 @@ class Torch:
 class Worker:
     """Arms of another Python."""
 
-    def __init__(self, python: str, data: Path, steps: int, rate: float) -> None:
+    def __init__(self, python: str, data: Path, steps: int, rate: float, activation: str) -> None:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
         self.folder = data.parent
         self.process = subprocess.Popen(
-            [python, str(WORKER), str(data), "--steps", str(steps), "--rate", str(rate)],
+            [
+                *(python, str(WORKER), str(data)),
+                *("--steps", str(steps), "--rate", str(rate), "--activation", activation),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -223,6 +226,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--activation", choices=("tanh", "relu"), default="tanh")
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--count", type=int, default=3, help="steps in a turn of an arm")
     parser.add_argument("--core", type=int, help="to run on; the last one allowed, if not given")
@@ -230,14 +234,14 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0)) if chosen.core is None else chosen.core})
     torch.set_num_threads(1)
-    model, (x, target) = network(), batch(chosen.batch)
+    model, (x, target) = network(chosen.activation), batch(chosen.batch)
     here = Torch(model, x, target, chosen.steps, chosen.rate)
     places: dict[str, tuple[Torch | Worker, str]] = {name: (here, name) for name in here.networks}
     missing = {"pcx", "fabricpc"}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
         write(model, x, target, data)
-        workers = [Worker(python, data, chosen.steps, chosen.rate) for python in chosen.jax_python]
+        workers = [Worker(python, data, chosen.steps, chosen.rate, chosen.activation) for python in chosen.jax_python]
         for worker in workers:
             for name, about in worker.arms.items():
                 if about["version"] is not None:

@@ -1,9 +1,9 @@
 """The JAX side of `against_predictive.py`: it times steps of `pcx` and `fabricpc` when asked, in a Python of its own.
 
 One request a line comes in and one answer a line goes out, as JSON. Every arm starts from the weights and the batch of
-the file that it is told of, and does the same: states v at the somas of a tanh network, the output clamped to the
-target, half the squared error, `steps` steps of inference at `rate`, then one step of plain gradient descent on the
-energy's mean over the batch.
+the file that it is told of, and does the same: states v at the somas of a tanh or ReLU network, the output clamped to
+the target, half the squared error, `steps` steps of inference at `rate`, then one step of plain gradient descent on
+the energy's mean over the batch.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 Weights = list[tuple[np.ndarray, np.ndarray]]
+PHI: dict[str, Callable[[Any], Any]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
 class Arm:
@@ -37,13 +38,13 @@ class Arm:
         self.weights = weights
 
 
-def backprop(layers: Weights, x: np.ndarray, y: np.ndarray, steps: int, rate: float, lr: float) -> Arm:
+def backprop(layers: Weights, x: np.ndarray, y: np.ndarray, steps: int, rate: float, phi: str, lr: float) -> Arm:
     """Plain JAX: one jitted step of backpropagation."""
 
     def loss(layers: Any) -> Any:
         a = x
         for index, (weight, bias) in enumerate(layers):
-            a = (jnp.tanh(a) if index else a) @ weight.T + bias
+            a = (PHI[phi](a) if index else a) @ weight.T + bias
         return 0.5 * jnp.sum((a - y) ** 2) / len(x)
 
     @jax.jit
@@ -58,7 +59,7 @@ def backprop(layers: Weights, x: np.ndarray, y: np.ndarray, steps: int, rate: fl
     return Arm(once, lambda: jax.tree.map(np.asarray, jax.block_until_ready(held[0])))
 
 
-def pcx_strict(layers: Weights, x: np.ndarray, y: np.ndarray, steps: int, rate: float, lr: float) -> Arm:
+def pcx_strict(layers: Weights, x: np.ndarray, y: np.ndarray, steps: int, rate: float, phi: str, lr: float) -> Arm:
     """pcx, as its tutorials train: the energy's derivative by the states, `steps` times, then by the weights."""
     import pcx.functional as pxf
     import pcx.nn as pxnn
@@ -74,7 +75,7 @@ def pcx_strict(layers: Weights, x: np.ndarray, y: np.ndarray, steps: int, rate: 
 
         def __call__(self, x: Any, y: Any) -> Any:
             for index, (layer, vode) in enumerate(zip(self.layers, self.vodes, strict=True)):
-                x = vode(layer(jnp.tanh(x) if index else x))
+                x = vode(layer(PHI[phi](x) if index else x))
             if y is not None:
                 self.vodes[-1].set("h", y)
             return self.vodes[-1].get("u")
@@ -132,8 +133,8 @@ def fabricpc_strict(kind: str) -> Callable[..., Arm]:
             products in closed form instead of autodiff's).
     """
 
-    def make(layers: Weights, x: np.ndarray, y: np.ndarray, steps: int, rate: float, lr: float) -> Arm:
-        from fabricpc.core.activations import IdentityActivation, TanhActivation
+    def make(layers: Weights, x: np.ndarray, y: np.ndarray, steps: int, rate: float, phi: str, lr: float) -> Arm:
+        from fabricpc.core.activations import IdentityActivation, ReLUActivation, TanhActivation
         from fabricpc.core.inference import InferenceSGD
         from fabricpc.core.topology import Edge
         from fabricpc.core.types import GraphParams, NodeParams
@@ -155,7 +156,7 @@ def fabricpc_strict(kind: str) -> Callable[..., Arm]:
         nodes = [Linear(shape=(x.shape[1],), name="input")]
         for index, (weight, _) in enumerate(layers):
             plain = index == (0 if kind == "soma" else last)
-            activation = IdentityActivation() if plain else TanhActivation()
+            activation = IdentityActivation() if plain else {"tanh": TanhActivation, "relu": ReLUActivation}[phi]()
             nodes.append(chosen(shape=(weight.shape[0],), name=f"layer{index}", activation=activation))
         structure = graph(
             nodes=nodes,
@@ -220,6 +221,7 @@ def main() -> None:
     parser.add_argument("data", help="weights and a batch, as against_predictive.py wrote them")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--activation", choices=PHI, required=True)
     chosen = parser.parse_args()
     # Whatever the libraries print must not come between the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -236,7 +238,7 @@ def main() -> None:
                 for name, (package, _) in MAKERS.items()
             }
         elif request["do"] == "update":  # what one step at a learning rate of 1 takes off the weights
-            arm = MAKERS[request["arm"]][1](layers, x, y, chosen.steps, chosen.rate, 1.0)
+            arm = MAKERS[request["arm"]][1](layers, x, y, chosen.steps, chosen.rate, chosen.activation, 1.0)
             arm.step()
             moved = [before - after for own, new in zip(layers, arm.weights(), strict=True)
                      for before, after in zip(own, new, strict=True)]  # fmt: skip
@@ -245,7 +247,7 @@ def main() -> None:
         else:
             name = request["arm"]
             if name not in arms:
-                arms[name] = MAKERS[name][1](layers, x, y, chosen.steps, chosen.rate, 1e-4)
+                arms[name] = MAKERS[name][1](layers, x, y, chosen.steps, chosen.rate, chosen.activation, 1e-4)
             arm = arms[name]
             started = time.perf_counter()
             for _ in range(request["count"]):
