@@ -48,18 +48,24 @@ def features_of(channels: int, widths: Sequence[int], length: float) -> nn.Seque
 
 def look(features: nn.Sequential, x: Tensor, options: argparse.Namespace, *, learn: bool) -> None:
     """See every image once, in batches of ten; without learning, the norms still take the images' measure."""
-    circuit = apical.Circuit(features, apical.SoftHebb(temperature=options.temperature, norm_power=0.0, readout=False))
+    published = options.step == "published"
+    rule = apical.SoftHebb(temperature=options.temperature, norm_power=0.0 if published else 0.5, readout=False)
+    circuit = apical.Circuit(features, rule)
     weights = [layer.weight for layer in circuit.layers]
-    groups = [{"params": [weight], "lr": options.lr / 16**depth} for depth, weight in enumerate(weights)]
-    optimizer = torch.optim.SGD(groups)
+    # By the rule alone a step is the larger the longer its inputs.
+    shares = [1 / 16**depth if published else 1 / weight[0].numel() for depth, weight in enumerate(weights)]
+    optimizer = torch.optim.SGD(
+        [{"params": [weight], "lr": options.lr * share} for weight, share in zip(weights, shares, strict=True)]
+    )
     circuit.requires_grad_(learn)
     for batch in x.split(10):
         answer = circuit(batch)
         if learn:
             optimizer.zero_grad()
             answer.sum().backward()  # any loss: SoftHebb takes nothing from it
-            for weight in weights:
-                as_published(weight)
+            if published:
+                for weight in weights:
+                    as_published(weight)
             optimizer.step()
     features.eval()
 
@@ -119,6 +125,7 @@ def main() -> None:
     parser.add_argument("--look", type=int, default=None, help="of these, images that SoftHebb sees; all, if not given")
     parser.add_argument("--epochs", type=int, default=10, help="of the read-out")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--step", choices=["published", "rule"], default="published", help="the code's, or the rule's")
     parser.add_argument("--lr", type=float, default=0.08, help="of the first layer; a 16th of it for each further one")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--length", type=float, default=25.0, help="of a unit's weights at the start")
