@@ -6,7 +6,7 @@ saccade_antisaccade.html, their learning curves.
 
 python examples/saccade_antisaccade.py
 
-takes some ten seconds, at learning rates above the paper's. As in the paper, and with a hundred networks, it takes some
+takes some seconds and shows the beginning, at learning rates above the paper's. As in the paper, and with a hundred networks, it takes some
 minutes:
 
 python examples/saccade_antisaccade.py --networks 100 --trials 25000 --control-trials 25000 \
@@ -39,8 +39,8 @@ def main() -> None:
     """Learn with and without memory, and say how many networks learned the task."""
     options = argparse.ArgumentParser(description="AuGMEnT learns the saccade/antisaccade task.")
     options.add_argument("--networks", type=int, default=8)
-    options.add_argument("--trials", type=int, default=1200, help="at most, for each network")
-    options.add_argument("--control-trials", type=int, default=300, help="for each network without memory")
+    options.add_argument("--trials", type=int, default=600, help="at most, for each network")
+    options.add_argument("--control-trials", type=int, default=200, help="for each network without memory")
     options.add_argument("--learning-rate", type=float, default=0.4)
     options.add_argument("--trace-decay", type=float, default=0.4)
     options.add_argument("--seed", type=int, default=0)
