@@ -6,8 +6,8 @@ saccade_antisaccade.html, their learning curves.
 
 python examples/saccade_antisaccade.py
 
-takes some seconds and shows the beginning, at learning rates above the paper's. As in the paper, and with a hundred networks, it takes some
-minutes:
+takes some seconds, at learning rates above the paper's, and shows the beginning. As in the paper, and with a hundred
+networks, it takes some minutes:
 
 python examples/saccade_antisaccade.py --networks 100 --trials 25000 --control-trials 25000 \
     --learning-rate 0.15 --trace-decay 0.2
