@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from apical.errors import CircuitError
+from apical.kernels import tanh
 from apical.layers import Step
-from apical.layers.activations import ReLU
+from apical.layers.activations import ReLU, Tanh
 from apical.layers.norms import BatchNorm
 from apical.layers.shapes import ChannelDropout, Dropout
 from apical.layers.steps import LocalGraph, Saved
@@ -72,6 +73,9 @@ def fire_again(step: Step, x: Tensor, free: Saved, *, anchored: bool) -> tuple[T
         return y, (free[0].to(x.dtype) if anchored and from_batch else x, *free[1:])
     if isinstance(step, ReLU):
         y = torch.relu(x)  # never in place: the argument is needed
+        return y, (y,)
+    if isinstance(step, Tanh):
+        y = tanh(x)
         return y, (y,)
     return step.forward(x)
 
