@@ -116,7 +116,7 @@ def tables(cells: Sequence[Cell], protocol: Protocol) -> str:
     spent = sum(cell["seconds"] for cell in cells) / 60
     parts = [
         f"Measured by `python benchmarks/few_examples.py` on {about['cpu']}, PyTorch {about['torch']}, "
-        f"{max(cell['date'] for cell in cells)}; {spent:.0f} minutes of one core. Test accuracy, mean (standard "
+        f"{max(cell['date'] for cell in cells)}; {spent:.0f} minutes, cell after cell. Test accuracy, mean (standard "
         f"deviation) of {protocol.seeds} seeds, and the paired gain over sgd ± its standard error, in points.\n"
     ]
     for (inputs, hidden), rows in by_setting(cells):
