@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def lenet(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -63,6 +63,43 @@ def laborieux_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     Its activation is the one of a network that answers forward; equilibrium propagation brings its own.
     """
     return _vgg(input_shape, classes, (16, 32, 64, 64), pools=(True, True, True, True), activation=nn.ReLU)
+
+
+class _Pixels(nn.Module):
+    """MNIST's standardised pixels as they were, from 0 to 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.3081 * x + 0.1307
+
+
+def brainprop_dense(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Pozzi et al.'s fully connected network for MNIST with fewer units, without biases."""
+    widths = (math.prod(input_shape), 512, 512)
+    hidden = [part for shape in pairwise(widths) for part in (nn.Linear(*shape, bias=False), nn.ReLU())]
+    return _of_small_values(nn.Sequential(_Pixels(), nn.Flatten(), *hidden, nn.Linear(512, classes, bias=False)))
+
+
+def brainprop_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Pozzi et al.'s convolutional network for MNIST, without biases."""
+    model = nn.Sequential(
+        _Pixels(),
+        *(nn.Conv2d(input_shape[0], 32, 3, bias=False), nn.ReLU(), nn.BatchNorm2d(32)),
+        *(nn.Conv2d(32, 32, 3, stride=2, bias=False), nn.ReLU(), nn.BatchNorm2d(32), nn.Dropout(0.3), nn.Flatten()),
+        *(nn.LazyLinear(500, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(500, classes, bias=False)),
+    )
+    model.eval()(torch.zeros(1, *input_shape))  # tells the lazy layer its inputs, and the norms nothing
+    return _of_small_values(model.train())
+
+
+def _of_small_values(model: nn.Sequential) -> nn.Module:
+    """He et al.'s first weights, and an output that begins near zero."""
+    for module in model:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+    readout = model[-1]
+    assert isinstance(readout, nn.Linear)
+    nn.init.normal_(readout.weight, std=0.01)
+    return model
 
 
 def _vgg(
