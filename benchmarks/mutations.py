@@ -348,7 +348,7 @@ MUTATIONS = (
     ),
     Mutation(
         "labels let in",
-        "rules/attention.py",
+        "rules/choices.py",
         "        if units > 1:",
         "        if units > 10:",
         ATTENTION,

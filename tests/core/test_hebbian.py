@@ -406,7 +406,7 @@ def test_a_third_factor_needs_the_batch_first():
 def test_a_loss_that_tells_more_than_a_reward_is_refused():
     x, y = NETWORKS["mlp"].batch()
     circuit = apical.Circuit(NETWORKS["mlp"].build(), ThreeFactor())
-    with pytest.raises(CircuitError, match=r"lives on 5 units of one sample.*apical.losses.reward_prediction"):
+    with pytest.raises(CircuitError, match=r"tells 5 units of one sample.*apical.losses.reward_prediction"):
         F.cross_entropy(circuit(x), y).backward()
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0))
     with pytest.raises(CircuitError, match=r"has the shape \(8,\)"):

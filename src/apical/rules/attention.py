@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from apical.errors import CircuitError
 from apical.layers import Layer
 from apical.options import check_choice
 from apical.rules.backprop import Backprop
+from apical.rules.choices import told
 from apical.rules.feedback_alignment import FeedbackAlignment, KolenPollack
 from apical.rules.randomness import check_init
 from apical.rules.rule import LearningRule, Sweep
@@ -55,32 +54,12 @@ class AttentionGated(LearningRule):
         self.attention.bind(wiring)
 
     def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
-        self._refuse_more_than_a_reward(error)
+        number = told(self, error)
         if wiring.observers:
-            told = error.sum(1).mul(-wiring.samples(error))
             for node in wiring.readouts():
                 if isinstance(node, Layer):
-                    wiring.show(node, neuromodulator=told)
+                    wiring.show(node, neuromodulator=number * wiring.samples(error))
         return self.attention.teach(wiring, activity, error)
-
-    def _refuse_more_than_a_reward(self, error: Tensor) -> None:
-        """Let no label in: an error that lives on two units of a sample knows more than what one choice was worth."""
-        rule = type(self).__name__
-        use = f"Use apical.losses.{self.learns_from}"
-        if error.dim() != 2:
-            raise CircuitError(
-                f"{rule}: the answer has the shape {tuple(error.shape)}, and a choice is made among (batch, actions). "
-                f"{use} on a network that ends in one unit for each action."
-            )
-        if torch.compiler.is_compiling():
-            return
-        units = int((error.abs() > 0).sum(1).max())  # NaN is above nothing: it is named where it began
-        if units > 1:
-            raise CircuitError(
-                f"{rule}: this loss tells {units} units of one sample what was wrong with them, and so the label; "
-                f"{rule} learns from the reward of the chosen action alone. {use}(answer, labels), which keeps the "
-                "labels to itself, or a rule that learns from labels, such as Backprop or KolenPollack."
-            )
 
 
 class BrainProp(AttentionGated):

@@ -14,6 +14,7 @@ from torch import Tensor
 from apical.errors import CircuitError, ConfigError
 from apical.layers import Layer, Node, Record
 from apical.options import check_positive
+from apical.rules.choices import told
 from apical.rules.rule import LearningRule
 from apical.wiring import Activity, Credit, Wiring
 
@@ -288,21 +289,7 @@ class ThreeFactor(Hebbian):
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.05})
 
     def third_factor(self, error: Tensor) -> Tensor | None:
-        units = 0
-        if error.dim() == 2 and not torch.compiler.is_compiling():
-            units = int((error.abs() > 0).sum(1).max())  # NaN is above nothing: it is named where it began
-        if error.dim() != 2 or units > 1:
-            raise CircuitError(
-                "ThreeFactor: the derivative of this loss "
-                + (
-                    f"has the shape {tuple(error.shape)}"
-                    if error.dim() != 2
-                    else f"lives on {units} units of one sample"
-                )
-                + ", and one number a sample is read off a choice among (batch, actions). Use "
-                "apical.losses.reward_prediction(answer, labels), or a rule that learns from labels, such as Backprop."
-            )
-        return -error.sum(1)
+        return told(self, error)
 
     def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
         assert third is not None
