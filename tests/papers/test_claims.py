@@ -6,7 +6,7 @@ import math
 import pytest
 
 from apical import papers
-from apical.papers import AtLeast, Behind, Claim, ErrorRate, Measurement, Paper, Protocol, Slower, Within
+from apical.papers import Ahead, AtLeast, Behind, Claim, ErrorRate, Measurement, Paper, Protocol, Slower, Within
 
 PAPER = Paper("p", "On Claims", "Somebody", 2020, "https://example.org")
 PROTOCOL = Protocol("p-table", PAPER, "table 1", "as they say", (), ("task=digits",), epochs=100, seeds=3)
@@ -75,6 +75,23 @@ def test_what_fails_is_far_behind_the_other_claim(accuracy, outcome):
     verdict = claim(Behind(20.0, "p-table-good", "the good way")).verdict(measured(accuracy), measured(0.55))
     assert verdict.outcome == outcome
     assert f"{100 * (0.55 - accuracy):.2f} points below the good way" in verdict.why
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "outcome", "why"),
+    [
+        # Differences 0.02, 0.03, 0.01: 0.02 with a standard error of 0.0058.
+        ((0.62, 0.53, 0.71), "reproduced", "+2.00 ± 0.58 points beside adam"),
+        # Differences 0.03, -0.01, 0.01: 0.01 with a standard error of 0.0115.
+        ((0.63, 0.49, 0.71), "not reproduced", "+1.00 ± 1.15 points beside adam"),
+        ((0.55, 0.45, 0.65), "not reproduced", "-5.00 ± 0.00 points beside adam"),
+        ((0.9, 0.9), "not reproduced", "adam is not measured yet with these seeds"),
+    ],
+)
+def test_ahead_is_judged_seed_by_seed(accuracies, outcome, why):
+    verdict = claim(Ahead("p-table-adam", "adam")).verdict(measured(*accuracies), measured(0.60, 0.50, 0.70))
+    assert verdict.outcome == outcome
+    assert why in verdict.why
 
 
 def course(*courses):

@@ -1,5 +1,6 @@
 """Measuring claims: every recipe is one that can be run; a small one is run, kept, recorded and judged."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 import apical
-from apical import papers
+from apical import data, papers
 from apical.cli import app
 from apical.errors import ConfigError, RunError
-from apical.papers import AtLeast, Claim, Paper, Protocol, Within, ledger, measuring
-from apical.study import RunFolder
+from apical.papers import Ahead, AtLeast, Claim, Online, Paper, Protocol, Within, ledger, measuring
+from apical.study import RunFolder, few_examples
 
 PAPER = Paper("small", "Small Claims", "Somebody", 2020, "https://example.org")
 
@@ -53,7 +54,22 @@ def no_processes(monkeypatch):
     monkeypatch.setattr(measuring.pool, "in_processes", lambda work, jobs, *_: ((job, work(job)) for job in jobs))
 
 
-@pytest.mark.parametrize("claim", papers.CLAIMS, ids=lambda claim: claim.name)
+def claims(*, online):
+    return [claim for claim in papers.CLAIMS if (claim.protocol.online is not None) == online]
+
+
+@pytest.mark.parametrize("claim", claims(online=True), ids=lambda claim: claim.name)
+def test_every_online_claim_names_a_method_and_its_setting(claim, tmp_path):
+    assert claim.rule in few_examples.METHODS
+    setting = claim.protocol.online
+    assert setting.inputs in few_examples.INPUTS
+    assert setting.examples in few_examples.COUNTS
+    assert claim.protocol.seeds == few_examples.Protocol().seeds
+    written = (f"inputs={setting.inputs}", f"hidden={setting.hidden}", f"examples={setting.examples}")
+    assert claim.recipe == (f"rule={claim.rule}", *written)
+
+
+@pytest.mark.parametrize("claim", claims(online=False), ids=lambda claim: claim.name)
 def test_every_claim_is_a_valid_run(claim, tmp_path):
     jobs = measuring._jobs(claim, tmp_path, None, None)
     configs = [job.resolved.config for job in jobs]
@@ -226,3 +242,43 @@ def test_papers_shows_a_protocol_with_its_departures():
     protocol = papers.select("biotorch-mnist")[0].protocol
     for text in (protocol.theirs, *protocol.departures, protocol.where, protocol.paper.title):
         assert " ".join(text.split()) in shown
+
+
+@pytest.fixture
+def online(monkeypatch, tmp_path):
+    """Two claims of learning online, on the digits that scikit-learn brings, with little tuning."""
+    setting = Online("digits", "standardised", 4, 3)
+    protocol = Protocol("online", PAPER, "abstract", "as they say", (), ("examples=3",), 1, 3, setting)
+    claims = (
+        Claim("online-sgd", protocol, "sgd", "sgd", AtLeast(10.0)),
+        Claim("online-base", protocol, "base", "adaptation:base", Ahead("online-sgd", "sgd")),
+    )
+    monkeypatch.setattr(ledger, "CLAIMS", claims)
+    monkeypatch.setattr(ledger, "MEASURED", tmp_path / "measured.json")
+    little = functools.partial(few_examples.Protocol, counts=(3, 5), trials=2, tuning_seeds=2, held_out=50, test=100)
+    monkeypatch.setattr(few_examples, "Protocol", little)
+    return claims
+
+
+def test_online_claims_are_measured_as_the_benchmark_does_it(online, no_processes, tmp_path):
+    measured = papers.measure(online[1:], tmp_path / "runs", progress=False)
+    assert set(measured) == {"online-sgd", "online-base"}
+    for claim in online:
+        found = few_examples.cell(data.load("digits"), "standardised", 4, claim.rule, few_examples.Protocol(seeds=3))
+        assert measured[claim.name].accuracies == found[3].accuracies
+        assert measured[claim.name].seeds == (0, 1, 2)
+    papers.record(measured)
+    assert ledger.measurements() == measured
+    outcome = tmp_path / "runs" / "online-base" / "online" / "seeds-3" / "outcome.json"
+    kept = outcome.stat().st_mtime_ns
+    assert papers.measure(online, tmp_path / "runs", progress=False) == measured
+    assert outcome.stat().st_mtime_ns == kept
+    outcome.write_text("{")
+    with pytest.raises(RunError, match="is damaged"):
+        papers.measure(online, tmp_path / "runs", progress=False)
+
+
+def test_fewer_seeds_are_a_scaled_down_measurement(online, no_processes, tmp_path):
+    measured = papers.measure(online[:1], tmp_path / "runs", seeds=2, progress=False)
+    assert measured["online-sgd"].command == "apical reproduce online-sgd --seeds 2"
+    assert "2 of 3 seeds" in papers.verdicts(online[:1], measured)["online-sgd"].why

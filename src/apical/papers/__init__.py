@@ -11,12 +11,14 @@ A claim is data. To add a paper, write its claims into a file of its own here an
 from typing import TYPE_CHECKING, Any
 
 from apical.papers.claim import (
+    Ahead,
     AtLeast,
     Behind,
     Claim,
     ErrorRate,
     Expectation,
     Measurement,
+    Online,
     Paper,
     Protocol,
     Slower,
@@ -30,12 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLAIMS",
+    "Ahead",
     "AtLeast",
     "Behind",
     "Claim",
     "ErrorRate",
     "Expectation",
     "Measurement",
+    "Online",
     "Paper",
     "Protocol",
     "Slower",

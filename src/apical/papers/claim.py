@@ -42,6 +42,23 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class Online:
+    """Learning from a few examples that are each seen once, as `apical.study.few_examples` measures it.
+
+    Attributes:
+        task: whose images.
+        inputs: "standardised" or "raw".
+        hidden: units of the network.
+        examples: of each class.
+    """
+
+    task: str
+    inputs: str
+    hidden: int
+    examples: int
+
+
+@dataclass(frozen=True)
 class Protocol:
     """How the claims of one table or figure are measured.
 
@@ -54,6 +71,7 @@ class Protocol:
         settings: of `apical.study.Config`, as KEY=VALUE; `model=networks.py:NAME` is a network of the file beside this.
         epochs: of training.
         seeds: how many.
+        online: what is measured in place of training by a rule: optimizers, which the claims then name as their rule.
     """
 
     name: str
@@ -64,6 +82,7 @@ class Protocol:
     settings: tuple[str, ...]
     epochs: int
     seeds: int
+    online: Online | None = None
 
     def claim(self, row: str, rule: str, says: "Expectation", rate: float, *settings: str) -> "Claim":
         """A claim measured in this way, by a learning rate and more settings of its own.
@@ -265,6 +284,35 @@ class Behind(Expectation):
             return False, f"{self.whose} is not measured yet"
         behind = 100 * (reference.mean - measured.mean)
         return behind >= self.points, f"{abs(behind):.2f} points {'below' if behind >= 0 else 'above'} {self.whose}"
+
+
+@dataclass(frozen=True)
+class Ahead(Expectation):
+    """With the same seeds the accuracy is above that of another claim, by more than two standard errors of the mean.
+
+    Attributes:
+        reference: the name of the other claim.
+        whose: what it is called in a sentence.
+    """
+
+    reference: str
+    whose: str
+
+    @property
+    def text(self) -> str:
+        return f"above {self.whose}"
+
+    @property
+    def compared_with(self) -> str | None:
+        return self.reference
+
+    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+        if reference is None or reference.seeds != measured.seeds:
+            return False, f"{self.whose} is not measured yet with these seeds"
+        gains = [own - other for own, other in zip(measured.accuracies, reference.accuracies, strict=True)]
+        mean = statistics.fmean(gains)
+        error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+        return mean > 2 * error, f"{100 * mean:+.2f} ± {100 * error:.2f} points beside {self.whose}, seed by seed"
 
 
 @dataclass(frozen=True)

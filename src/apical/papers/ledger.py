@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from apical.errors import ConfigError, RunError
-from apical.papers import biotorch, brainprop, bursts, own, settling
+from apical.papers import biotorch, brainprop, bursts, own, sardi, settling
 from apical.papers.claim import Claim, Measurement, Verdict
 
-CLAIMS: tuple[Claim, ...] = (*own.CLAIMS, *biotorch.CLAIMS, *bursts.CLAIMS, *settling.CLAIMS, *brainprop.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (
+    *own.CLAIMS,
+    *biotorch.CLAIMS,
+    *bursts.CLAIMS,
+    *settling.CLAIMS,
+    *brainprop.CLAIMS,
+    *sardi.CLAIMS,
+)
 MEASURED = Path(__file__).with_name("measured.json")
 
 

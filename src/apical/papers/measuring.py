@@ -6,8 +6,9 @@ from pathlib import Path
 
 from apical import data
 from apical.errors import ConfigError, RunError
-from apical.papers import ledger
+from apical.papers import ledger, online
 from apical.papers.claim import Claim, Measurement
+from apical.papers.online import Cell
 from apical.study import Config, Interrupted, RuleConfig, RunFolder, display, durable, pool
 from apical.study.comparing import Job, available_processors, run_job
 from apical.study.comparison import difference
@@ -32,8 +33,8 @@ def measure(
 
     Args:
         claims: what to measure.
-        folder: for the runs, which are in CLAIM/epochs-N/seed-N under it.
-        epochs: fewer than the protocol's, to scale it down.
+        folder: for the runs, which are in CLAIM/epochs-N/seed-N under it (online ones: CLAIM/online/seeds-N).
+        epochs: fewer than the protocol's, to scale it down; what is learned online knows one alone.
         seeds: fewer than the protocol's.
         jobs: processes at a time; None: one for each processor.
         progress: show a bar on standard error; None: when that is a terminal.
@@ -56,7 +57,7 @@ def measure(
             raise ConfigError(f"{claim.name} is out of reach here: {claim.out_of_reach}")
     folder = Path(folder)
     plan = {claim.name: _jobs(claim, folder, epochs, seeds) for claim in needed}
-    for task in {job.resolved.config.task for of_claim in plan.values() for job in of_claim}:
+    for task in {_task(job) for of_claim in plan.values() for job in of_claim}:
         data.fetch(task, progress=progress is not False)  # once, rather than in every process
     with durable.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,9 @@ def with_references(claims: Sequence[Claim]) -> list[Claim]:
     return [claim for claim in ledger.select() if claim.name in names]
 
 
-def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> list[Job]:
+def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> Sequence[Job | Cell]:
+    if claim.protocol.online is not None:
+        return [online.cell_of(claim, folder, seeds)]
     networks = Path(__file__).with_name("networks.py")
     settings = [
         setting.replace("model=networks.py:", f"model={networks}:")
@@ -97,26 +100,40 @@ def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> 
     ]
 
 
-def _run(jobs: Sequence[Job], processes: int | None, progress: bool | None) -> None:
+def _task(job: Job | Cell) -> str:
+    return job.setting.task if isinstance(job, Cell) else job.resolved.config.task
+
+
+def _finished(job: Job | Cell) -> bool:
+    return (job.outcome() if isinstance(job, Cell) else RunFolder(job.folder).result()) is not None
+
+
+def _perform(job: Job | Cell) -> str:
+    return job.measure() if isinstance(job, Cell) else run_job(job)
+
+
+def _run(jobs: Sequence[Job | Cell], processes: int | None, progress: bool | None) -> None:
     for job in jobs:
         run = RunFolder(job.folder)
-        if run.exists() and (differences := difference(run.config().to_dict(), job.resolved.config.to_dict())):
+        if isinstance(job, Cell) or not run.exists():
+            continue
+        if differences := difference(run.config().to_dict(), job.resolved.config.to_dict()):
             raise RunError(
                 f"{job.folder} holds a run with other settings ({'; '.join(differences)}): choose another folder"
             )
-    left = [job for job in jobs if RunFolder(job.folder).result() is None]
+    left = [job for job in jobs if not _finished(job)]
     failures = []
     count = min(processes or available_processors(), len(left))
     with stop_requests() as stop, display.Bar("reproducing", len(jobs), shown=progress) as bar:
         bar.show(len(jobs) - len(left), "")
         for done, (job, error) in enumerate(
-            pool.in_processes(run_job, left, count, stop) if left else (), len(jobs) - len(left) + 1
+            pool.in_processes(_perform, left, count, stop) if left else (), len(jobs) - len(left) + 1
         ):
             if error is None or error:
                 failures.append(f"{job.folder}: {error or 'its process died; memory may have run out'}")
             bar.show(done, str(job.folder.parent.parent.name))
         if stop.signal:
-            finished = sum(RunFolder(job.folder).result() is not None for job in jobs)
+            finished = sum(_finished(job) for job in jobs)
             raise Interrupted(
                 f"stopped with {finished} of {len(jobs)} runs finished and the others saved; the same command goes on",
                 stop.signal,
@@ -125,19 +142,22 @@ def _run(jobs: Sequence[Job], processes: int | None, progress: bool | None) -> N
         raise RunError("\n".join(failures))
 
 
-def _measurement(claim: Claim, jobs: Sequence[Job], epochs: int | None, seeds: int | None) -> Measurement:
+def _measurement(claim: Claim, jobs: Sequence[Job | Cell], epochs: int | None, seeds: int | None) -> Measurement:
+    scale = "".join(f" {flag} {value}" for flag, value in (("--epochs", epochs), ("--seeds", seeds)) if value)
+    if isinstance(jobs[0], Cell):
+        return online.measurement(claim, jobs[0], KEPT, claim.command + scale)
+    configs = [job.resolved.config for job in jobs if isinstance(job, Job)]
     runs = [RunFolder(job.folder) for job in jobs]
     accuracies = []
     for run in runs:
         result = run.result()
         assert result is not None
         accuracies.append(float(result["test_accuracy"]))
-    scale = "".join(f" {flag} {value}" for flag, value in (("--epochs", epochs), ("--seeds", seeds)) if value)
     environment = runs[0].environment()
     return Measurement(
         accuracies=tuple(accuracies),
-        seeds=tuple(job.resolved.config.seed for job in jobs),
-        epochs=jobs[0].resolved.config.epochs,
+        seeds=tuple(config.seed for config in configs),
+        epochs=configs[0].epochs,
         test_examples=runs[0].task()["test"],
         date=datetime.now(UTC).date().isoformat(),
         command=claim.command + scale,

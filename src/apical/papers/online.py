@@ -1,0 +1,119 @@
+"""Claims of learning from few examples: an optimizer, tuned and tested as `apical.study.few_examples` has it."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apical import data
+from apical.errors import ApicalError, RunError
+from apical.papers.claim import Claim, Measurement, Online
+from apical.study import Interrupted, durable, environment, few_examples
+from apical.study.interrupts import stop_requests
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One optimizer with one network and one kind of inputs.
+
+    Attributes:
+        setting: what is learned, and by what network.
+        method: the optimizer, by its name in `few_examples.METHODS`.
+        seeds: how many are tested.
+        folder: for outcome.json.
+    """
+
+    setting: Online
+    method: str
+    seeds: int
+    folder: Path
+
+    def outcome(self) -> dict[str, Any] | None:
+        """What is in the folder; None until it was measured.
+
+        Raises:
+            RunError: it is damaged, or of another cell.
+        """
+        path = self.folder / "outcome.json"
+        if not path.exists():
+            return None
+        try:
+            content: dict[str, Any] = json.loads(path.read_bytes())
+            of = content["of"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is damaged ({error}): remove it, and it is measured again") from error
+        if of != self._about():
+            raise RunError(f"{path} is of other settings: choose another folder")
+        return content
+
+    def _about(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self.setting), "method": self.method, "seeds": self.seeds}
+
+    def measure(self) -> str:
+        """Tune and test, and write outcome.json; returns the error where that fails, and "" otherwise.
+
+        Raises:
+            Interrupted: it was told to stop; what it was at is lost.
+        """
+        protocol = few_examples.Protocol(seeds=self.seeds)
+        setting = self.setting
+        try:
+            torch.set_num_threads(1)
+            torch.set_flush_denormal(True)  # moments of weights that are hardly used fall to where processors are slow
+            with stop_requests() as stop:
+
+                def advance(steps: int) -> None:
+                    if stop.signal:
+                        raise Interrupted("stopped in the middle of a cell", stop.signal)
+
+                task = data.load(setting.task)
+                outcomes = few_examples.cell(task, setting.inputs, setting.hidden, self.method, protocol, advance)
+            with durable.writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            durable.replace_json(
+                self.folder / "outcome.json",
+                {
+                    "of": self._about(),
+                    "test": len(task.test),
+                    "environment": environment.describe(),
+                    "outcome": dataclasses.asdict(outcomes[setting.examples]),
+                },
+            )
+        except ApicalError as error:
+            return str(error)
+        return ""
+
+
+def cell_of(claim: Claim, folder: Path, seeds: int | None) -> Cell:
+    """What measures a claim."""
+    setting = claim.protocol.online
+    assert setting is not None
+    count = seeds or claim.protocol.seeds
+    return Cell(setting, claim.rule, count, folder / claim.name / "online" / f"seeds-{count}")
+
+
+def measurement(claim: Claim, cell: Cell, kept: tuple[str, ...], command: str) -> Measurement:
+    """What a cell that was measured says of a claim.
+
+    Args:
+        claim: that it was measured for.
+        cell: it.
+        kept: of its environment.
+        command: that measures it again.
+    """
+    content = cell.outcome()
+    assert content is not None
+    return Measurement(
+        accuracies=tuple(content["outcome"]["accuracies"]),
+        seeds=tuple(range(cell.seeds)),
+        epochs=1,
+        test_examples=content["test"],
+        date=datetime.now(UTC).date().isoformat(),
+        command=command,
+        environment={key: content["environment"][key] for key in kept},
+        recipe=claim.recipe,
+    )
