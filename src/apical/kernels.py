@@ -1,7 +1,8 @@
 """Elementwise functions for which PyTorch's own are slow on processors, and whether oneDNN's kernels are there.
 
-PyTorch brings oneDNN along and uses it for convolutions anyway. Its other products of matrices, and its tanh, are MKL's,
-and MKL does not use AVX-512 on processors that are not Intel's. `torch.backends.mkldnn.enabled = False` turns oneDNN off.
+PyTorch brings oneDNN along and uses it for convolutions anyway. Its other products of matrices and its tanh are MKL's,
+and MKL does not use AVX-512 on processors that are not Intel's. `torch.backends.mkldnn.enabled = False` turns oneDNN
+off.
 """
 
 from __future__ import annotations
