@@ -66,8 +66,8 @@ DEEP = Protocol(
     paper=PAPER,
     where="README of the released code, CIFAR-10, deep network: 88.88 % after 105 epochs",
     theirs=(
-        "Convolutions 64, 64, 128, 128, 128, 128, 128, batch norm, pooling after the 2nd, 4th and 7th, dropout of 0.3 to "
-        "0.8, 500 units. " + THEIRS
+        "Convolutions 64, 64, 128, 128, 128, 128, 128, batch norm, pooling after the 2nd, 4th and 7th, dropout of 0.3 "
+        "to 0.8, 500 units. " + THEIRS
     ),
     departures=(
         "A quarter of the width, dropout 0.3 throughout, 4 epochs.",
