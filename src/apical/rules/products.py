@@ -1,8 +1,9 @@
 """A layer's products while a network settles: many of them, in states that may be complex.
 
 Weights are real, and take the real and the imaginary part of a state alike. Products of single precision on processors
-with AVX-512 are made by oneDNN (see `apical.kernels`), in half of MKL's time where that does not use it. The results
-differ by rounding.
+with AVX-512 are made by oneDNN, which PyTorch brings along and uses for convolutions anyway: its matrix products are
+MKL's, and MKL does not use AVX-512 on processors that are not Intel's, which doubles the time. The results differ by
+rounding. `torch.backends.mkldnn.enabled = False` turns it off.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apical.kernels import onednn_serves
 from apical.layers import Layer
 from apical.layers.synapses import LinearSynapses
 
-_ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_ONEDNN: Any = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    else None
+)
 _WORTH_IT = 2**21  # multiplications; below, what a call costs is more than what it saves
 
 
@@ -26,9 +31,12 @@ def by_onednn(layer: Layer, x: Tensor, weight: Tensor) -> bool:
         _ONEDNN is not None
         and isinstance(layer.synapses, LinearSynapses)
         and x.dim() == 2
-        and x.dtype == weight.dtype
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
         and x.shape[0] * weight.numel() >= _WORTH_IT
-        and onednn_serves(x)
+        # The operator has no derivative, and the compiler makes products of its own.
+        and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        and bool(torch.backends.mkldnn.enabled)
     )
 
 
