@@ -46,7 +46,9 @@ Seed = Annotated[
 ]
 Optimizer = Annotated[
     str | None,
-    typer.Option("--optimizer", metavar="NAME", help="sgd, adam, adamw, rmsprop, rprop, adaptation. Example: --optimizer adam"),
+    typer.Option(
+        "--optimizer", metavar="NAME", help="sgd, adam, adamw, rmsprop, rprop, adaptation. Example: --optimizer adam"
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... Example: --device cuda")
