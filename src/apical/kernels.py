@@ -33,19 +33,24 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def tanh_(x: Tensor, spare: Tensor | None = None) -> Tensor:
-    """The hyperbolic tangent in place; in single precision on a processor in half of PyTorch's own time.
+    """The hyperbolic tangent in place; in single precision on a processor in a tenth to half of PyTorch's own time.
 
-    Relative to tanh itself it is exact to the rounding of single precision, tiny numbers included.
+    The tenth is NumPy's, with few threads. Relative to tanh itself it is exact to the rounding of single precision,
+    tiny numbers included.
 
     Args:
         x: any shape, device and floating type.
-        spare: memory of the same kind to calculate in.
+        spare: memory of the same kind to calculate in, with many threads.
 
     Returns:
         `x`.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
         return x.tanh_()
+    if torch.get_num_threads() <= _FEW_THREADS and not torch.is_grad_enabled():
+        values = x.detach().numpy()
+        np.tanh(values, out=values)
+        return x
     # exp(2x) - 1 over exp(2x) + 1, where numbers near zero keep all their digits; 80 is far from overflow.
     x.mul_(2).clamp_max_(80).expm1_()
     return x.div_(x.add(2) if spare is None else torch.add(x, 2, out=spare))
