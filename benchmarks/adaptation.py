@@ -8,7 +8,9 @@ with its defaults is taken within the turn. The time is the processor's, which o
 Adam's time depends on its company: it allocates a temporary as large as a parameter, which is fast where other large
 temporaries in the process have made the allocator keep its memory. So compare with all, and with Adam alone:
 
-    python benchmarks/adaptation.py --arms base abs step sign
+    python benchmarks/adaptation.py --arms base abs step sign "base, fused" "abs, fused" "step, fused" "sign, fused"
+
+The fused forms compile in the turns that are left out.
 """
 
 import argparse
@@ -54,6 +56,10 @@ def main() -> None:
         "step": lambda p: Adaptation(p, **OPTIONS, variant="step"),
         "sign": lambda p: Adaptation(p, **OPTIONS, variant="sign"),
         "base, foreach": lambda p: Adaptation(p, **OPTIONS, foreach=True),
+        "base, fused": lambda p: Adaptation(p, **OPTIONS, fused=True),
+        "abs, fused": lambda p: Adaptation(p, **OPTIONS, variant="abs", fused=True),
+        "step, fused": lambda p: Adaptation(p, **OPTIONS, variant="step", fused=True),
+        "sign, fused": lambda p: Adaptation(p, **OPTIONS, variant="sign", fused=True),
     }
     model = network()
     # One model for all: how large weights are changes no optimizer's time, and ten copies would not fit small machines.

@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from apical.errors import ConfigError
 from apical.kernels import tanh_
+from apical.optim import fused as kernels
 
 Variant = Literal["base", "abs", "step", "sign"]
 
@@ -58,10 +59,15 @@ class Adaptation(Optimizer):
         foreach: True updates all parameters of a device in one call for each operation; False goes parameter by
             parameter, in blocks that fit the processor's cache, on processors to the same bits in single and double
             precision. None takes the faster: False on processors, True elsewhere.
+        fused: True updates each parameter in one pass over memory, several times faster, by a kernel that
+            `torch.compile` makes at the first step (some seconds; needs a C++ compiler on processors, Triton on GPUs)
+            and that serves all shapes and options after that. It differs from the other forms by rounding, and excludes
+            foreach=True. None and False do not compile.
         differentiable: only False: the step is not recorded for autograd.
 
     Raises:
-        ConfigError: an option that cannot be; a complex parameter; in `step`, a sparse gradient.
+        ConfigError: an option that cannot be; a complex parameter; in `step`, a sparse gradient, or a kernel that could
+            not be compiled.
 
     Source: the idea is of Sardi et al., "Brain experiments imply adaptation mechanisms which outperform common AI
     learning algorithms" (Scientific Reports 10, 6923, 2020). The equations are a reconstruction: no code was published,
@@ -82,6 +88,7 @@ class Adaptation(Optimizer):
         weight_decay: float = 0.0,
         maximize: bool = False,
         foreach: bool | None = None,
+        fused: bool | None = None,
         differentiable: bool = False,
     ) -> None:
         defaults = {
@@ -93,10 +100,17 @@ class Adaptation(Optimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
             "differentiable": differentiable,
         }
         _check(defaults)  # before the parameters: an option that no group uses must be a good one, too
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up a state, also of a version that had fewer options."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("fused", None)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with the optimizer's options where it has none of its own.
@@ -134,7 +148,8 @@ class Adaptation(Optimizer):
             closure: evaluates the model anew, calls backward and returns the loss, which this returns.
 
         Raises:
-            ConfigError: a gradient is sparse. No weight has changed then.
+            ConfigError: a gradient is sparse, and no weight has changed; or fused=True and the kernel could not be
+                compiled.
         """
         loss = None
         if closure is not None:
@@ -146,7 +161,9 @@ class Adaptation(Optimizer):
             rows = [self._synapses(parameter, group) for parameter in group["params"] if parameter.grad is not None]
             for (device, _), alike in _by_kind(rows).items():
                 together = device.type != "cpu" if group["foreach"] is None else group["foreach"]
-                if together:
+                if group["fused"]:
+                    _update_fused(alike, group)
+                elif together:
                     _update_many(alike, group)
                 else:
                     _update_blocks(alike, group)
@@ -198,13 +215,44 @@ def _update_blocks(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
     most = min(BLOCK * torch.get_num_threads(), max(1, *(row[0].numel() for row in rows)))
     memory = [torch.empty(most, dtype=rows[0][0].dtype, device=rows[0][0].device) for _ in range(2)]
     for row in rows:
-        if not all(tensor.is_contiguous() for tensor in row):
+        flat = _flat(row)
+        if flat is None:
             _update(row, group, [torch.empty_like(row[0]) for _ in memory])
             continue
-        flat = [tensor.view(-1) for tensor in row]
         for start in range(0, len(flat[0]), most):
             block = [tensor[start : start + most] for tensor in flat]
             _update(block, group, [spare[: len(block[0])] for spare in memory])
+
+
+def _update_fused(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
+    """In one pass; what is too small for that, or scattered in memory, as without the kernel."""
+    lr, sense = group["lr"], -1.0 if group["maximize"] else 1.0
+    options = kernels.packed(
+        1.0 - lr * group["weight_decay"],
+        sense * group["slope"],
+        math.exp(-group["relaxation"]),
+        group["gain"],
+        -lr if group["variant"] == "step" else -sense * lr,
+        dtype=rows[0][0].dtype,
+        device=rows[0][0].device,
+    )
+    rest: list[Synapses] = []
+    for row in rows:
+        flat = _flat(row) if row[0].numel() >= kernels.LEAST else None
+        if flat is None:
+            rest.append(row)
+        else:
+            kernels.step(flat, group["variant"], options)
+    if rest:
+        _update_blocks(rest, group)
+
+
+def _flat(row: Synapses) -> list[Tensor] | None:
+    """The tensors as vectors in the order in which they lie in memory, or None if it is not the same without gaps."""
+    weight = row[0]
+    order = sorted(range(weight.dim()), key=weight.stride, reverse=True)
+    inside_out = [tensor.permute(order) for tensor in row]
+    return [tensor.view(-1) for tensor in inside_out] if all(t.is_contiguous() for t in inside_out) else None
 
 
 def _update(synapses: Sequence[Tensor], group: dict[str, Any], memory: Sequence[Tensor]) -> None:
@@ -302,6 +350,14 @@ def _check(options: dict[str, Any]) -> None:
     if options["variant"] not in get_args(Variant):
         known = ", ".join(repr(name) for name in get_args(Variant))
         raise ConfigError(f"Adaptation: variant is {options['variant']!r}, which does not exist: choose one of {known}")
+    if not (options["fused"] is None or isinstance(options["fused"], bool)):
+        raise ConfigError(
+            f"Adaptation: fused is {options['fused']!r}: give True, False or None, which does not compile"
+        )
+    if options["fused"] and options["foreach"]:
+        raise ConfigError(
+            "Adaptation: fused and foreach are both True, and each is a way of its own to take the step: leave one out"
+        )
     if options["differentiable"]:
         raise ConfigError(
             "Adaptation: differentiable is True, and its steps happen in place, which autograd cannot follow: leave it "

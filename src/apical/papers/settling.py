@@ -68,7 +68,7 @@ EP_CIFAR10 = Protocol(
     departures=(NARROW, "3 epochs, batches of 64.", PLAIN, EP_DEFAULTS, EP_TUNED),
     settings=("task=cifar10", *EP_SETTINGS),
     epochs=3,
-    seeds=1,
+    seeds=2,
 )
 
 HOPFIELD_MNIST = Protocol(
