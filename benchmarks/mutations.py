@@ -63,6 +63,7 @@ class Mutation:
 CONTRACT, ORACLES, CLOSED = "test_contract.py", "test_oracles.py", "test_closed_forms.py"
 TRACING, AROUND, ALIGNED = "test_tracing.py", "test_surroundings.py", "test_alignment.py"
 ATTENTION = "test_attention.py"
+BURSTS = "test_bursts.py"
 PREDICTIVE, EQUILIBRIUM, BURSTS = "test_predictive_coding.py", "test_equilibrium.py", "test_bursts.py"
 
 MUTATIONS = (
@@ -345,6 +346,46 @@ MUTATIONS = (
         "",
         AROUND,
         "autocast and weight_mirror",
+    ),
+    Mutation(
+        "bursts without a bound",
+        "rules/burstccn.py",
+        "                bursts = tanh_(arrived.div(events)).mul_(events)",
+        "                bursts = arrived.clone()",
+        BURSTS,
+        "",
+    ),
+    Mutation(
+        "an output that bursts more than always",
+        "rules/bursts.py",
+        "    return signal.clamp(-events, events).add_(signal, alpha=0)",
+        "    return signal.clone()",
+        BURSTS,
+        "",
+    ),
+    Mutation(
+        "events that are silenced twice over",
+        "rules/burstccn.py",
+        '        return kept - self.weights[layer] if self.feedback == "homeostatic" else kept',
+        '        return kept - 2 * self.weights[layer] if self.feedback == "homeostatic" else kept',
+        BURSTS,
+        "",
+    ),
+    Mutation(
+        "bursts with a teacher compared with none",
+        "rules/burstprop.py",
+        "    fallen: Tensor = aten.tanh_backward.default(x.mul_(events), raised)",
+        "    fallen: Tensor = x.mul_(events)",
+        BURSTS,
+        "",
+    ),
+    Mutation(
+        "recurrent input that is not taken away",
+        "rules/burstprop.py",
+        "        flat.addmm_(own, recurrent.to(own.dtype).t(), alpha=-units.tanh)\n",
+        "",
+        BURSTS,
+        "",
     ),
     Mutation(
         "labels let in",
