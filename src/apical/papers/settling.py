@@ -221,10 +221,10 @@ def _equilibrium(protocol: Protocol, level: float, rate: float) -> tuple[Claim, 
 def _predictive(protocol: Protocol, level: float, points: float, squared: Recipe, entropy: Recipe) -> tuple[Claim, ...]:
     arms = []
     for loss, told, short, recipe in (
-        ("mse", "squared_error", "squared error", squared),
-        ("cross_entropy", "cross_entropy", "cross-entropy", entropy),
+        ("mse", "squared_error", "MSE", squared),
+        ("cross_entropy", "cross_entropy", "CE", entropy),
     ):
-        reference = f"{protocol.name}-backprop-{short.replace(' ', '-')}"
+        reference = f"{protocol.name}-backprop-{short.lower()}"
         own = (f"loss={loss}", f"optimizer.weight_decay={recipe.weight_decay}")
         rule = (
             f"predictive_coding:variant=strict,loss={told},steps={recipe.steps},rate={recipe.rate},"
