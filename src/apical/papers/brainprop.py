@@ -82,11 +82,14 @@ DEEP = Protocol(
 )
 
 
+def _slower(protocol: Protocol, level: float) -> Slower:
+    return Slower(level, 1.0, 3.5, reference=f"{protocol.name}-backprop", whose="backprop")
+
+
 def _arms(protocol: Protocol, level: float, accuracy: float, rate: float) -> tuple[Claim, Claim]:
-    slower = Slower(level, 1.0, 3.5, reference=f"{protocol.name}-backprop", whose="backprop")
     return (
         protocol.claim("backprop", "backprop", AtLeast(accuracy), rate),
-        protocol.claim("tied", "brainprop", slower, rate, REWARD),
+        protocol.claim("tied", "brainprop", _slower(protocol, level), rate, REWARD),
     )
 
 
@@ -95,7 +98,7 @@ CLAIMS = (
     DENSE.claim(
         "Kolen-Pollack",
         "brainprop:feedback=kolen_pollack",
-        Slower(97.0, 1.0, 3.5, reference=f"{DENSE.name}-backprop", whose="backprop"),
+        _slower(DENSE, 97.0),
         0.3,
         REWARD,
         "optimizer.weight_decay=1e-4",

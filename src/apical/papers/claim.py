@@ -176,6 +176,22 @@ class Expectation(ABC):
         """
 
 
+class Comparison(Expectation):
+    """What a claim says of an accuracy beside that of another claim.
+
+    Attributes:
+        reference: the name of the other claim.
+        whose: what it is called in a sentence.
+    """
+
+    reference: str
+    whose: str
+
+    @property
+    def compared_with(self) -> str | None:
+        return self.reference
+
+
 @dataclass(frozen=True)
 class ErrorRate(Expectation):
     """The paper's figure is a test error, of one run.
@@ -228,7 +244,7 @@ class AtLeast(Expectation):
 
 
 @dataclass(frozen=True)
-class Within(Expectation):
+class Within(Comparison):
     """The mean accuracy is near that of another claim.
 
     Attributes:
@@ -245,10 +261,6 @@ class Within(Expectation):
     def text(self) -> str:
         return f"within {self.points:.2f} points of {self.whose}"
 
-    @property
-    def compared_with(self) -> str | None:
-        return self.reference
-
     def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
         if reference is None:
             return False, f"{self.whose} is not measured yet"
@@ -258,7 +270,7 @@ class Within(Expectation):
 
 
 @dataclass(frozen=True)
-class Behind(Expectation):
+class Behind(Comparison):
     """The mean accuracy is far below that of another claim: this is how not to do it.
 
     Attributes:
@@ -275,10 +287,6 @@ class Behind(Expectation):
     def text(self) -> str:
         return f"at least {self.points:.2f} points below {self.whose}"
 
-    @property
-    def compared_with(self) -> str | None:
-        return self.reference
-
     def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
         if reference is None:
             return False, f"{self.whose} is not measured yet"
@@ -287,7 +295,7 @@ class Behind(Expectation):
 
 
 @dataclass(frozen=True)
-class Ahead(Expectation):
+class Ahead(Comparison):
     """With the same seeds the accuracy is above that of another claim, by more than two standard errors of the mean.
 
     Attributes:
@@ -302,10 +310,6 @@ class Ahead(Expectation):
     def text(self) -> str:
         return f"above {self.whose}"
 
-    @property
-    def compared_with(self) -> str | None:
-        return self.reference
-
     def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
         if reference is None or reference.seeds != measured.seeds:
             return False, f"{self.whose} is not measured yet with these seeds"
@@ -316,7 +320,7 @@ class Ahead(Expectation):
 
 
 @dataclass(frozen=True)
-class Slower(Expectation):
+class Slower(Comparison):
     """A level of validation accuracy is reached after so many times the epochs that another claim takes.
 
     Attributes:
@@ -336,10 +340,6 @@ class Slower(Expectation):
     @property
     def text(self) -> str:
         return f"{self.percent:g} % after {self.least:g} to {self.most:g} times the epochs of {self.whose}"
-
-    @property
-    def compared_with(self) -> str | None:
-        return self.reference
 
     def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
         if reference is None:
@@ -385,11 +385,6 @@ class Claim:
     def recipe(self) -> tuple[str, ...]:
         """All settings of its runs but the seed, as KEY=VALUE."""
         return (f"rule={self.rule}", *self.protocol.settings, *self.settings)
-
-    @property
-    def watched(self) -> bool:
-        """Whether its runs hold a validation part out."""
-        return not any(setting in ("validation=0", "validation=0.0") for setting in self.recipe)
 
     def scaled_down(self, measured: Measurement) -> str:
         """In which way a measurement is smaller than the protocol; empty when it is not."""

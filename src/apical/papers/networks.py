@@ -43,8 +43,7 @@ def relu_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         *(nn.Conv2d(128, 256, 3), nn.ReLU(), nn.Flatten()),
         *(nn.LazyLinear(1024), nn.ReLU(), nn.Linear(1024, classes)),
     )
-    model(torch.zeros(1, *input_shape))  # tells the lazy layer its inputs
-    return _glorot(model)
+    return _glorot(_sized(model, input_shape))
 
 
 def kerjan_vgg5(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -87,8 +86,7 @@ def brainprop_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         *(nn.Conv2d(32, 32, 3, stride=2, bias=False), nn.ReLU(), nn.BatchNorm2d(32), nn.Dropout(0.3), nn.Flatten()),
         *(nn.LazyLinear(500, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(500, classes, bias=False)),
     )
-    model.eval()(torch.zeros(1, *input_shape))  # tells the lazy layer its inputs, and the norms nothing
-    return _of_small_values(model.train())
+    return _of_small_values(_sized(model, input_shape))
 
 
 def brainprop_deep(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -104,8 +102,13 @@ def brainprop_deep(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         nn.Flatten(),
         *(nn.LazyLinear(125, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(125, classes, bias=False)),
     )
+    return _of_small_values(_sized(model, input_shape))
+
+
+def _sized(model: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequential:
+    """Tell a lazy layer its inputs, and norms nothing."""
     model.eval()(torch.zeros(1, *input_shape))
-    return _of_small_values(model.train())
+    return model.train()
 
 
 def _of_small_values(model: nn.Sequential) -> nn.Module:
@@ -130,9 +133,7 @@ def _vgg(
     layers: list[nn.Module] = []
     for (below, above), pool in zip(pairwise((input_shape[0], *channels)), pools, strict=True):
         layers += [nn.Conv2d(below, above, 3, padding=1), activation(), *([nn.MaxPool2d(2)] if pool else [])]
-    model = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(classes))
-    model(torch.zeros(1, *input_shape))  # tells the lazy layer its inputs
-    return model
+    return _sized(nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(classes)), input_shape)
 
 
 def _sigmoid(*widths: int) -> nn.Module:
