@@ -109,7 +109,7 @@ def _finished(job: Job | Cell) -> bool:
 
 
 def _perform(job: Job | Cell) -> str:
-    return job.measure() if isinstance(job, Cell) else run_job(job)
+    return pool.failure(job.measure) if isinstance(job, Cell) else run_job(job)
 
 
 def _run(jobs: Sequence[Job | Cell], processes: int | None, progress: bool | None) -> None:
@@ -163,9 +163,11 @@ def _measurement(claim: Claim, jobs: Sequence[Job | Cell], epochs: int | None, s
         command=claim.command + scale,
         environment={key: environment[key] for key in KEPT},
         recipe=claim.recipe,
-        courses=tuple(_course(run) for run in runs) if claim.watched else (),
+        courses=tuple(course for run in runs if (course := _course(run))),
     )
 
 
 def _course(run: RunFolder) -> tuple[float, ...]:
-    return tuple(float(epoch["validation_accuracy"]) for epoch in run.epochs())
+    """Accuracy after every epoch on the validation part; empty where there is none."""
+    accuracies = [epoch["validation_accuracy"] for epoch in run.epochs()]
+    return tuple(float(accuracy) for accuracy in accuracies if accuracy is not None)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from apical import data
-from apical.errors import ApicalError, RunError
+from apical.errors import RunError
 from apical.papers.claim import Claim, Measurement, Online
 from apical.study import Interrupted, durable, environment, few_examples
 from apical.study.interrupts import stop_requests
@@ -53,39 +53,35 @@ class Cell:
     def _about(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self.setting), "method": self.method, "seeds": self.seeds}
 
-    def measure(self) -> str:
-        """Tune and test, and write outcome.json; returns the error where that fails, and "" otherwise.
+    def measure(self) -> None:
+        """Tune and test, and write outcome.json.
 
         Raises:
             Interrupted: it was told to stop; what it was at is lost.
         """
         protocol = few_examples.Protocol(seeds=self.seeds)
         setting = self.setting
-        try:
-            torch.set_num_threads(1)
-            torch.set_flush_denormal(True)  # moments of weights that are hardly used fall to where processors are slow
-            with stop_requests() as stop:
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)  # moments of weights that are hardly used fall to where processors are slow
+        with stop_requests() as stop:
 
-                def advance(steps: int) -> None:
-                    if stop.signal:
-                        raise Interrupted("stopped in the middle of a cell", stop.signal)
+            def advance(steps: int) -> None:
+                if stop.signal:
+                    raise Interrupted("stopped in the middle of a cell", stop.signal)
 
-                task = data.load(setting.task)
-                outcomes = few_examples.cell(task, setting.inputs, setting.hidden, self.method, protocol, advance)
-            with durable.writing(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-            durable.replace_json(
-                self.folder / "outcome.json",
-                {
-                    "of": self._about(),
-                    "test": len(task.test),
-                    "environment": environment.describe(),
-                    "outcome": dataclasses.asdict(outcomes[setting.examples]),
-                },
-            )
-        except ApicalError as error:
-            return str(error)
-        return ""
+            task = data.load(setting.task)
+            outcomes = few_examples.cell(task, setting.inputs, setting.hidden, self.method, protocol, advance)
+        with durable.writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        durable.replace_json(
+            self.folder / "outcome.json",
+            {
+                "of": self._about(),
+                "test": len(task.test),
+                "environment": environment.describe(),
+                "outcome": dataclasses.asdict(outcomes[setting.examples]),
+            },
+        )
 
 
 def cell_of(claim: Claim, folder: Path, seeds: int | None) -> Cell:

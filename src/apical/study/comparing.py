@@ -8,7 +8,6 @@ runs are kept, begun ones resumed.
 import os
 import re
 import shlex
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from typing import Any
 
 from apical import data
 from apical import rules as registry
-from apical.errors import ApicalError, ConfigError, RunError
+from apical.errors import ConfigError, RunError
 from apical.study import display, durable, environment, pool, trainer
 from apical.study.comparison import Arm, Comparison, Run, Settings, TaskInfo, difference
 from apical.study.config import OWN_TASK, Config, RuleConfig
@@ -217,19 +216,16 @@ def run_job(job: Job) -> str:
     Raises:
         Interrupted: it was told to stop, and is saved.
     """
+    return pool.failure(lambda: _begin_or_go_on(job))
+
+
+def _begin_or_go_on(job: Job) -> None:
     run = RunFolder(job.folder)
-    try:
-        task = _task(job.resolved.config.task)
-        if run.exists():
-            trainer.resume(job.folder, task=task, progress=False)
-        else:
-            trainer.begin(job.resolved, run, task=task, overwrite=False, progress=False)
-    except ApicalError as error:
-        return str(error)
-    except Exception as error:  # whatever it is, the other runs go on, and the document says it
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-    return ""
+    task = _task(job.resolved.config.task)
+    if run.exists():
+        trainer.resume(job.folder, task=task, progress=False)
+    else:
+        trainer.begin(job.resolved, run, task=task, overwrite=False, progress=False)
 
 
 def _how_to_go_on(jobs: Sequence[Job], folder: Path) -> str:
