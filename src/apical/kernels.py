@@ -18,14 +18,7 @@ def tanh(x: Tensor) -> Tensor:
     Args:
         x: any shape, device and type.
     """
-    if (
-        x.device.type != "cpu"
-        or x.dtype != torch.float32
-        or x.numel() < _WORTH_IT
-        or torch.get_num_threads() > _FEW_THREADS
-        or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-    ):
+    if x.numel() < _WORTH_IT or not (_single(x) and _by_numpy()):
         return torch.tanh(x)
     y = torch.empty_like(x)
     np.tanh(x.detach().numpy(), out=y.numpy())
@@ -45,12 +38,21 @@ def tanh_(x: Tensor, spare: Tensor | None = None) -> Tensor:
     Returns:
         `x`.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+    if not _single(x):
         return x.tanh_()
-    if torch.get_num_threads() <= _FEW_THREADS and not torch.is_grad_enabled():
+    if _by_numpy():
         values = x.detach().numpy()
         np.tanh(values, out=values)
         return x
     # exp(2x) - 1 over exp(2x) + 1, where numbers near zero keep all their digits; 80 is far from overflow.
     x.mul_(2).clamp_max_(80).expm1_()
     return x.div_(x.add(2) if spare is None else torch.add(x, 2, out=spare))
+
+
+def _single(x: Tensor) -> bool:
+    """Whether these are numbers, and no compiler's, of single precision on a processor."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+def _by_numpy() -> bool:
+    return torch.get_num_threads() <= _FEW_THREADS and not torch.is_grad_enabled()

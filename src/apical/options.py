@@ -15,11 +15,12 @@ def check_choice(what: str, option: str, value: str | None, known: Sequence[str 
         what: has the option: a rule, a neuron.
         option: its name.
         value: as it was given.
-        known: at least two.
+        known: at least one.
     """
     if value not in known:
         *others, last = map(repr, known)
-        raise ConfigError(f"{what}: {option}={value!r} is unknown; use {', '.join(others)} or {last}.")
+        choice = f"{', '.join(others)} or {last}" if others else last
+        raise ConfigError(f"{what}: {option}={value!r} is unknown; use {choice}.")
 
 
 def check_positive(what: str, **options: float) -> None:

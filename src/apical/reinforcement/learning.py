@@ -279,7 +279,7 @@ def _vector(env: Environment, environments: int | None) -> Iterator[VectorEnv[An
         return
     if isinstance(env, VectorEnv):
         mode = env.metadata.get("autoreset_mode", "NextStep")
-        check_choice("the vector environment", "autoreset_mode", getattr(mode, "value", mode), ("NextStep",) * 2)
+        check_choice("the vector environment", "autoreset_mode", getattr(mode, "value", mode), ("NextStep",))
         vector = env
     elif isinstance(env, gymnasium.Env):
         vector = SyncVectorEnv([lambda: env], copy=False)
