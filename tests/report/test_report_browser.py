@@ -3,6 +3,7 @@
 import copy
 import os
 import shutil
+import time
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -116,6 +117,14 @@ def test_curves_are_drawn_and_a_click_on_the_legend_hides_a_rule_in_its_figure(v
     assert curves.count() == 7 * 2 * 2
 
 
+def becomes_true(page, expression, seconds=10):
+    """Wait for it by asking from outside: the page's own rules forbid the polling that Playwright would do inside."""
+    ends = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < ends, f"not within {seconds} s: {expression}"
+        page.wait_for_timeout(50)
+
+
 def test_the_page_follows_the_system_and_the_toggle(visit):
     page = visit("single")
     toggle = page.locator("#theme")
@@ -131,7 +140,7 @@ def test_the_page_follows_the_system_and_the_toggle(visit):
     assert look(other) == dark
     assert other.locator("#theme").get_attribute("aria-pressed") == "true"
     other.emulate_media(color_scheme="light")
-    other.wait_for_function("document.querySelector('#theme').ariaPressed === 'false'")
+    becomes_true(other, "document.querySelector('#theme').ariaPressed === 'false'")
     assert look(other) == light
 
 
@@ -151,7 +160,7 @@ def test_one_run_needs_no_legend_and_its_figures_take_the_width_of_the_window(vi
 
     wide = page.locator("#section-1-learning .main-svg").first.bounding_box()
     page.set_viewport_size({"width": 360, "height": 800})
-    page.wait_for_function("document.querySelector('#section-1-learning .main-svg').clientWidth <= 360")
+    becomes_true(page, "document.querySelector('#section-1-learning .main-svg').clientWidth <= 360")
     narrow = page.locator("#section-1-learning .main-svg").first.bounding_box()
     assert wide["width"] > 900
     assert narrow["height"] > wide["height"]  # the panels now stand above one another
