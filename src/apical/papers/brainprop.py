@@ -20,17 +20,12 @@ WATCHED = (
     "fall."
 )
 EXPLORES = "Exploration 0.1: at 0.02 one class stays undiscovered through the first epochs."
-FIRST = (
-    "Weights as He et al. have them, the output's with a standard deviation of 0.01, for all arms alike: values that "
-    "begin large make BrainProp diverge."
-)
+TINY = "Weights begin as N(0, 0.005), which the norms make up for."
 SETTINGS = (
     "optimizer=sgd",
     "optimizer.momentum=0.0",
     "optimizer.weight_decay=0.0",
     "batch_size=128",
-    "exploration=0.1",
-    "validation=0.1",
 )
 REWARD = "loss=reward_prediction"
 DENSE = Protocol(
@@ -42,11 +37,12 @@ DENSE = Protocol(
         "784-512-512-10, 25 epochs.",
         WATCHED,
         EXPLORES,
-        FIRST,
+        "Weights as He et al. have them, the output's with a standard deviation of 0.01, for all arms alike: theirs, "
+        "N(0, 0.01), had 75 % after twelve epochs.",
         "Learning rate 0.3, chosen out of 0.1, 0.3 and 0.5 for backpropagation and for BrainProp alike after four "
         "epochs on nine tenths of the training data: both do best there, or as well.",
     ),
-    settings=("task=mnist", "model=networks.py:brainprop_dense", *SETTINGS),
+    settings=("task=mnist", "model=networks.py:brainprop_dense", *SETTINGS, "exploration=0.1", "validation=0.1"),
     epochs=25,
     seeds=3,
 )
@@ -55,29 +51,35 @@ CONV = Protocol(
     paper=PAPER,
     where="README of the released code, MNIST, convolutional network: 99.31 % after 63 epochs",
     theirs="Convolutions 32 and 32 with stride 2, batch norm, dropout 0.3, 500 units. " + THEIRS,
-    departures=("5 epochs.", WATCHED, EXPLORES, FIRST, "Learning rate 0.1 as theirs, for all arms."),
-    settings=("task=mnist", "model=networks.py:brainprop_conv", *SETTINGS),
-    epochs=5,
-    seeds=1,
+    departures=(
+        "10 epochs.",
+        WATCHED,
+        TINY,
+        "Learning rate 0.1 as theirs, for all arms: out of 0.03, 0.1 and 0.2 it is the best for both, or as good, "
+        "after three epochs on nine tenths of the training data.",
+    ),
+    settings=("task=mnist", "model=networks.py:brainprop_conv", *SETTINGS, "exploration=0.02", "validation=0.1"),
+    epochs=10,
+    seeds=3,
 )
-
 DEEP = Protocol(
     name="brainprop-cifar10",
     paper=PAPER,
     where="README of the released code, CIFAR-10, deep network: 88.88 % after 105 epochs",
     theirs=(
         "Convolutions 64, 64, 128, 128, 128, 128, 128, batch norm, pooling after the 2nd, 4th and 7th, dropout of 0.3 "
-        "to 0.8, 500 units. " + THEIRS
+        "to 0.8, 500 units, weight decay of 5e-4. " + THEIRS
     ),
     departures=(
-        "A quarter of the width, dropout 0.3 throughout, 4 epochs.",
+        "A quarter of the width, dropout 0.3 throughout, no weight decay, 20 epochs.",
         WATCHED,
-        EXPLORES,
-        FIRST,
-        "Learning rate 0.1 as theirs, for all arms; no weight decay.",
+        "Exploration 0.1: at 0.02 the first epochs are slower.",
+        TINY,
+        "Learning rate 0.3, for all arms: out of 0.1, 0.3 and 0.5 it is the best for both, or as good, after five "
+        "epochs on nine tenths of the training data.",
     ),
-    settings=("task=cifar10", "model=networks.py:brainprop_deep", *SETTINGS),
-    epochs=4,
+    settings=("task=cifar10", "model=networks.py:brainprop_deep", *SETTINGS, "exploration=0.1", "validation=0.1"),
+    epochs=20,
     seeds=1,
 )
 
@@ -104,5 +106,5 @@ CLAIMS = (
         "optimizer.weight_decay=1e-4",
     ),
     *_arms(CONV, 98.0, 98.5, 0.1),
-    *_arms(DEEP, 35.0, 45.0, 0.1),
+    *_arms(DEEP, 70.0, 75.0, 0.3),
 )

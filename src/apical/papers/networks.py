@@ -20,6 +20,17 @@ def lenet(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     return _glorot(model)
 
 
+def he_lenet(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """LeNet-5 as Meir et al. compare with it, 400-120-84-10 behind its convolutions; weights as He et al. have them."""
+    model = lenet(input_shape=input_shape, classes=classes)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+    return model
+
+
 def sigmoid_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """Payeur et al.'s network for MNIST: three hidden layers of 500 sigmoid units, and sigmoid outputs."""
     return _sigmoid(math.prod(input_shape), 500, 500, 500, classes)
@@ -86,7 +97,7 @@ def brainprop_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         *(nn.Conv2d(32, 32, 3, stride=2, bias=False), nn.ReLU(), nn.BatchNorm2d(32), nn.Dropout(0.3), nn.Flatten()),
         *(nn.LazyLinear(500, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(500, classes, bias=False)),
     )
-    return _of_small_values(_sized(model, input_shape))
+    return _of_tiny_weights(_sized(model, input_shape))
 
 
 def brainprop_deep(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -102,7 +113,7 @@ def brainprop_deep(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         nn.Flatten(),
         *(nn.LazyLinear(125, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(125, classes, bias=False)),
     )
-    return _of_small_values(_sized(model, input_shape))
+    return _of_tiny_weights(_sized(model, input_shape))
 
 
 def _sized(model: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequential:
@@ -119,6 +130,14 @@ def _of_small_values(model: nn.Sequential) -> nn.Module:
     readout = model[-1]
     assert isinstance(readout, nn.Linear)
     nn.init.normal_(readout.weight, std=0.01)
+    return model
+
+
+def _of_tiny_weights(model: nn.Sequential) -> nn.Module:
+    """Pozzi et al.'s first weights: behind norms, He et al.'s would begin with values that are too large."""
+    for module in model:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.normal_(module.weight, std=0.005)
     return model
 
 
