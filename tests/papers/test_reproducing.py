@@ -14,7 +14,7 @@ import apical
 from apical import data, papers
 from apical.cli import app
 from apical.errors import ConfigError, RunError
-from apical.papers import Ahead, AtLeast, Claim, Online, Paper, Protocol, Within, ledger, measuring
+from apical.papers import Ahead, AtLeast, Claim, Online, Paper, Protocol, Within, ledger, measuring, networks
 from apical.study import RunFolder, few_examples
 
 PAPER = Paper("small", "Small Claims", "Somebody", 2020, "https://example.org")
@@ -82,6 +82,26 @@ def test_every_claim_is_a_valid_run(claim, tmp_path):
         assert config.optimizer.lr == float(written["optimizer.lr"])
         assert config.optimizer.weight_decay == float(written["optimizer.weight_decay"])
     assert len({job.folder for job in jobs}) == len(jobs)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "deviation"),
+    [
+        ("brainprop_conv", (1, 28, 28), lambda fan_in: 0.005),
+        ("brainprop_deep", (3, 32, 32), lambda fan_in: 0.005),
+        ("he_lenet", (3, 32, 32), lambda fan_in: (2 / fan_in) ** 0.5),
+    ],
+)
+def test_networks_begin_as_their_protocols_say(name, shape, deviation):
+    torch.manual_seed(0)
+    model = getattr(networks, name)(input_shape=shape, classes=10)
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for module in layers:
+        expected = deviation(nn.init._calculate_fan_in_and_fan_out(module.weight)[0])
+        drawn = module.weight.detach() / expected
+        assert abs(drawn.std() - 1) < 4 / (2 * drawn.numel()) ** 0.5  # four standard errors
+        assert module.bias is None or not module.bias.any()
+    assert model(torch.randn(2, *shape)).shape == (2, 10)
 
 
 def test_the_network_of_biotorch_is_the_one_of_its_table():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apical.errors import ConfigError, RunError
-from apical.papers import biotorch, brainprop, bursts, own, sardi, settling
+from apical.papers import biotorch, brainprop, bursts, meir, own, sardi, settling
 from apical.papers.claim import Claim, Measurement, Verdict
 
 CLAIMS: tuple[Claim, ...] = (
@@ -21,6 +21,7 @@ CLAIMS: tuple[Claim, ...] = (
     *settling.CLAIMS,
     *brainprop.CLAIMS,
     *sardi.CLAIMS,
+    *meir.CLAIMS,
 )
 MEASURED = Path(__file__).with_name("measured.json")
 
