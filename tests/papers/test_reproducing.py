@@ -87,6 +87,7 @@ def test_every_claim_is_a_valid_run(claim, tmp_path):
 @pytest.mark.parametrize(
     ("name", "shape", "deviation"),
     [
+        ("brainprop_dense", (1, 28, 28), lambda fan_in: 0.01),
         ("brainprop_conv", (1, 28, 28), lambda fan_in: 0.005),
         ("brainprop_deep", (3, 32, 32), lambda fan_in: 0.005),
         ("he_lenet", (3, 32, 32), lambda fan_in: (2 / fan_in) ** 0.5),

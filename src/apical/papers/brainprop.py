@@ -19,7 +19,6 @@ WATCHED = (
     "What is compared is when a tenth of the training data, held out, is first answered so well; learning rates do not "
     "fall."
 )
-EXPLORES = "Exploration 0.1: at 0.02 one class stays undiscovered through the first epochs."
 TINY = "Weights begin as N(0, 0.005), which the norms make up for."
 SETTINGS = (
     "optimizer=sgd",
@@ -34,16 +33,15 @@ DENSE = Protocol(
     where="abstract and released code, MNIST, fully connected network",
     theirs="784-1500-1000-500-10. " + THEIRS,
     departures=(
-        "784-512-512-10, 25 epochs.",
+        "784-512-512-10, 50 epochs.",
         WATCHED,
-        EXPLORES,
-        "Weights as He et al. have them, the output's with a standard deviation of 0.01, for all arms alike: theirs, "
-        "N(0, 0.01), had 75 % after twelve epochs.",
-        "Learning rate 0.3, chosen out of 0.1, 0.3 and 0.5 for backpropagation and for BrainProp alike after four "
-        "epochs on nine tenths of the training data: both do best there, or as well.",
+        "Exploration 0.1: at 0.02 some classes stay undiscovered through the first epochs.",
+        "Weights begin as theirs, N(0, 0.01), for all arms.",
+        "Learning rate 0.5, chosen out of 0.1, 0.3 and 0.5 for backpropagation and for BrainProp alike after twelve "
+        "epochs on nine tenths of the training data: both do best there.",
     ),
     settings=("task=mnist", "model=networks.py:brainprop_dense", *SETTINGS, "exploration=0.1", "validation=0.1"),
-    epochs=25,
+    epochs=50,
     seeds=3,
 )
 CONV = Protocol(
@@ -75,8 +73,8 @@ DEEP = Protocol(
         WATCHED,
         "Exploration 0.1: at 0.02 the first epochs are slower.",
         TINY,
-        "Learning rate 0.3, for all arms: out of 0.1, 0.3 and 0.5 it is the best for both, or as good, after five "
-        "epochs on nine tenths of the training data.",
+        "Learning rates 0.1 for backpropagation and 0.3 for BrainProp: out of 0.1, 0.3 and 0.5 the best for each after "
+        "five epochs on nine tenths of the training data.",
     ),
     settings=("task=cifar10", "model=networks.py:brainprop_deep", *SETTINGS, "exploration=0.1", "validation=0.1"),
     epochs=20,
@@ -88,23 +86,25 @@ def _slower(protocol: Protocol, level: float) -> Slower:
     return Slower(level, 1.0, 3.5, reference=f"{protocol.name}-backprop", whose="backprop")
 
 
-def _arms(protocol: Protocol, level: float, accuracy: float, rate: float) -> tuple[Claim, Claim]:
+def _arms(
+    protocol: Protocol, level: float, accuracy: float, rate: float, reward_rate: float | None = None
+) -> tuple[Claim, Claim]:
     return (
         protocol.claim("backprop", "backprop", AtLeast(accuracy), rate),
-        protocol.claim("tied", "brainprop", _slower(protocol, level), rate, REWARD),
+        protocol.claim("tied", "brainprop", _slower(protocol, level), reward_rate or rate, REWARD),
     )
 
 
 CLAIMS = (
-    *_arms(DENSE, 97.0, 97.5, 0.3),
+    *_arms(DENSE, 97.0, 97.5, 0.5),
     DENSE.claim(
         "Kolen-Pollack",
         "brainprop:feedback=kolen_pollack",
         _slower(DENSE, 97.0),
-        0.3,
+        0.5,
         REWARD,
         "optimizer.weight_decay=1e-4",
     ),
     *_arms(CONV, 98.0, 98.5, 0.1),
-    *_arms(DEEP, 70.0, 75.0, 0.3),
+    *_arms(DEEP, 70.0, 75.0, rate=0.1, reward_rate=0.3),
 )

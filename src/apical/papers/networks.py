@@ -86,7 +86,7 @@ def brainprop_dense(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """Pozzi et al.'s fully connected network for MNIST with fewer units, without biases."""
     widths = (math.prod(input_shape), 512, 512)
     hidden = [part for shape in pairwise(widths) for part in (nn.Linear(*shape, bias=False), nn.ReLU())]
-    return _of_small_values(nn.Sequential(_Pixels(), nn.Flatten(), *hidden, nn.Linear(512, classes, bias=False)))
+    return _of_tiny_weights(nn.Sequential(_Pixels(), nn.Flatten(), *hidden, nn.Linear(512, classes, bias=False)), 0.01)
 
 
 def brainprop_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -97,7 +97,7 @@ def brainprop_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         *(nn.Conv2d(32, 32, 3, stride=2, bias=False), nn.ReLU(), nn.BatchNorm2d(32), nn.Dropout(0.3), nn.Flatten()),
         *(nn.LazyLinear(500, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(500, classes, bias=False)),
     )
-    return _of_tiny_weights(_sized(model, input_shape))
+    return _of_tiny_weights(_sized(model, input_shape), 0.005)
 
 
 def brainprop_deep(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -113,7 +113,7 @@ def brainprop_deep(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         nn.Flatten(),
         *(nn.LazyLinear(125, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(125, classes, bias=False)),
     )
-    return _of_tiny_weights(_sized(model, input_shape))
+    return _of_tiny_weights(_sized(model, input_shape), 0.005)
 
 
 def _sized(model: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequential:
@@ -122,22 +122,11 @@ def _sized(model: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequential:
     return model.train()
 
 
-def _of_small_values(model: nn.Sequential) -> nn.Module:
-    """He et al.'s first weights, and an output that begins near zero."""
+def _of_tiny_weights(model: nn.Sequential, deviation: float) -> nn.Module:
+    """Pozzi et al.'s first weights. Larger ones begin with larger values, whose squared errors make steps unstable."""
     for module in model:
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
-    readout = model[-1]
-    assert isinstance(readout, nn.Linear)
-    nn.init.normal_(readout.weight, std=0.01)
-    return model
-
-
-def _of_tiny_weights(model: nn.Sequential) -> nn.Module:
-    """Pozzi et al.'s first weights: behind norms, He et al.'s would begin with values that are too large."""
-    for module in model:
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.normal_(module.weight, std=0.005)
+            nn.init.normal_(module.weight, std=deviation)
     return model
 
 
