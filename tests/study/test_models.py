@@ -1,5 +1,7 @@
 """Networks by name: their shapes, their seeds, what they refuse."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -48,6 +50,12 @@ def test_every_network_can_become_a_circuit_and_learn(spec, shape):
     circuit = Circuit(make(spec, shape), "feedback_alignment")
     circuit(torch.randn(2, *shape)).sum().backward()
     assert all(parameter.grad is not None for parameter in circuit.model.parameters())
+
+
+@pytest.mark.parametrize("spec", ["mlp:9,8:tanh", "conv:3,4:tanh", "lenet:tanh"])
+def test_between_two_layers_of_weights_there_is_an_activation(spec):
+    parts = [part for part in make(spec).modules() if isinstance(part, nn.Conv2d | nn.Linear | nn.Tanh)]
+    assert not any(isinstance(below, nn.Tanh) == isinstance(above, nn.Tanh) for below, above in pairwise(parts))
 
 
 @pytest.mark.parametrize("rule", ["backprop", "feedback_alignment"])

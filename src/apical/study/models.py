@@ -169,7 +169,7 @@ def _conv(spec: Spec, channels: int, height: int, width: int, classes: int) -> n
 
 
 def _lenet(spec: Spec, channels: int, height: int, width: int, classes: int) -> nn.Module:
-    """LeNet-5 as in BioTorch's benchmark: max pooling, and no activation between the last two layers.
+    """LeNet-5 as in BioTorch's benchmark: max pooling, and 120 and 84 units behind the convolutions.
 
     A smaller image is padded to 32x32 by repeating its border, half of the missing rows and columns on either
     side: the background goes on, whatever value standardisation gave it.
@@ -187,8 +187,7 @@ def _lenet(spec: Spec, channels: int, height: int, width: int, classes: int) -> 
         *(nn.Conv2d(channels, 6, 5), activation(), nn.MaxPool2d(2)),
         *(nn.Conv2d(6, 16, 5), activation(), nn.MaxPool2d(2)),
         *(nn.Conv2d(16, 120, 5), activation(), nn.Flatten()),
-        nn.Linear(120, 84),
-        nn.Linear(84, classes),
+        *(nn.Linear(120, 84), activation(), nn.Linear(84, classes)),
     )
 
 
