@@ -348,7 +348,7 @@ class Slower(Comparison):
         if own is None or others is None:
             return False, f"{self.whose if others is None else 'it'} does not get there with every seed"
         return self.least <= own / others <= self.most, (
-            f"{own:g} epochs, {own / others:.2g} times the {others:g} of {self.whose}"
+            f"{round(own, 1):g} epochs, {own / others:.2g} times the {round(others, 1):g} of {self.whose}"
         )
 
 
