@@ -4,7 +4,7 @@
 
 fills benchmarks/results/few_examples.json cell by cell (a cell is a method with one network and one kind of inputs) and
 goes on from there when it is started again; at the end it writes the tables, few_examples.md, beside it. It takes about
-twenty minutes on two cores. With `--figure few_examples.html` the gains over gradient descent are drawn, too.
+twelve minutes on two cores. With `--figure few_examples.html` the gains over gradient descent are drawn, too.
 
 The protocol and the ranges of all options are in `apical.study.few_examples`.
 """
