@@ -63,7 +63,6 @@ class Mutation:
 CONTRACT, ORACLES, CLOSED = "test_contract.py", "test_oracles.py", "test_closed_forms.py"
 TRACING, AROUND, ALIGNED = "test_tracing.py", "test_surroundings.py", "test_alignment.py"
 ATTENTION = "test_attention.py"
-BURSTS = "test_bursts.py"
 PREDICTIVE, EQUILIBRIUM, BURSTS = "test_predictive_coding.py", "test_equilibrium.py", "test_bursts.py"
 
 MUTATIONS = (

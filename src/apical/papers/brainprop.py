@@ -46,8 +46,10 @@ CONV = Protocol(
     name="brainprop-mnist-conv",
     paper=PAPER,
     where="README of the released code, MNIST, convolutional network: 99.31 % after 63 epochs",
-    theirs="Convolutions 32 and 32 with stride 2, batch norm, dropout 0.3, 500 units; first weights from "
-    "N(0, 0.005). " + THEIRS,
+    theirs=(
+        "Convolutions 32 and 32 with stride 2, batch norm, dropout 0.3, 500 units; first weights from N(0, 0.005). "
+        + THEIRS
+    ),
     departures=(
         "10 epochs.",
         WATCHED,
@@ -83,12 +85,10 @@ def _slower(protocol: Protocol, level: float) -> Slower:
     return Slower(level, 1.0, 3.5, reference=f"{protocol.name}-backprop", whose="backprop")
 
 
-def _arms(
-    protocol: Protocol, level: float, accuracy: float, rate: float, reward_rate: float | None = None
-) -> tuple[Claim, Claim]:
+def _arms(protocol: Protocol, level: float, accuracy: float, *, rate: float, reward_rate: float) -> tuple[Claim, Claim]:
     return (
         protocol.claim("backprop", "backprop", AtLeast(accuracy), rate),
-        protocol.claim("tied", "brainprop", _slower(protocol, level), reward_rate or rate, REWARD),
+        protocol.claim("tied", "brainprop", _slower(protocol, level), reward_rate, REWARD),
     )
 
 
@@ -102,6 +102,6 @@ CLAIMS = (
         REWARD,
         "optimizer.weight_decay=1e-4",
     ),
-    *_arms(CONV, 98.0, 98.5, 0.1),
+    *_arms(CONV, 98.0, 98.5, rate=0.1, reward_rate=0.1),
     *_arms(DEEP, 70.0, 75.0, rate=0.1, reward_rate=0.3),
 )

@@ -1,7 +1,8 @@
 """Networks of papers that `apical.study.models` does not know, for `model = "networks.py:NAME"`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -17,18 +18,12 @@ def lenet(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         *(nn.Conv2d(16, 120, 5), nn.ReLU(), nn.Flatten()),
         *(nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)),
     )
-    return _glorot(model)
+    return _begun(model, nn.init.xavier_uniform_)
 
 
 def he_lenet(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """LeNet-5 as Meir et al. compare with it, 400-120-84-10 behind its convolutions; weights as He et al. have them."""
-    model = lenet(input_shape=input_shape, classes=classes)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
-            assert module.bias is not None
-            nn.init.zeros_(module.bias)
-    return model
+    return _begun(lenet(input_shape=input_shape, classes=classes), nn.init.kaiming_normal_)
 
 
 def sigmoid_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -54,7 +49,7 @@ def relu_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         *(nn.Conv2d(128, 256, 3), nn.ReLU(), nn.Flatten()),
         *(nn.LazyLinear(1024), nn.ReLU(), nn.Linear(1024, classes)),
     )
-    return _glorot(_sized(model, input_shape))
+    return _begun(_sized(model, input_shape), nn.init.xavier_uniform_)
 
 
 def kerjan_vgg5(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -83,10 +78,14 @@ class _Pixels(nn.Module):
 
 
 def brainprop_dense(*, input_shape: Sequence[int], classes: int) -> nn.Module:
-    """Pozzi et al.'s fully connected network for MNIST with fewer units, without biases."""
+    """Pozzi et al.'s fully connected network for MNIST with fewer units, without biases.
+
+    Its first weights are theirs: larger ones begin with larger values, whose squared errors make steps unstable.
+    """
     widths = (math.prod(input_shape), 512, 512)
     hidden = [part for shape in pairwise(widths) for part in (nn.Linear(*shape, bias=False), nn.ReLU())]
-    return _of_tiny_weights(nn.Sequential(_Pixels(), nn.Flatten(), *hidden, nn.Linear(512, classes, bias=False)), 0.01)
+    model = nn.Sequential(_Pixels(), nn.Flatten(), *hidden, nn.Linear(512, classes, bias=False))
+    return _begun(model, partial(nn.init.normal_, std=0.01))
 
 
 def brainprop_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -97,7 +96,7 @@ def brainprop_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         *(nn.Conv2d(32, 32, 3, stride=2, bias=False), nn.ReLU(), nn.BatchNorm2d(32), nn.Dropout(0.3), nn.Flatten()),
         *(nn.LazyLinear(500, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(500, classes, bias=False)),
     )
-    return _of_tiny_weights(_sized(model, input_shape), 0.005)
+    return _begun(_sized(model, input_shape), partial(nn.init.normal_, std=0.005))
 
 
 def brainprop_deep(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -113,21 +112,13 @@ def brainprop_deep(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         nn.Flatten(),
         *(nn.LazyLinear(125, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(125, classes, bias=False)),
     )
-    return _of_tiny_weights(_sized(model, input_shape), 0.005)
+    return _begun(_sized(model, input_shape), partial(nn.init.normal_, std=0.005))
 
 
 def _sized(model: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequential:
     """Tell a lazy layer its inputs, and norms nothing."""
     model.eval()(torch.zeros(1, *input_shape))
     return model.train()
-
-
-def _of_tiny_weights(model: nn.Sequential, deviation: float) -> nn.Module:
-    """Pozzi et al.'s first weights. Larger ones begin with larger values, whose squared errors make steps unstable."""
-    for module in model:
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.normal_(module.weight, std=deviation)
-    return model
 
 
 def _vgg(
@@ -146,13 +137,14 @@ def _vgg(
 
 def _sigmoid(*widths: int) -> nn.Module:
     layers = [part for shape in pairwise(widths) for part in (nn.Linear(*shape), nn.Sigmoid())]
-    return _glorot(nn.Sequential(nn.Flatten(), *layers))
+    return _begun(nn.Sequential(nn.Flatten(), *layers), nn.init.xavier_uniform_)
 
 
-def _glorot(model: nn.Module) -> nn.Module:
+def _begun(model: nn.Module, draw: Callable[[Tensor], Tensor]) -> nn.Module:
+    """The model with weights that `draw` fills, and biases of 0."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            assert module.bias is not None
-            nn.init.zeros_(module.bias)
+            draw(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return model
