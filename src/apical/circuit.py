@@ -277,6 +277,8 @@ class Circuit(nn.Module):
         if not (wanted or any(learns)):
             return rule.answer(self.model, x)
         compiling = torch.compiler.is_compiling()
+        if not rule.ready:
+            self._initialize(x)
         torch._C._set_grad_enabled(False)  # torch.no_grad() alone takes a hundredth of a small network's step
         try:
             source = x.detach() if wanted or compiling else x  # the compiler takes no tensor twice
@@ -285,8 +287,6 @@ class Circuit(nn.Module):
             if self.training:
                 rule.between(self.wiring)
             y, activity = rule.respond(self.wiring, source, self.wiring.reach(learns, wanted))
-            if not rule.ready and y.numel():
-                rule.prepare(self.wiring, activity, y)
             if rule.records_rates or rule.records_drives:
                 y = y.clone()  # the answer may be overwritten, what is kept must not
         finally:
@@ -298,6 +298,20 @@ class Circuit(nn.Module):
         ):
             return self._saving(activity, y, x, parameters)
         return _apply(self, _Kept(activity, self._changes, parameters, y), y, x, *parameters)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def _initialize(self, x: Tensor) -> None:
+        """Make the state of the rule whose shapes only a forward pass shows; buffers and random states stay."""
+        if not x.shape[0]:
+            return  # an empty batch teaches nothing, and a later one shows the shapes
+        buffers = {buffer: buffer.clone() for buffer in self.model.buffers()}
+        with torch.random.fork_rng(devices=[x.device.index or 0] if x.device.type == "cuda" else []):
+            everything = self.wiring.reach((True,) * len(self._slots), False)
+            y, activity = self.wiring.respond(x.detach(), everything)
+        for buffer, before in buffers.items():
+            buffer.copy_(before)
+        self.rule.prepare(self.wiring, activity, y)
 
     def _saving(self, activity: Activity, y: Tensor, x: Tensor, parameters: list[nn.Parameter | None]) -> Tensor:
         """The answer, tied to the parameters, where autograd has to keep the tensors."""

@@ -213,7 +213,7 @@ def test_evaluation_changes_nothing(row, network):
     after = circuit.state_dict()
     assert before.keys() == after.keys()
     for key, value in before.items():
-        if isinstance(value, Tensor):
+        if not key.endswith("_extra_state"):  # a backward pass draws, in every mode
             assert torch.equal(value, after[key]), key
 
 

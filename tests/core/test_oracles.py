@@ -266,16 +266,56 @@ def test_a_layer_of_zeros_is_still_taught():
 def test_a_source_of_random_numbers_goes_on_where_its_state_was_saved():
     like = torch.empty(3, 5)
     source, other = Randomness(3), Randomness(4)
-    assert not torch.equal(source.uniform(like, 1.0), other.uniform(like, 1.0))
+    assert not torch.equal(source.uniform(like, 1.0, "1"), other.uniform(like, 1.0, "1"))
     assert not torch.equal(source.noise((7,), like), other.noise((7,), like))
     other.load_state_dict(copy.deepcopy(source.state_dict()))
     assert other.seed == 3
     for _ in range(2):
-        assert torch.equal(source.uniform(like, 1.0), other.uniform(like, 1.0))
+        assert torch.equal(source.uniform(like, 1.0, "1"), other.uniform(like, 1.0, "1"))
         assert torch.equal(source.noise((7,), like), other.noise((7,), like))
         assert torch.equal(source.odd_bytes(like), other.odd_bytes(like))
     fresh = Randomness(3)
-    assert not torch.equal(source.uniform(like, 1.0), fresh.uniform(like, 1.0))
+    assert not torch.equal(source.noise((7,), like), fresh.noise((7,), like))
+    assert all(isinstance(value, torch.Tensor) for value in source.state_dict().values())
+
+
+def test_initial_weights_depend_on_seed_and_name_alone():
+    like = torch.empty(3, 5)
+    source = Randomness(3)
+    first = source.uniform(like, 1.0, "a.weight")
+    assert not torch.equal(first, source.uniform(like, 1.0, "b.weight"))
+    source.noise((7,), like)
+    torch.manual_seed(5)
+    assert torch.equal(first, source.uniform(like, 1.0, "a.weight"))
+    assert torch.equal(first, Randomness(3).uniform(like, 1.0, "a.weight"))
+
+
+@pytest.mark.parametrize("rule", ["feedback_alignment", "direct_feedback_alignment", "burst_ccn"])
+def test_feedback_weights_do_not_depend_on_the_other_layers(rule):
+    """Inserting a layer leaves the feedback weights of all others as they were."""
+    torch.manual_seed(0)
+    first, second, third = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    class Net(nn.Module):
+        def __init__(self, deep: bool) -> None:
+            super().__init__()
+            self.first, self.third, self.deep = first, third, deep
+            if deep:
+                self.second = second
+
+        def forward(self, x):
+            h = torch.tanh(self.first(x))
+            return self.third(torch.tanh(self.second(h)) if self.deep else h)
+
+    found = []
+    for deep in (False, True):
+        circuit = apical.Circuit(Net(deep), apical.rules.make(rule, init="outputs" if "direct" in rule else "match"))
+        circuit(torch.randn(5, 6))
+        own = {**dict(circuit.rule.named_buffers()), **dict(circuit.rule.named_parameters())}
+        found.append({name: value for name, value in own.items() if "first" in name or "third" in name})
+    assert found[0]
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name])
 
 
 def test_noise_has_mean_zero_and_variance_one():

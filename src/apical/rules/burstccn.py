@@ -133,7 +133,8 @@ class BurstCCN(Bursts):
         self.event_weights = PerLayer()
         for layer in self._silenced(wiring) if self.events != "matched" else ():
             init = "xavier" if self.init == "xavier" else "match"
-            apart = feedback_like(layer.weight, init, self.scale, self.randomness).mul_(self.mismatch)
+            apart = feedback_like(layer.weight, init, self.scale, self.randomness, f"{layer.name}/mismatch")
+            apart.mul_(self.mismatch)
             if self.feedback == "homeostatic":
                 apart += self.weights[layer].detach()
             self.event_weights.hold(layer, apart, learned=self.events == "learned")

@@ -204,7 +204,7 @@ class Bursts(LearningRule):
         learned = self._learned(wiring)
         for layer in wiring.layers:
             if layer.feeds_back:
-                feedback = feedback_like(layer.weight, self.init, self.scale, self.randomness)
+                feedback = feedback_like(layer.weight, self.init, self.scale, self.randomness, layer.name)
                 self.weights.hold(layer, feedback, learned=layer in learned)
 
     def _learned(self, wiring: Wiring) -> Collection[Layer]:

@@ -14,7 +14,7 @@ from apical.errors import CircuitError
 from apical.layers import Layer, Node, Record
 from apical.rules.randomness import Randomness, check_init, standard_deviation
 from apical.rules.rule import LearningRule, PerLayer
-from apical.wiring import Activity, Credit, Reach, Wiring
+from apical.wiring import Activity, Credit, Wiring
 
 
 class DirectFeedbackAlignment(LearningRule):
@@ -80,14 +80,6 @@ class DirectFeedbackAlignment(LearningRule):
     def ready(self) -> bool:
         return len(self.weights) > 0
 
-    def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:
-        if self.ready:
-            return wiring.respond(x, reach)
-        # The first answer shows the size of every rate: of those too that are frozen for now.
-        y, activity = wiring.respond(x, wiring.reach((True,) * len(reach.learns), False))
-        activity.reach = reach
-        return y, activity
-
     def prepare(self, wiring: Wiring, activity: Activity, y: Tensor) -> None:
         outputs = y[0].numel()
         readouts = wiring.readouts()
@@ -98,7 +90,7 @@ class DirectFeedbackAlignment(LearningRule):
                 continue
             like = y.new_empty((outputs, *record.shape[1:]), dtype=wiring.layers[0].weight.dtype)
             spread = spreads[node.index] if self.init == "match" else outputs**-0.5
-            self.weights.hold(node, self.randomness.uniform(like, self.scale * spread))
+            self.weights.hold(node, self.randomness.uniform(like, self.scale * spread, node.name))
         if not len(self.weights):  # one layer: nothing to send, and no need to ask again
             self.weights.register_buffer("none", y.new_zeros(0))
 

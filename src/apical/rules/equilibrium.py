@@ -219,7 +219,7 @@ class EquilibriumPropagation(LearningRule):
         if self.feedback != "symmetric":
             for layer in wiring.layers:
                 if layer.feeds_back:
-                    weight = feedback_like(layer.weight, self.init, self.scale, self.randomness)
+                    weight = feedback_like(layer.weight, self.init, self.scale, self.randomness, layer.name)
                     self.weights.hold(layer, weight, learned=self.feedback == "kolen_pollack")
 
     @property
@@ -299,8 +299,7 @@ class EquilibriumPropagation(LearningRule):
         if self._complex:
             return [beta * cmath.exp(2j * math.pi * k / self.points) for k in range(self.points)]
         if self.nudging == "random":
-            coin = torch.randint(2, (), generator=self.randomness.on(torch.device("cpu")))
-            return [beta if torch.compiler.is_compiling() or int(coin) else -beta]
+            return [beta if self.randomness.coin() else -beta]
         return {"positive": [beta], "negative": [-beta]}.get(self.nudging, [beta, -beta])
 
     def _feedback(self, wiring: Wiring) -> dict[int, Tensor]:

@@ -62,7 +62,7 @@ class FeedbackAlignment(Sweep):
         self.weights = PerLayer()
         for layer in wiring.layers:
             if layer.feeds_back:
-                feedback = feedback_like(layer.weight, self.init, self.scale, self.randomness)
+                feedback = feedback_like(layer.weight, self.init, self.scale, self.randomness, layer.name)
                 self.weights.hold(layer, feedback, learned=self.learned)
 
     def feedback(self, layer: Layer, record: Record, post: Tensor) -> Tensor:
@@ -176,10 +176,10 @@ class WeightMirror(FeedbackAlignment):
         answer = noise.mm(flat.t()).to(feedback.dtype)  # autocast may have made it shorter
         feedback.view(flat.shape).addmm_(answer.t(), noise, beta=1 - self.rate, alpha=self.rate / self.samples)
 
-    def get_extra_state(self) -> dict[str, int]:
-        """How many responses have passed since the last mirror phase."""
-        return {"due": self._due}
+    def get_extra_state(self) -> Tensor:
+        """The number of forward passes since the last mirror phase."""
+        return torch.tensor(self._due)
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Restore what `get_extra_state` gave."""
-        self._due = state["due"]
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore the number that `get_extra_state` returned."""
+        self._due = int(state)

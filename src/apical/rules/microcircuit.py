@@ -289,13 +289,16 @@ class DendriticMicrocircuit(LearningRule):
         """Make the synapses between a layer and the one below."""
         weight = layer.weight.detach()
         if self.top_down != "tied":
-            made = feedback_like(weight, self.init, self.scale, self.randomness)
+            made = feedback_like(weight, self.init, self.scale, self.randomness, layer.name)
             self.top_down_weights.hold(layer, made, learned=self.top_down == "learned")
         if self._areas[layer.index].linearised:
             return
         bias = layer.synapses.bias
         if self.interneurons == "learned":
-            copied = weight.clone() if self.self_predicting else feedback_like(weight, "match", 1.0, self.randomness)
+            name = f"{layer.name}/interneurons"
+            copied = (
+                weight.clone() if self.self_predicting else feedback_like(weight, "match", 1.0, self.randomness, name)
+            )
             self.interneuron_weights.hold(layer, copied, learned=True)
             if bias is not None:
                 start = bias.detach().clone() if self.self_predicting else torch.zeros_like(bias)
@@ -303,7 +306,8 @@ class DendriticMicrocircuit(LearningRule):
         if self.cancellation_rate:
             known = self.self_predicting
             spread = standard_deviation(made)
-            start = -self.top_down_weights[layer].detach() if known else self.randomness.uniform(weight, spread)
+            drawn = f"{layer.name}/inhibition"
+            start = -self.top_down_weights[layer].detach() if known else self.randomness.uniform(weight, spread, drawn)
             self.inhibition.hold(layer, start, learned=True)
 
     def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:

@@ -227,7 +227,7 @@ class PredictiveCoding(LearningRule):
             return
         for layer in wiring.layers:
             if layer.feeds_back:
-                made = feedback_like(layer.weight, "match", 1.0, self.randomness)
+                made = feedback_like(layer.weight, "match", 1.0, self.randomness, layer.name)
                 self.weights.hold(layer, made, learned=self.feedback == "kolen_pollack")
 
     def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:

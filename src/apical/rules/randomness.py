@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,45 +14,53 @@ from apical.options import check_choice
 
 # The odd numbers of a byte about their mean 128 have the variance (256^2 - 4) / 12.
 _BYTE_SPREAD = math.sqrt(12 / (256**2 - 4))
+_STREAM = 7 * 8  # bytes of the saved state before those of the devices
 
 
 class Randomness(nn.Module):
-    """A seeded source of random numbers for every device, part of the rule's state.
+    """The random numbers of a rule: initial weights by seed and name, noise from a seeded stream.
 
-    Inside `torch.compile`, which knows no generators, draws come from torch's own.
+    Initial weights depend on the seed and on the name of what they are drawn for, and on nothing else: neither on the
+    order of the draws nor on the device, and they are the same in a copy, in every process of a group and where the
+    circuit is compiled. Noise comes from one stream for each device, whose state is one tensor in the `state_dict`;
+    inside `torch.compile`, which has no generators, it comes from torch's own.
 
     Args:
-        seed: any integer; two sources of one seed draw the same.
+        seed: any integer; two sources of one seed draw the same numbers.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.seed = seed
         self._generators: dict[str, torch.Generator] = {}
-        # For bytes on the CPU: five times as fast as torch's Mersenne twister.
+        # On the CPU five times as fast as torch's Mersenne twister.
         self._bytes = np.random.SFC64(seed % 2**64)
 
-    def on(self, device: torch.device) -> torch.Generator | None:
-        """The generator of a device."""
-        if torch.compiler.is_compiling():
-            return None
-        known = self._generators.get(device.type)
-        if known is None:
-            known = self._generators[device.type] = torch.Generator(device).manual_seed(self.seed)
-        return known
+    def uniform(self, like: Tensor, standard_deviation: float, name: str) -> Tensor:
+        """Uniform numbers with mean zero that depend on the seed and the name alone.
 
-    def uniform(self, like: Tensor, standard_deviation: float) -> Tensor:
-        """Numbers with mean zero, of the shape of `like`; drawn on the CPU, so that every device gets the same."""
+        Args:
+            like: gives shape, type and device.
+            standard_deviation: of the numbers.
+            name: of the layer, and of the purpose where a layer needs several draws.
+        """
+        digest = hashlib.blake2b(f"{self.seed % 2**64}/{name}".encode(), digest_size=8).digest()
+        # Drawn on the CPU in double precision, so that every device and type gets the same numbers.
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
         edge = math.sqrt(3) * standard_deviation
-        drawn = torch.rand(like.shape, generator=self.on(torch.device("cpu")), dtype=torch.float64)
+        drawn = torch.rand(like.shape, generator=generator, dtype=torch.float64)
         return drawn.mul_(2 * edge).sub_(edge).to(like)
 
     def noise(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Numbers with mean zero and variance one (uniform), on the device and of the type of `like`."""
+        """Uniform noise with mean zero and variance one, on the device and of the type of `like`."""
         return self.odd_bytes(like.new_empty(shape)).sub_(128).mul_(_BYTE_SPREAD)
 
+    def coin(self) -> bool:
+        """True or false with equal probability; inside `torch.compile` always true."""
+        return torch.compiler.is_compiling() or bool(self._bytes.random_raw() >> 63)
+
     def odd_bytes(self, like: Tensor) -> Tensor:
-        """Odd numbers from 1 to 255, uniform, of the shape and type of `like`: eight of them cost one draw."""
+        """Odd numbers from 1 to 255, uniform, of the shape and type of `like`: one draw gives eight."""
         if torch.compiler.is_compiling():
             return (torch.randint(0, 128, like.shape, device=like.device) * 2 + 1).to(like.dtype)
         count = (like.numel() + 7) // 8
@@ -60,35 +68,45 @@ class Randomness(nn.Module):
             words = torch.from_numpy(self._bytes.random_raw(count).view(np.int64))
         else:
             words = torch.empty(count, dtype=torch.int64, device=like.device)
-            words.random_(-(2**63), None, generator=self.on(like.device))
+            words.random_(-(2**63), None, generator=self._on(like.device))
         words.bitwise_or_(0x0101010101010101)
         return words.view(torch.uint8)[: like.numel()].view(like.shape).to(like.dtype)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The state of every generator, as tensors."""
-        state = self._bytes.state
-        bits = {
-            "words": torch.from_numpy(state["state"]["state"].view(np.int64).copy()),
-            "has_uint32": int(state["has_uint32"]),
-            "uinteger": int(state["uinteger"]),
-        }
-        generators = {device: generator.get_state() for device, generator in self._generators.items()}
-        return {"seed": self.seed, "bytes": bits, "generators": generators}
+    def _on(self, device: torch.device) -> torch.Generator:
+        known = self._generators.get(device.type)
+        if known is None:
+            known = self._generators[device.type] = torch.Generator(device).manual_seed(self.seed)
+        return known
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` gave."""
-        self.seed = state["seed"]
-        bits = state["bytes"]
+    def get_extra_state(self) -> Tensor:
+        """The state of every stream as one tensor of bytes, so that a `state_dict` holds tensors alone."""
+        state = self._bytes.state
+        words = [*state["state"]["state"].tolist(), state["has_uint32"], state["uinteger"], self.seed % 2**64]
+        content = np.array(words, dtype=np.uint64).tobytes()
+        for device, generator in self._generators.items():
+            own = bytes(generator.get_state().tolist())
+            content += len(device).to_bytes(1, "little") + device.encode() + len(own).to_bytes(4, "little") + own
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore the state that `get_extra_state` returned."""
+        content = bytes(state.cpu().tolist())
+        words = np.frombuffer(content[:_STREAM], dtype=np.uint64)
+        self.seed = int(words[6])
         self._bytes.state = {
             "bit_generator": "SFC64",
-            "state": {"state": bits["words"].cpu().numpy().view(np.uint64).copy()},
-            "has_uint32": bits["has_uint32"],
-            "uinteger": bits["uinteger"],
+            "state": {"state": words[:4].copy()},
+            "has_uint32": int(words[4]),
+            "uinteger": int(words[5]),
         }
         self._generators = {}
-        for device, known in state["generators"].items():
+        rest = content[_STREAM:]
+        while rest:
+            end = 1 + rest[0]
+            device, size = rest[1:end].decode(), int.from_bytes(rest[end : end + 4], "little")
+            own, rest = rest[end + 4 : end + 4 + size], rest[end + 4 + size :]
             self._generators[device] = torch.Generator(device)
-            self._generators[device].set_state(known.cpu())
+            self._generators[device].set_state(torch.frombuffer(bytearray(own), dtype=torch.uint8))
 
 
 def standard_deviation(weight: Tensor) -> float:
@@ -105,7 +123,7 @@ def glorot(weight: Tensor) -> float:
     return math.sqrt(2 / ((weight.shape[0] + weight.shape[1]) * field))
 
 
-def feedback_like(weight: Tensor, init: str, scale: float, randomness: Randomness) -> Tensor:
+def feedback_like(weight: Tensor, init: str, scale: float, randomness: Randomness, name: str) -> Tensor:
     """Feedback weights for a layer, of the shape of its own.
 
     Args:
@@ -113,11 +131,12 @@ def feedback_like(weight: Tensor, init: str, scale: float, randomness: Randomnes
         init: "match" (uniform, with the standard deviation of the weights as they are now), "xavier"
             (uniform, with Glorot's) or "weights" (a copy of them).
         scale: multiplies the result.
-        randomness: where the numbers come from.
+        randomness: the source of the numbers.
+        name: of the layer, and of the purpose where it is not feedback of the error.
     """
     if init == "weights":
         return weight.detach().clone() * scale
-    return randomness.uniform(weight.detach(), scale * spread_of(weight, init))
+    return randomness.uniform(weight.detach(), scale * spread_of(weight, init), name)
 
 
 def spread_of(weight: Tensor, init: str) -> float:

@@ -106,9 +106,9 @@ class SegregatedDendrites(DirectFeedbackAlignment):
     def prepare(self, wiring: Wiring, activity: Activity, y: Tensor) -> None:
         super().prepare(wiring, activity, y)
         if self.feedback == "sparse":
-            for weights in self.weights.buffers():
+            for name, weights in self.weights.named_buffers():
                 # Uniform numbers of the same source: below the density's quantile the synapse is there.
-                drawn = self.randomness.uniform(weights, 1 / math.sqrt(12)) + 0.5
+                drawn = self.randomness.uniform(weights, 1 / math.sqrt(12), f"{name}/density") + 0.5
                 weights.mul_((drawn < self.density) / math.sqrt(self.density))
 
     def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:

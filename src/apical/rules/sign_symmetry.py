@@ -70,7 +70,7 @@ class SignSymmetry(Sweep):
             spread = self.scale * spread_of(weight, self.init)
             if self.magnitude == "fixed":
                 if layer.feeds_back:
-                    self.sizes.hold(layer, self.randomness.uniform(weight, spread).abs_())
+                    self.sizes.hold(layer, self.randomness.uniform(weight, spread, layer.name).abs_())
             else:
                 self.sizes.hold(layer, weight.new_tensor(spread))
 
