@@ -386,7 +386,7 @@ def test_no_rate_is_negative(row, name):
         if "event_rate" not in quantities:
             return
         seen.append(layer)
-        assert quantities.keys() | {"apical_potential"} == circuit.rule.carries.keys()
+        assert quantities.keys() | {"apical_potential"} == circuit.rule.observables.keys()
         for quantity, values in quantities.items():
             assert torch.isfinite(values).all(), quantity
             if quantity != "apical_potential":

@@ -260,9 +260,9 @@ def test_what_is_kept_of_an_answer_goes_with_it(row, network):
     kept: list[weakref.ref[Tensor]] = []
 
     def remember(*args: Any) -> Any:
-        y, activity = respond(*args)
-        kept.extend(weakref.ref(tensor) for tensor in activity.pack()[0] if tensor is not x)
-        return y, activity
+        y, state = respond(*args)
+        kept.extend(weakref.ref(tensor) for tensor in state.pack()[0] if tensor is not x)
+        return y, state
 
     circuit.rule.respond = remember
     x, y = NETWORKS[network].batch()
@@ -690,7 +690,7 @@ def test_another_rule_finds_the_same_weights(row):
     circuit = circuit_of("residual", "backprop")
     parameters = dict(circuit.model.named_parameters())
     before = copy.deepcopy(circuit.model.state_dict())
-    assert circuit.learn_by(row.make()) is circuit
+    assert circuit.set_rule(row.make()) is circuit
     after = circuit.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(parameter is parameters[name] for name, parameter in circuit.model.named_parameters())
@@ -706,7 +706,7 @@ def test_a_rule_does_not_teach_what_another_answered(row):
     circuit = circuit_of("mlp", "backprop")
     x, y = NETWORKS["mlp"].batch()
     loss = loss_on(circuit, x, y)
-    circuit.learn_by(row.make())
+    circuit.set_rule(row.make())
     with pytest.raises(CircuitError, match=r"rule was changed.*Answer again"):
         loss.backward()
 
@@ -718,7 +718,7 @@ def test_a_rule_belongs_to_one_circuit(row):
         apical.Circuit(NETWORKS["deep_tanh"].build(), circuit.rule)
     assert f"{type(circuit.rule).__name__}(...)" in str(refused.value)
     freed = circuit.rule
-    circuit.learn_by("backprop")
+    circuit.set_rule("backprop")
     x, y = NETWORKS["deep_tanh"].batch()
     other = apical.Circuit(NETWORKS["deep_tanh"].build(), freed)
     assert_same(learn(other, x, y), learn(circuit_of("deep_tanh", row), x, y))

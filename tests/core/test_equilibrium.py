@@ -23,7 +23,7 @@ import apical
 from apical import kernels
 from apical.errors import CircuitError, ConfigError, NonFiniteError
 from apical.rules import products
-from apical.rules.nudging import Nudge, UnsettledWarning
+from apical.rules.energy.nudging import Nudge, UnsettledWarning
 
 Named = dict[str, Tensor]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import apical
 from apical import measure
 from apical.errors import CircuitError, ConfigError
-from apical.rules.hebbian import Hebbian, Oja, SoftHebb, ThreeFactor
+from apical.rules.hebbian.rules import Hebbian, Oja, SoftHebb, ThreeFactor
 from apical.wiring import Credit
 
 RULES: dict[str, tuple[Callable[[], Hebbian], reference.Unit]] = {
@@ -146,9 +146,9 @@ def test_a_decay_reaches_weights_biases_and_a_rules_own_weights():
             super().__init__()
             self.own = nn.Parameter(torch.randn(3, 4))
 
-        def teach(self, wiring, activity, error):
+        def assign_credit(self, wiring, state, error):
             (layer,) = wiring.layers
-            pre, decay = activity[layer].pre, torch.tensor([1.0, 0.0, -2.0])
+            pre, decay = state[layer].pre, torch.tensor([1.0, 0.0, -2.0])
             yield Credit(layer, pre, torch.zeros_like(error), decay=decay)
             yield Credit(layer, pre, torch.zeros_like(error), learner=self.own, decay=decay)
 

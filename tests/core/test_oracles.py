@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import apical
 from apical.errors import CircuitError
-from apical.rules.randomness import Randomness, glorot, standard_deviation
+from apical.feedback.randomness import Randomness, glorot, standard_deviation
 
 every_network = pytest.mark.parametrize("network", NETWORKS)
 

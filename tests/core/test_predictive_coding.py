@@ -22,9 +22,9 @@ import apical
 from apical import PredictiveCoding
 from apical.errors import CircuitError, ConfigError, NonFiniteError
 from apical.rules import predictive_coding
-from apical.rules.nudging import UnsettledWarning
-from apical.rules.relaxation import Hierarchy
-from apical.rules.wavefront import shares
+from apical.rules.energy.nudging import UnsettledWarning
+from apical.rules.energy.relaxation import Hierarchy
+from apical.rules.energy.wavefront import shares
 
 SIZES = (4, 6, 5, 3)
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import apical
 from apical.errors import CircuitError, ConfigError
-from apical.layers import Layer, Record
+from apical.layers import Layer, NodeState
 from apical.rules import LearningRule, Sweep
-from apical.wiring import Activity, Credit, Wiring
+from apical.wiring import Credit, ForwardState, Wiring
 
 OWN = list(apical.rules._OWN)
 
@@ -97,7 +97,7 @@ class Shared(Sweep):
         self.share = share
 
     def feedback(self, layer, record, post):
-        return layer.synapses.transport(post, layer.weight * self.share, record.pre)
+        return layer.synapses.transpose_product(post, layer.weight * self.share, record.pre)
 
 
 class Nameless(Sweep):
@@ -185,20 +185,20 @@ def test_a_broken_plug_in_is_told_and_harms_nobody(package, points, told):
 class RandomSigns(Sweep):
     """Errors travel down weights whose signs are drawn anew for every batch."""
 
-    def feedback(self, layer: Layer, record: Record, post: Tensor) -> Tensor:
+    def feedback(self, layer: Layer, record: NodeState, post: Tensor) -> Tensor:
         signs = torch.randint_like(layer.weight, 2) * 2 - 1
-        return layer.synapses.transport(post, signs * layer.weight.abs(), record.pre)
+        return layer.synapses.transpose_product(post, signs * layer.weight.abs(), record.pre)
 
 
 class Contrast(LearningRule):
     """Two signals for each layer, one of each sign, as rules with two states yield them."""
 
-    def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
-        for layer, record, arrived in (descent := wiring.descend(activity, error)):
+    def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        for layer, record, arrived in (descent := wiring.backward(state, error)):
             post = descent.somatic(layer, record, arrived)
             yield Credit(layer, record.pre, 3 * post)
             yield Credit(layer, record.pre, -2 * post)
-            descent.send(layer, layer.synapses.transport(post, layer.weight, record.pre))
+            descent.send(layer, layer.synapses.transpose_product(post, layer.weight, record.pre))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -225,13 +225,13 @@ def test_a_rule_may_give_a_layer_several_credits(network):
 class Recorder(Sweep):
     """A rule that looks at all that a circuit can keep for it."""
 
-    records_drives = True
-    records_rates = True
+    saves_drives = True
+    saves_rates = True
     seen: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def feedback(self, layer: Layer, record: Record, post: Tensor) -> Tensor:
+    def feedback(self, layer: Layer, record: NodeState, post: Tensor) -> Tensor:
         self.seen = (record.pre, record.drive, record.rate)
-        return layer.synapses.transport(post, layer.weight, record.pre)
+        return layer.synapses.transpose_product(post, layer.weight, record.pre)
 
 
 @pytest.mark.parametrize("inplace", [True, False])
@@ -242,7 +242,7 @@ def test_what_is_recorded_is_what_was_there(inplace):
     rule = circuit.rule
     found = []
 
-    def feedback(layer: Layer, record: Record, post: Tensor) -> Tensor:
+    def feedback(layer: Layer, record: NodeState, post: Tensor) -> Tensor:
         found.append((layer.name, record.pre, record.drive, record.rate))
         return Recorder.feedback(rule, layer, record, post)
 
@@ -260,7 +260,7 @@ def test_what_is_recorded_is_what_was_there(inplace):
 class Chains(RandomSigns):
     """A rule that cannot do with every circuit."""
 
-    def bind(self, wiring: Wiring) -> None:
+    def setup(self, wiring: Wiring) -> None:
         if len(wiring.nodes) != len(wiring.layers):
             junction = next(node for node in wiring.nodes if node not in wiring.layers)
             raise CircuitError(f"{junction.name}: a junction, and this rule needs a chain. Take the branch out.")
@@ -275,7 +275,7 @@ def test_a_rule_that_cannot_teach_a_circuit_leaves_it_its_old_one():
     expected = learn(circuit_of("residual", "feedback_alignment"), x, y)
     old, refused = circuit.rule, Chains()
     with pytest.raises(CircuitError, match="add: a junction"):
-        circuit.learn_by(refused)
+        circuit.set_rule(refused)
     assert circuit.rule is old
     assert_same(learn(circuit, x, y), expected)
     apical.Circuit(NETWORKS["nested"].build(), refused)  # and stays free for another
