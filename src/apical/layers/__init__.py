@@ -17,6 +17,7 @@ from apical.layers.nodes import (
 )
 from apical.layers.steps import LocalGraph, Step, closed_form, closed_form_of, known_closed_forms
 from apical.layers.synapses import Synapses, kind_of, known_kinds, synapses_of
+from apical.layers.traits import Traits
 
 __all__ = [
     "Add",
@@ -34,6 +35,7 @@ __all__ = [
     "Record",
     "Step",
     "Synapses",
+    "Traits",
     "activations",
     "closed_form",
     "closed_form_of",

@@ -185,9 +185,15 @@ class Layer(Node):
 
 
 class Meeting(ABC):
-    """How the rates that arrive at a junction become one."""
+    """How the rates that arrive at a junction become one.
+
+    Attributes:
+        name: of the operation.
+        holomorphic: whether it takes complex rates, and `backward` complex signals.
+    """
 
     name: str
+    holomorphic = False
 
     @abstractmethod
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
@@ -202,6 +208,7 @@ class PassOn(Meeting):
     """One rate, as it is: a place where it parts."""
 
     name = "identity"
+    holomorphic = True
 
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
         return arriving[0], ()
@@ -220,6 +227,7 @@ class Add(Meeting):
     """The sum of the rates, broadcast where the shapes differ."""
 
     name = "sum"
+    holomorphic = True
 
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
         total = arriving[0] + arriving[1]
@@ -255,6 +263,7 @@ class Concatenate(Meeting):
     """The rates one after the other along an axis."""
 
     name = "concatenation"
+    holomorphic = True
 
     def __init__(self, axis: int) -> None:
         self.axis = axis

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from apical.errors import CircuitError, ConfigError
 from apical.layers import Gradients, Junction, Layer, Node
-from apical.layers.activations import Identity, Sigmoid, Tanh
-from apical.layers.nodes import Add, Concatenate, PassOn, collect
-from apical.layers.shapes import ChannelDropout, Dropout, Flatten, Unflatten
+from apical.layers.nodes import collect
 from apical.options import check_choice
 from apical.rules.again import refuse_what_cannot_fire_again, widened
 from apical.rules.hopfield import SHAPES, Hopfield
@@ -25,7 +23,6 @@ from apical.rules.randomness import Randomness, check_init, feedback_like
 from apical.rules.rule import LearningRule, PerLayer
 from apical.wiring import Activity, Credit, Reach, Wiring
 
-_HOLOMORPHIC = (Identity, Tanh, Sigmoid, Flatten, Unflatten, Dropout, ChannelDropout)
 _NUDGINGS = ("centered", "positive", "negative", "random", "holomorphic", "clamped")
 
 
@@ -238,13 +235,13 @@ class EquilibriumPropagation(LearningRule):
             return
         for node in wiring.nodes:
             for step in node.steps:
-                if not isinstance(step, _HOLOMORPHIC):
+                if not step.traits.holomorphic:
                     raise CircuitError(
                         f"{node.name}: {step!r} has no derivative in the complex plane, where "
                         f"{own}(nudging='holomorphic') nudges. Use nn.Tanh or nn.Sigmoid without norms and pooling, or "
                         "nudging='centered'."
                     )
-            if isinstance(node, Junction) and not isinstance(node.meeting, (Add, Concatenate, PassOn)):
+            if isinstance(node, Junction) and not node.meeting.holomorphic:
                 raise CircuitError(
                     f"{node.name}: a {node.meeting.name} of rates cannot be nudged in the complex plane here; sums and "
                     "concatenations can. Use nudging='centered'."

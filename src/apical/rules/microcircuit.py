@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apical.errors import CircuitError, ConfigError
-from apical.functions import Reshape
-from apical.layers import Layer, Step, activations, shapes
+from apical.layers import Layer, Step
 from apical.options import check_choice
 from apical.rules.nudging import UnsettledWarning
 from apical.rules.randomness import Randomness, check_init, feedback_like, standard_deviation
@@ -23,13 +22,7 @@ from apical.rules.rule import LearningRule, PerLayer
 from apical.rules.settling import Settling, settle
 from apical.wiring import Activity, Credit, Reach, Wiring
 
-_POINTWISE = (
-    *(activations.ReLU, activations.Tanh, activations.Sigmoid, activations.Hardtanh, activations.LeakyReLU),
-    *(activations.ELU, activations.GELU, activations.SiLU, activations.Mish, activations.Softplus),
-    *(activations.Hardsigmoid, activations.Hardswish, activations.LogSigmoid),
-)
 _SMALL = 0.05  # a shift of this part of a potential has lost four digits in single precision
-_RANDOM = (shapes.Dropout, shapes.ChannelDropout)
 _CHOICES = {
     "dynamics": ("two_step", "steady_state"),
     "top_down": ("fixed", "tied", "learned"),
@@ -59,9 +52,7 @@ class Area:
         """The rate of a potential, which is left as it is."""
         if self.activation is None:
             return potential
-        if getattr(self.activation, "in_place", False):
-            potential = potential.clone()
-        return self.activation.forward(potential)[0]
+        return self.activation.fire(potential)
 
     def to_pyramids(self, signal: Tensor, saved: list[Any]) -> Tensor:
         """A signal at the layer's rate, taken back to the pyramids through what follows them."""
@@ -546,11 +537,9 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _area(layer: Layer, mixing: float, gain: float) -> Area:
     first, after = None, layer.steps
-    if after and isinstance(after[0], _POINTWISE):
+    if after and after[0].traits.activation and after[0].traits.elementwise:
         first, *after = after
-    passive = all(
-        type(step).__module__ == shapes.__name__ or isinstance(step, (Reshape, activations.Identity)) for step in after
-    )
+    passive = all(step.traits.commutes_with_relu or step.traits.pools for step in after)
     return Area(first, tuple(after), not passive, mixing, gain)
 
 
@@ -588,7 +577,7 @@ def _refuse_what_cannot_settle(wiring: Wiring, areas: dict[int, Area]) -> None:
         )
     for layer in wiring.layers:
         area = areas[layer.index]
-        random = [step for step in area.after if isinstance(step, _RANDOM)]
+        random = [step for step in area.after if step.traits.random]
         if area.linearised or random:
             reason = f"{random[0]!r} draws anew" if random else f"one of {layer.steps!r} is no activation or pooling"
             raise CircuitError(
