@@ -20,7 +20,7 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "options": set(),
     "kernels": set(),
-    "layers": set(),
+    "layers": {"kernels"},
     "functions": {"layers"},
     "tracing": {"layers", "functions"},
     "wiring": {"layers", "functions", "tracing"},

@@ -16,7 +16,7 @@ from apical.feedback import Fixed
 from apical.feedback.randomness import check_init, feedback_like, standard_deviation, uniform
 from apical.feedback.registry import Given
 from apical.feedback.weights import PerLayer
-from apical.layers import BackwardPlan, Credit, ForwardState, Layer, shapes
+from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.options import check_choice
 from apical.rules.dendrites.settling import Settling, settle
 from apical.rules.dendrites.somas import Area, Mirror, Soma, area_of, precise
@@ -24,7 +24,6 @@ from apical.rules.energy.nudging import UnsettledWarning
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
 
-_RANDOM = (shapes.Dropout, shapes.ChannelDropout)
 _CHOICES = {
     "dynamics": ("two_step", "steady_state"),
     "interneurons": ("learned", "tied"),
@@ -441,7 +440,7 @@ def _refuse_what_cannot_settle(wiring: Wiring, areas: dict[int, Area]) -> None:
         )
     for layer in wiring.layers:
         area = areas[layer.index]
-        random = [step for step in area.after if isinstance(step, _RANDOM)]
+        random = [step for step in area.after if step.traits.random]
         if area.linearised or random:
             reason = f"{random[0]!r} draws anew" if random else f"one of {layer.steps!r} is no activation or pooling"
             raise CircuitError(

@@ -14,10 +14,8 @@ from apical.errors import CircuitError, ConfigError
 from apical.feedback import Tied
 from apical.feedback.randomness import Randomness, check_init
 from apical.feedback.registry import Given
-from apical.layers import BackwardPlan, Credit, Derivatives, ForwardState, Junction, Layer, Node, merges
-from apical.layers.activations import Identity, Sigmoid, Tanh
+from apical.layers import BackwardPlan, Credit, Derivatives, ForwardState, Junction, Layer, Node
 from apical.layers.credit import neuron_credits
-from apical.layers.shapes import ChannelDropout, Dropout, Flatten, Unflatten
 from apical.options import check_choice
 from apical.rules.energy.again import refuse_what_cannot_fire_again, widened
 from apical.rules.energy.hopfield import SHAPES, Hopfield
@@ -27,7 +25,6 @@ from apical.rules.energy.products import real_pairs
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
 
-_HOLOMORPHIC = (Identity, Tanh, Sigmoid, Flatten, Unflatten, Dropout, ChannelDropout)
 _NUDGINGS = ("centered", "positive", "negative", "random", "holomorphic", "clamped")
 
 
@@ -250,15 +247,13 @@ class EquilibriumPropagation(LearningRule):
             return
         for node in wiring.nodes:
             for step in node.steps:
-                if not isinstance(step, _HOLOMORPHIC):
+                if not step.traits.holomorphic:
                     raise CircuitError(
                         f"{node.name}: {step!r} has no derivative in the complex plane, where "
                         f"{own}(nudging='holomorphic') nudges. Use nn.Tanh or nn.Sigmoid without norms and pooling, or "
                         "nudging='centered'."
                     )
-            if isinstance(node, Junction) and not isinstance(
-                node.merge, (merges.Sum, merges.Concatenate, merges.Identity)
-            ):
+            if isinstance(node, Junction) and not node.merge.holomorphic:
                 raise CircuitError(
                     f"{node.name}: a {node.merge.name} of rates cannot be nudged in the complex plane here; sums and "
                     "concatenations can. Use nudging='centered'."

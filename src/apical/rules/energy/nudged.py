@@ -22,20 +22,14 @@ import torch
 from torch import Tensor
 
 from apical.layers import BackwardPlan, Derivatives, ForwardState, Junction, Layer, Node, NodeState
-from apical.layers.activations import Identity, ReLU
 from apical.layers.nodes import steps_backward
-from apical.layers.shapes import ChannelDropout, Dropout, Flatten, MaxPool, Unflatten
 from apical.layers.steps import Saved
-from apical.rules.energy.again import fire_again, fire_all_again
+from apical.rules.energy.again import fire_all_again
 from apical.rules.energy.products import carry, drive
 from apical.wiring import Wiring
 
 Nudging = Callable[[Tensor], Tensor]
 """Takes an output; gives the derivative of each sample's loss there."""
-
-_MASKS = (Dropout, ChannelDropout)
-# What max(0, x) may trade places with.
-_COMMUTE = (MaxPool, Flatten, Unflatten, Identity, *_MASKS)
 
 
 class Neurons:
@@ -52,8 +46,9 @@ class Neurons:
     def __init__(self, layer: Layer) -> None:
         self.steps = list(enumerate(layer.steps))
         self.parameter_indices = layer.parameter_indices
-        places = [place for place, step in self.steps if isinstance(step, ReLU)]
-        self.rectify = len(places) == 1 and all(isinstance(step, _COMMUTE) for _, step in self.steps[places[0] + 1 :])
+        places = [place for place, step in self.steps if step.traits.rectifies]
+        after = layer.steps[places[0] + 1 :] if places else []
+        self.rectify = len(places) == 1 and all(step.traits.commutes_with_relu for step in after)
         self.reordered = self.rectify and places[0] != len(self.steps) - 1
         if self.rectify:
             self.steps.append(self.steps.pop(places[0]))
@@ -64,7 +59,7 @@ class Neurons:
         saved = []
         for place, step in self.steps:
             before = x
-            x, kept = fire_again(step, x, free[place], anchored=False)
+            x, kept = step.refire(x, free[place], anchored=False)
             saved.append(kept)
         return before, x, saved
 
