@@ -8,7 +8,14 @@ import pytest
 import torch
 
 # No test may depend on how long something takes; and a test that passed must pass again.
-hypothesis.settings.register_profile("apical", deadline=None, derandomize=True, database=None, max_examples=12)
+hypothesis.settings.register_profile(
+    "apical",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=True,
+    database=None,
+    max_examples=12,
+)
 hypothesis.settings.load_profile("apical")
 
 

@@ -46,7 +46,14 @@ def blobs(examples=200, classes=4, seed=0):
 def config(folder, *settings):
     """A small network with batch norm and dropout, saved every few steps."""
     (folder / "net.py").write_text(NET)
-    common = ["task=own:blobs", f"model={folder}/net.py:make", "threads=1", "batch_size=16", "checkpoints.steps=4"]
+    common = [
+        "task=own:blobs",
+        f"model={folder}/net.py:make",
+        "threads=1",
+        "batch_size=16",
+        "checkpoints.steps=4",
+        "checkpoints.seconds=0",
+    ]
     return Config().with_settings([*common, "alignment=2", *settings])
 
 
