@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
 
-PATIENCE = 240.0  # seconds
+PATIENCE = 600.0  # seconds
 PAUSE = 0.01
 
 
