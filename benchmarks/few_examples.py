@@ -13,7 +13,6 @@ import argparse
 import datetime
 import json
 import multiprocessing
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -26,6 +25,7 @@ from plotly.subplots import make_subplots
 from rich.progress import Progress
 
 from apical import data
+from apical.statistics import Spread, paired
 from apical.study import durable, environment, few_examples
 from apical.study.few_examples import METHODS, Protocol
 
@@ -136,8 +136,8 @@ def tables(cells: Sequence[Cell], protocol: Protocol) -> str:
 def entries(name: str, row: Cell, rows: dict[str, Cell], protocol: Protocol) -> Iterator[str]:
     """A method's entries in a table."""
     for count in protocol.counts:
-        accuracies = row["outcomes"][str(count)]["accuracies"]
-        entry = f"{100 * statistics.fmean(accuracies):.1f} ({100 * statistics.stdev(accuracies):.1f})"
+        accuracies = Spread(tuple(row["outcomes"][str(count)]["accuracies"]))
+        entry = f"{100 * accuracies.mean:.1f} ({100 * (accuracies.deviation or 0.0):.1f})"
         if name != "sgd" and "sgd" in rows:
             entry += f" {gained(row, rows['sgd'], count)}"
         yield entry
@@ -145,8 +145,12 @@ def entries(name: str, row: Cell, rows: dict[str, Cell], protocol: Protocol) -> 
 
 def gained(row: Cell, other: Cell, count: int) -> str:
     """The paired gain of one method over another, with its standard error, in points."""
-    mean, error = few_examples.gain(*(each["outcomes"][str(count)]["accuracies"] for each in (row, other)))
-    return f"{100 * mean:+.1f} ± {100 * error:.1f}"
+    gain = gain_over(row, other, count)
+    return f"{100 * gain.mean:+.1f} ± {100 * gain.standard_error:.1f}"
+
+
+def gain_over(row: Cell, other: Cell, count: int) -> Spread:
+    return paired(*(each["outcomes"][str(count)]["accuracies"] for each in (row, other)))
 
 
 def by_setting(cells: Sequence[Cell]) -> Iterator[tuple[tuple[str, int], dict[str, Cell]]]:
@@ -166,14 +170,11 @@ def draw(path: Path, cells: Sequence[Cell], protocol: Protocol) -> None:
         for colour, name in zip(colours, [name for name in METHODS if name != "sgd"], strict=True):
             if name not in rows:
                 continue
-            gains = [
-                few_examples.gain(*(each["outcomes"][str(count)]["accuracies"] for each in (rows[name], rows["sgd"])))
-                for count in protocol.counts
-            ]
+            gains = [gain_over(rows[name], rows["sgd"], count) for count in protocol.counts]
             figure.add_scatter(
                 x=list(protocol.counts),
-                y=[100 * mean for mean, _ in gains],
-                error_y={"array": [200 * error for _, error in gains]},
+                y=[100 * gain.mean for gain in gains],
+                error_y={"array": [200 * gain.standard_error for gain in gains]},
                 name=name,
                 legendgroup=name,
                 showlegend=panel == 1,

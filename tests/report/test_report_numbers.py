@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 
+from apical.report.curve import Curve
 from apical.report.document import read
 from apical.report.figures import angles, cost, final_accuracy, learning_curves
 from apical.report.findings import details, headline, points_beside_reference
 from apical.report.page import render
 from apical.report.protocol import protocol
-from apical.report.spread import Curve, Spread
 from apical.report.styles import assign
+from apical.statistics import Spread
 
 
 def drawn(make, document):

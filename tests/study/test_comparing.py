@@ -13,8 +13,9 @@ import torch
 
 from apical import rules
 from apical.errors import ConfigError, RunError
+from apical.statistics import Spread
 from apical.study import Comparison, Config, Interrupted, RunFolder, compare, comparing, trainer
-from apical.study.comparison import Spread, difference
+from apical.study.comparison import difference
 
 SMALL = ["model=mlp:6", "epochs=2", "batch_size=200"]
 PAIR = ["backprop", "feedback_alignment"]
@@ -299,9 +300,9 @@ class TestDocument:
 
     def test_spread(self):
         spread = Spread.of([1.0, 2.0, 4.0])
-        assert (spread.mean, spread.count) == (pytest.approx(7 / 3), 3)
+        assert (spread.mean, spread.n) == (pytest.approx(7 / 3), 3)
         assert spread.deviation == pytest.approx((7 / 3) ** 0.5)
-        assert Spread.of([1.0]).deviation == 0
+        assert Spread.of([1.0]).deviation is None
         assert Spread.of([]) is None
 
     def test_difference(self):

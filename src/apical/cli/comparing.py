@@ -11,6 +11,7 @@ from apical.cli import options, terminal
 from apical.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
+    from apical.statistics import Spread
     from apical.study import Comparison, Config
     from apical.study.comparison import Arm
 
@@ -174,7 +175,7 @@ def summary(comparison: "Comparison") -> dict[str, Any]:
                 "title": arm.title,
                 "settings": arm.settings.model_dump(),
                 "notes": arm.notes,
-                "test_accuracy": None if (accuracy := arm.accuracy()) is None else accuracy.model_dump(),
+                "test_accuracy": _spread(arm.accuracy()),
                 "angles": arm.angles(),
                 "cost": None if arm.cost is None else arm.cost.model_dump(),
                 "failures": [{"seed": run.seed, "error": run.error} for run in arm.runs if run.status == "failed"],
@@ -182,6 +183,12 @@ def summary(comparison: "Comparison") -> dict[str, Any]:
             for arm in comparison.arms
         ],
     }
+
+
+def _spread(spread: "Spread | None") -> dict[str, Any] | None:
+    if spread is None:
+        return None
+    return {"mean": spread.mean, "deviation": spread.deviation or 0.0, "count": spread.n}
 
 
 # More angles than this get a table of their own, with a row for each layer.
@@ -243,11 +250,8 @@ def _accuracy(comparison: "Comparison", arm: "Arm") -> str:
     if accuracy is None:
         return "failed"
     decimals = 2 if comparison.task.test >= 2000 else 1
-    shown = f"{100 * accuracy.mean:.{decimals}f}"
-    if accuracy.count > 1:
-        shown += f" ± {100 * accuracy.deviation:.{decimals}f}"
-    missing = len(arm.runs) - accuracy.count
-    return f"{shown} %" + (f"\n({missing} failed)" if missing else "")
+    missing = len(arm.runs) - accuracy.n
+    return accuracy.text(decimals, unit=" %", factor=100) + (f"\n({missing} failed)" if missing else "")
 
 
 def _cost(arm: "Arm") -> str:

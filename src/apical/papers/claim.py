@@ -8,11 +8,12 @@ paper ── protocol ── claim ── expectation          written down by h
 """
 
 import math
-import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from apical.statistics import Spread, paired
 
 Outcome = Literal["reproduced", "not reproduced", "out of reach", "not measured"]
 
@@ -122,18 +123,18 @@ class Measurement:
     @property
     def mean(self) -> float:
         """Accuracy, over the seeds."""
-        return statistics.fmean(self.accuracies)
+        return Spread(self.accuracies).mean
 
     @property
     def deviation(self) -> float:
         """Sample standard deviation over the seeds; 0 for one."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+        return Spread(self.accuracies).deviation or 0.0
 
     def epochs_to(self, accuracy: float) -> float | None:
         """Epochs until the validation part was first answered so well, mean over seeds; None where one never did."""
         firsts = [next((n for n, value in enumerate(course, 1) if value >= accuracy), None) for course in self.courses]
-        reached = [first for first in firsts if first is not None]
-        return statistics.fmean(reached) if firsts and len(reached) == len(firsts) else None
+        reached = Spread.of(firsts)
+        return reached.mean if reached is not None and reached.n == len(firsts) else None
 
 
 @dataclass(frozen=True)
@@ -313,10 +314,9 @@ class Ahead(Comparison):
     def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
         if reference is None or reference.seeds != measured.seeds:
             return False, f"{self.whose} is not measured yet with these seeds"
-        gains = [own - other for own, other in zip(measured.accuracies, reference.accuracies, strict=True)]
-        mean = statistics.fmean(gains)
-        error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
-        return mean > 2 * error, f"{100 * mean:+.2f} ± {100 * error:.2f} points beside {self.whose}, seed by seed"
+        gain = paired(measured.accuracies, reference.accuracies)
+        shown = f"{100 * gain.mean:+.2f} ± {100 * gain.standard_error:.2f} points beside {self.whose}, seed by seed"
+        return gain.mean > 2 * gain.standard_error, shown
 
 
 @dataclass(frozen=True)

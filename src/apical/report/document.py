@@ -6,13 +6,13 @@ The document is the mapping that `comparison.json` holds. Reading is forgiving a
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from apical.errors import DataError
-from apical.report.spread import Curve, Spread, number
+from apical.report.curve import Curve
+from apical.statistics import Spread, number
 
 FORMAT = 1
 
@@ -112,8 +112,8 @@ class Arm:
 
 
 def _over_layers(carried: Mapping[str, Mapping[str, Any]], quantity: str) -> float | None:
-    known = [mean for of in carried.values() if (mean := of.get(quantity)) is not None]
-    return statistics.fmean(known) if known else None
+    known = Spread.of(of.get(quantity) for of in carried.values())
+    return known.mean if known else None
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 
 from apical.report.canvas import Spec
+from apical.report.curve import Curve
 from apical.report.document import Arm, Comparison, layer_title
 from apical.report.dotplot import Row, bar, dots, lines
 from apical.report.panels import Panel, arms_with_curves, curves, grid
-from apical.report.spread import Curve
 from apical.report.styles import Styles
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apical.report.document import Arm, Comparison
-from apical.report.spread import Spread
+from apical.statistics import Spread
 
 
 def headline(comparison: Comparison) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from apical.report.canvas import Spec, axis, canvas, reference_line
+from apical.report.curve import Curve
 from apical.report.document import Arm, Comparison
-from apical.report.spread import Curve
 from apical.report.styles import Style, Styles
 
 

@@ -5,7 +5,6 @@ accuracies fractions, angles degrees between the rule's update and the true grad
 (null where an update is zero).
 """
 
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apical.errors import RunError
+from apical.statistics import Spread
 from apical.study import durable
 
 FILE = "comparison.json"
@@ -74,22 +74,6 @@ class Cost(Part):
     plain_milliseconds: float
 
 
-class Spread(Part):
-    """Mean and sample standard deviation over runs; the latter is 0 for a single run."""
-
-    mean: float
-    deviation: float
-    count: int
-
-    @classmethod
-    def of(cls, values: list[float]) -> Self | None:
-        """Of some numbers; None of none."""
-        if not values:
-            return None
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-        return cls(mean=statistics.fmean(values), deviation=deviation, count=len(values))
-
-
 class Arm(Part):
     """One rule: what it is, how it was set, its runs over seeds, what its step costs."""
 
@@ -108,16 +92,14 @@ class Arm(Part):
 
     def accuracy(self) -> Spread | None:
         """On the test set, over the finished runs; None when there is none."""
-        return Spread.of([run.test_accuracy for run in self.finished() if run.test_accuracy is not None])
+        return Spread.of(run.test_accuracy for run in self.finished())
 
     def angles(self) -> dict[str, float]:
         """At the end of training, by layer, the mean over the finished runs that have one."""
-        measured: dict[str, list[float]] = {}
-        for run in self.finished():
-            for layer, angle in (run.angles or {}).items():
-                if angle is not None:
-                    measured.setdefault(layer, []).append(angle)
-        return {layer: statistics.fmean(angles) for layer, angles in measured.items()}
+        finished = self.finished()
+        layers = dict.fromkeys(layer for run in finished for layer in run.angles or {})
+        spreads = {layer: Spread.of((run.angles or {}).get(layer) for run in finished) for layer in layers}
+        return {layer: spread.mean for layer, spread in spreads.items() if spread is not None}
 
 
 class Comparison(Part):

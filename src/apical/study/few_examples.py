@@ -14,7 +14,6 @@ trials on training images that are held out, and compared with the others on the
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -265,9 +264,3 @@ def cell(
         tested = train(digits, hidden, method, [trials[best]], range(protocol.seeds), [count], digits.test, advance)
         outcomes[count] = Outcome(trials[best], float(scores[best, column]), tuple(tested[0, :, 0].tolist()))
     return outcomes
-
-
-def gain(accuracies: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
-    """The mean of the paired differences, and its standard error."""
-    differences = [own - other for own, other in zip(accuracies, reference, strict=True)]
-    return statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
