@@ -14,11 +14,12 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 # For each part of the package, the parts that it may import at run time. `errors` is open to all; a part may
 # always import itself. This table is the design: a new part gets its line here first.
 CORE = {"options", "kernels", "layers", "functions", "tracing", "wiring", "rules", "circuit"}
-BESIDE = {"statistics", "neurons", "optim", "data", "losses", "reinforcement"}
+BESIDE = {"statistics", "interrupts", "neurons", "optim", "data", "losses", "reinforcement"}
 MEASURED = {"measure", "continual", "hippocampus"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "statistics": set(),
+    "interrupts": set(),
     "options": set(),
     "kernels": set(),
     "layers": set(),
@@ -30,7 +31,7 @@ BELOW: dict[str, set[str]] = {
     "neurons": {"options"},
     "optim": {"kernels"},
     "losses": {"options"},
-    "reinforcement": {"options"},
+    "reinforcement": {"options", "interrupts"},
     "data": set(),
     "measure": CORE | BESIDE,
     "continual": CORE | BESIDE | {"measure"},

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from apical import data
+from apical.interrupts import Interrupted
 from apical.study import Config, RunFolder, resume, train
-from apical.study.interrupts import Interrupted
 from apical.study.training import Training
 
 NET = """

@@ -4,8 +4,8 @@ import os
 import signal
 import time
 
+from apical.interrupts import stop_requests
 from apical.study import pool
-from apical.study.interrupts import stop_requests
 
 
 def double(number):

@@ -10,7 +10,7 @@ from pathlib import Path
 import fragile
 import pytest
 
-from apical.study.interrupts import Interrupted, StopRequest, stop_requests
+from apical.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study.pool import in_processes
 
 
@@ -56,7 +56,7 @@ UNGUARDED = """
 import sys
 sys.path.insert(0, {folder!r})
 import fragile
-from apical.study.interrupts import StopRequest
+from apical.interrupts import StopRequest
 from apical.study.pool import in_processes
 print(list(in_processes(fragile.double, [1, 2], 2, StopRequest())))
 """

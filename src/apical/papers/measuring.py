@@ -6,13 +6,13 @@ from pathlib import Path
 
 from apical import data
 from apical.errors import ConfigError, RunError
+from apical.interrupts import stop_requests
 from apical.papers import ledger, online
 from apical.papers.claim import Claim, Measurement
 from apical.papers.online import Cell
 from apical.study import Config, Interrupted, RuleConfig, RunFolder, display, durable, pool
 from apical.study.comparing import Job, available_processors, run_job
 from apical.study.comparison import difference
-from apical.study.interrupts import stop_requests
 from apical.study.recommend import resolve
 
 KEPT = ("apical", "torch", "python", "cpu")  # of the environment: what a reader of a figure wants to know

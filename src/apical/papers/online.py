@@ -11,9 +11,9 @@ import torch
 
 from apical import data
 from apical.errors import RunError
+from apical.interrupts import stop_requests
 from apical.papers.claim import Claim, Measurement, Online
 from apical.study import Interrupted, durable, environment, few_examples
-from apical.study.interrupts import stop_requests
 
 
 @dataclass(frozen=True)

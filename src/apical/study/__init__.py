@@ -13,31 +13,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from apical.interrupts import Interrupted
     from apical.study.comparing import compare
     from apical.study.comparison import Comparison
     from apical.study.config import Config, OptimizerConfig, RuleConfig, ScheduleConfig
     from apical.study.evaluation import evaluate
-    from apical.study.interrupts import Interrupted
     from apical.study.models import build
     from apical.study.results import Evaluation, Result
     from apical.study.runs import RunFolder
     from apical.study.trainer import resume, train
 
 _HOMES = {
-    "Comparison": "comparison",
-    "Config": "config",
-    "Evaluation": "results",
-    "Interrupted": "interrupts",
-    "OptimizerConfig": "config",
-    "Result": "results",
-    "RuleConfig": "config",
-    "RunFolder": "runs",
-    "ScheduleConfig": "config",
-    "build": "models",
-    "compare": "comparing",
-    "evaluate": "evaluation",
-    "resume": "trainer",
-    "train": "trainer",
+    "Comparison": "apical.study.comparison",
+    "Config": "apical.study.config",
+    "Evaluation": "apical.study.results",
+    "Interrupted": "apical.interrupts",
+    "OptimizerConfig": "apical.study.config",
+    "Result": "apical.study.results",
+    "RuleConfig": "apical.study.config",
+    "RunFolder": "apical.study.runs",
+    "ScheduleConfig": "apical.study.config",
+    "build": "apical.study.models",
+    "compare": "apical.study.comparing",
+    "evaluate": "apical.study.evaluation",
+    "resume": "apical.study.trainer",
+    "train": "apical.study.trainer",
 }
 
 __all__ = [
@@ -61,7 +61,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'apical.study' has no attribute {name!r}")
-    found = getattr(import_module(f"apical.study.{_HOMES[name]}"), name)
+    found = getattr(import_module(_HOMES[name]), name)
     globals()[name] = found
     return found
 

@@ -18,11 +18,11 @@ from typing import Any
 from apical import data
 from apical import rules as registry
 from apical.errors import ConfigError, RunError
+from apical.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study import display, durable, environment, pool, trainer
 from apical.study.comparison import Arm, Comparison, Run, Settings, TaskInfo, difference
 from apical.study.config import OWN_TASK, Config, RuleConfig
 from apical.study.costs import TURNS, measure_costs
-from apical.study.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study.recommend import Resolved, resolve
 from apical.study.runs import RunFolder
 

@@ -16,9 +16,9 @@ import torch
 
 from apical import data
 from apical.errors import NonFiniteError, RunError
+from apical.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study import display, durable, environment, tasks
 from apical.study.config import Config
-from apical.study.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study.recommend import Resolved, resolve
 from apical.study.results import Result
 from apical.study.runs import RunFolder
