@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from apical import layers as layers
     from apical import losses as losses
     from apical import measure as measure
+    from apical import models as models
     from apical import neurons as neurons
     from apical import optim as optim
     from apical import papers as papers
@@ -37,6 +38,7 @@ _PARTS = (
     "layers",
     "losses",
     "measure",
+    "models",
     "neurons",
     "optim",
     "papers",

@@ -106,7 +106,7 @@ def test_networks_begin_as_their_protocols_say(name, shape, deviation):
 
 
 def test_the_network_of_biotorch_is_the_one_of_its_table():
-    from apical.study import models
+    from apical import models
 
     spec = measuring._jobs(papers.select("biotorch-mnist-bp")[0], Path("runs"), 1, 1)[0].resolved.config.model
     model = models.build(spec, input_shape=(1, 28, 28), classes=10, seed=0)

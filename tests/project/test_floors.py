@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 # For each part of the package, the parts that it may import at run time. `errors` is open to all; a part may
 # always import itself. This table is the design: a new part gets its line here first.
 CORE = {"options", "kernels", "layers", "functions", "tracing", "wiring", "rules", "circuit"}
-BESIDE = {"statistics", "interrupts", "neurons", "optim", "data", "losses", "reinforcement"}
+BESIDE = {"statistics", "interrupts", "models", "neurons", "optim", "data", "losses", "reinforcement"}
 MEASURED = {"measure", "continual", "hippocampus"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
@@ -29,6 +29,7 @@ BELOW: dict[str, set[str]] = {
     "rules": {"options", "kernels", "layers", "functions", "tracing", "wiring"},
     "circuit": {"layers", "functions", "tracing", "wiring", "rules"},
     "neurons": {"options"},
+    "models": {"options"},
     "optim": {"kernels"},
     "losses": {"options"},
     "reinforcement": {"options", "interrupts"},
@@ -121,7 +122,7 @@ def test_learning_itself_needs_only_torch_and_numpy():
     reached = {
         (part, name.partition(".")[0])
         for path in MODULES
-        if (part := dotted(path)[0]) in {"errors", "statistics", "losses", "neurons", "optim", "measure", *CORE}
+        if (part := dotted(path)[0]) in {"errors", "statistics", "models", "losses", "neurons", "optim", "measure", *CORE}
         for name in imported(path)
     }
     allowed = CORE_LIBRARIES | set(sys.stdlib_module_names) | {"apical"}

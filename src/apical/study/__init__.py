@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apical.interrupts import Interrupted
+    from apical.models import build
     from apical.study.comparing import compare
     from apical.study.comparison import Comparison
     from apical.study.config import Config, OptimizerConfig, RuleConfig, ScheduleConfig
     from apical.study.evaluation import evaluate
-    from apical.study.models import build
     from apical.study.results import Evaluation, Result
     from apical.study.runs import RunFolder
     from apical.study.trainer import resume, train
@@ -33,7 +33,7 @@ _HOMES = {
     "RuleConfig": "apical.study.config",
     "RunFolder": "apical.study.runs",
     "ScheduleConfig": "apical.study.config",
-    "build": "apical.study.models",
+    "build": "apical.models",
     "compare": "apical.study.comparing",
     "evaluate": "apical.study.evaluation",
     "resume": "apical.study.trainer",

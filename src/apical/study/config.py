@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from apical.errors import ApicalError, ConfigError
 from apical.optim import Adaptation
+from apical.options import unknown
 from apical.study import settings
 from apical.study.settings import KeyPath, SettingError
 
@@ -95,13 +96,13 @@ class RuleConfig(NamedTable):
 
         known = rules.names()
         if self.name not in known:
-            raise SettingError(settings.unknown("rule", self.name, known), key="name")
+            raise SettingError(unknown("rule", self.name, known), key="name")
         constructor = rules.get(self.name).__init__
         allowed = rules.get(self.name).option_names()
         hints = get_type_hints(constructor)
         for key, value in self.options.items():
             if key not in allowed:
-                raise SettingError(settings.unknown(f"option of {self.name}", key, allowed), key=key)
+                raise SettingError(unknown(f"option of {self.name}", key, allowed), key=key)
             if key in hints:
                 _check_type(self.name, key, value, hints[key])
         try:
@@ -154,7 +155,7 @@ class OptimizerConfig(NamedTable):
         for key, value in self.options.items():
             if key not in defaults:
                 allowed = ["lr", "weight_decay", *defaults]
-                raise SettingError(settings.unknown(f"option of {self.name}", key, allowed), key=key)
+                raise SettingError(unknown(f"option of {self.name}", key, allowed), key=key)
             _check_like(key, value, defaults[key])
         if self.weight_decay and not _decays(kind):
             raise SettingError(f"{self.name} has no weight decay; take adamw or sgd for it, or 0", key="weight_decay")
@@ -211,7 +212,7 @@ class Config(Table):
 
     Attributes:
         task: a task of `apical.data` by name, or `npz:PATH`.
-        model: a network of `apical.study.models` by name, such as `mlp:500,500`, or `file.py:function`.
+        model: a network of `apical.models` by name, such as `mlp:500,500`, or `file.py:function`.
         rule: the learning rule and its options.
         optimizer: the optimizer and its options; its learning rate suits backprop.
         schedule: the learning rate through training.
@@ -269,13 +270,13 @@ class Config(Table):
         from apical import data
 
         if task not in data.names() and not task.startswith(("npz:", OWN_TASK)):
-            raise SettingError(settings.unknown("task", task, [*data.names(), "npz:PATH"]))
+            raise SettingError(unknown("task", task, [*data.names(), "npz:PATH"]))
         return task
 
     @field_validator("model")
     @classmethod
     def _model_exists(cls, model: str) -> str:
-        from apical.study import models
+        from apical import models
 
         try:
             models.parse(model)

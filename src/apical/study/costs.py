@@ -6,8 +6,7 @@ from functools import partial
 
 import torch
 
-from apical import data, measure, rules
-from apical.study import models
+from apical import data, measure, models, rules
 from apical.study.comparison import Cost
 from apical.study.config import Config
 from apical.study.losses import teaching

@@ -8,7 +8,7 @@ trials on training images that are held out, and compared with the others on the
    options of its own, those with the highest mean accuracy on the held-out images.
 2. Testing: these options on other seeds, which no trial has seen, tested once.
 
-`cell` does both. The networks of a cell train side by side, see `apical.study.perceptrons`.
+`cell` does both. The networks of a cell train side by side, see `apical.models.perceptrons`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch.optim import Optimizer
 
 from apical.data import Task
 from apical.errors import DataError
+from apical.models.perceptrons import Perceptrons, balanced_order, once
 from apical.optim import Adaptation
-from apical.study.perceptrons import Perceptrons, balanced_order, once
 
 INPUTS = ("standardised", "raw")
 COUNTS = (15, 30, 60, 90)

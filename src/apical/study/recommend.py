@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from apical import rules
-from apical.study import models
+from apical import models, rules
 from apical.study.config import DEFAULTS, OPTIMIZERS, Config
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apical import data, measure, rules
+from apical import data, measure, models, rules
 from apical.circuit import Circuit
 from apical.errors import CheckpointError, ConfigError, NonFiniteError
-from apical.study import models, schedules
+from apical.study import schedules
 from apical.study.config import Config
 from apical.study.losses import LOSSES, Loss, teaching
 
