@@ -22,7 +22,7 @@ from torch import nn
 
 from apical.optim import Adaptation
 from apical.statistics import quartiles
-from apical.study import environment
+from apical.study.runs import environment
 
 WARMUP = 3
 OPTIONS = {"lr": 0.01, "gain": 0.1, "slope": 10.0, "relaxation": 0.07}

@@ -6,7 +6,7 @@ fills benchmarks/results/few_examples.json cell by cell (a cell is a method with
 goes on from there when it is started again; at the end it writes the tables, few_examples.md, beside it. It takes about
 twelve minutes on two cores. With `--figure few_examples.html` the gains over gradient descent are drawn, too.
 
-The protocol and the ranges of all options are in `apical.study.few_examples`.
+The protocol and the ranges of all options are in `apical.papers.few_examples`.
 """
 
 import argparse
@@ -25,9 +25,10 @@ from plotly.subplots import make_subplots
 from rich.progress import Progress
 
 from apical import data
+from apical.papers import few_examples
+from apical.papers.few_examples import METHODS, Protocol
 from apical.statistics import Spread, paired
-from apical.study import durable, environment, few_examples
-from apical.study.few_examples import METHODS, Protocol
+from apical.study.runs import environment, files
 
 RESULTS = Path(__file__).parent / "results" / "few_examples.json"
 POLL = 0.5  # seconds between looks at the steps that were taken
@@ -107,7 +108,7 @@ def write(path: Path, task: str, protocol: Protocol, cells: Sequence[Cell]) -> N
     about = json.dumps({"task": task, "protocol": asdict(protocol), "environment": environment.describe()})
     ordered = sorted(cells, key=lambda cell: (cell["inputs"], cell["hidden"], list(METHODS).index(cell["method"])))
     lines = ",\n".join(json.dumps(cell, allow_nan=False) for cell in ordered)
-    durable.replace(path, f'{about[:-1]}, "cells": [\n{lines}\n]}}\n'.encode())
+    files.replace(path, f'{about[:-1]}, "cells": [\n{lines}\n]}}\n'.encode())
 
 
 def tables(cells: Sequence[Cell], protocol: Protocol) -> str:

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apical.cli.timing import read_threads
-from apical.study import benchmark, environment
+from apical.study import benchmark
 from apical.study.benchmark import Cell, Row
+from apical.study.runs import environment
 
 BATCHWISE = "sign_symmetry:magnitude=batchwise"
 

@@ -10,7 +10,7 @@ import pytest
 from apical import rules, study
 from apical.cli.comparing import read_seeds
 from apical.cli.options import read_rules
-from apical.study.gathering import gather
+from apical.study.comparison.gathering import gather
 from conftest import SMALL
 
 FAST = [*SMALL, "--epochs", "1", "--jobs", "1", "--no-cost"]

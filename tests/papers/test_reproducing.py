@@ -14,8 +14,20 @@ import apical
 from apical import data, papers
 from apical.cli import app
 from apical.errors import ConfigError, RunError
-from apical.papers import Ahead, AtLeast, Claim, Online, Paper, Protocol, Within, ledger, measuring, networks
-from apical.study import RunFolder, few_examples
+from apical.papers import (
+    Ahead,
+    AtLeast,
+    Claim,
+    Online,
+    Paper,
+    Protocol,
+    Within,
+    few_examples,
+    ledger,
+    measuring,
+    networks,
+)
+from apical.study import RunFolder
 
 PAPER = Paper("small", "Small Claims", "Somebody", 2020, "https://example.org")
 

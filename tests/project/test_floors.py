@@ -45,6 +45,7 @@ BELOW: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 # What the learning itself may stand on; everything else is for those who run and show experiments.
+LIGHT = {"errors", "statistics", "models", "losses", "neurons", "optim", "measure", *CORE}
 CORE_LIBRARIES = {"torch", "numpy"}
 LATE = {"pydantic", "sklearn", "plotly", "typer", "rich", "pooch", "jinja2", "tensorboard", "gymnasium"}
 
@@ -122,7 +123,7 @@ def test_learning_itself_needs_only_torch_and_numpy():
     reached = {
         (part, name.partition(".")[0])
         for path in MODULES
-        if (part := dotted(path)[0]) in {"errors", "statistics", "models", "losses", "neurons", "optim", "measure", *CORE}
+        if (part := dotted(path)[0]) in LIGHT
         for name in imported(path)
     }
     allowed = CORE_LIBRARIES | set(sys.stdlib_module_names) | {"apical"}

@@ -15,7 +15,7 @@ import torch
 from apical import data
 from apical.interrupts import Interrupted
 from apical.study import Config, RunFolder, resume, train
-from apical.study.training import Training
+from apical.study.training.loop import Training
 
 NET = """
 from torch import nn
@@ -27,7 +27,7 @@ def make(input_shape, classes):
 """
 
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["apical.study.trainer", "torch._dynamo"])  # the latter by any optimizer, slowly
+server.set_forkserver_preload(["apical.study.training.session", "torch._dynamo"])  # the latter by any optimizer, slowly
 
 
 def blobs(examples=200, classes=4, seed=0):

@@ -5,7 +5,7 @@ import signal
 import time
 
 from apical.interrupts import stop_requests
-from apical.study import pool
+from apical.study.executors import pool
 
 
 def double(number):

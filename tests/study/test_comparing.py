@@ -14,8 +14,10 @@ import torch
 from apical import rules
 from apical.errors import ConfigError, RunError
 from apical.statistics import Spread
-from apical.study import Comparison, Config, Interrupted, RunFolder, compare, comparing, trainer
-from apical.study.comparison import difference
+from apical.study import Comparison, Config, Interrupted, RunFolder, compare
+from apical.study.comparison import compare as comparing
+from apical.study.comparison.schema import difference
+from apical.study.training import session
 
 SMALL = ["model=mlp:6", "epochs=2", "batch_size=200"]
 PAIR = ["backprop", "feedback_alignment"]
@@ -62,7 +64,7 @@ def test_the_document(config, tmp_path):
 def test_each_run_is_what_training_alone_would_give(config, tmp_path):
     compare(config, PAIR, [3], tmp_path / "many", jobs=1, cost=False)
     one = config.with_settings(["rule=feedback_alignment", "seed=3", "threads=1", "alignment=1"])
-    trainer.train(one, tmp_path / "one")
+    session.train(one, tmp_path / "one")
     among = RunFolder(tmp_path / "many" / "runs" / "feedback_alignment" / "seed-3")
     assert among.metrics.read_bytes() == RunFolder(tmp_path / "one").metrics.read_bytes()
 
@@ -147,7 +149,7 @@ def test_an_unforeseen_error_is_told_with_its_place(config, tmp_path, monkeypatc
     def fail(*_, **__):
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr(trainer, "begin", fail)
+    monkeypatch.setattr(session, "begin", fail)
     made = compare(config, ["backprop"], 1, tmp_path, jobs=1, cost=False)
     assert made.arms[0].runs[0].error.startswith("ZeroDivisionError: by nothing (")
     assert "test_comparing.py:" in made.arms[0].runs[0].error

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from apical import data
 from apical.errors import DataError
 from apical.models.perceptrons import Perceptrons, balanced_order, once
-from apical.study import few_examples
-from apical.study.few_examples import METHODS, Digits, Protocol, cell, draw_trials, steps_of, train
+from apical.papers import few_examples
+from apical.papers.few_examples import METHODS, Digits, Protocol, cell, draw_trials, steps_of, train
 
 SMALL = Protocol(counts=(2, 5), trials=4, tuning_seeds=2, seeds=3, held_out=100, test=150)
 

@@ -11,7 +11,7 @@ import fragile
 import pytest
 
 from apical.interrupts import Interrupted, StopRequest, stop_requests
-from apical.study.pool import in_processes
+from apical.study.executors.pool import in_processes
 
 
 def test_a_process_that_dies_takes_nothing_with_it():
@@ -57,7 +57,7 @@ import sys
 sys.path.insert(0, {folder!r})
 import fragile
 from apical.interrupts import StopRequest
-from apical.study.pool import in_processes
+from apical.study.executors.pool import in_processes
 print(list(in_processes(fragile.double, [1, 2], 2, StopRequest())))
 """
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from apical.errors import CheckpointError, RunError
-from apical.study import Interrupted, RunFolder, display, resume, train
+from apical.study import Interrupted, RunFolder, resume, train
+from apical.study.runs import display
 
 ARMS = {
     "momentum": ["rule=kolen_pollack"],
@@ -118,7 +119,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("apical.study.training.Training.check_weights", twice)
+    monkeypatch.setattr("apical.study.training.loop.Training.check_weights", twice)
     with pytest.raises(KeyboardInterrupt) as caught:
         train(given, tmp_path / "run", task=doomed.blobs())
     assert not isinstance(caught.value, Interrupted)
@@ -213,7 +214,7 @@ def test_a_run_does_not_go_on_with_another_network(stopped, tmp_path):
 
 def test_another_environment_is_noted(stopped, tmp_path, monkeypatch):
     stopped()
-    monkeypatch.setattr("apical.study.environment.cpu_name", lambda: "abacus")
+    monkeypatch.setattr("apical.study.runs.environment.cpu_name", lambda: "abacus")
     assert "abacus now" in resume(tmp_path / "run", task=doomed.blobs()).notes[0]
 
 

@@ -13,7 +13,7 @@ from apical.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from apical.statistics import Spread
     from apical.study import Comparison, Config
-    from apical.study.comparison import Arm
+    from apical.study.comparison.schema import Arm
 
 PAGE = "report.html"
 
@@ -128,7 +128,7 @@ def report(
     Example: apical report runs/mnist runs/fashion --out both.html
     """
     from apical import report as page
-    from apical.study.gathering import gather
+    from apical.study.comparison.gathering import gather
 
     comparisons = gather(runs)
     path = out or (runs[0] / PAGE if len(runs) == 1 and runs[0].is_dir() else Path(PAGE))

@@ -44,7 +44,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Online:
-    """Learning from a few examples that are each seen once, as `apical.study.few_examples` measures it.
+    """Learning from a few examples that are each seen once, as `apical.papers.few_examples` measures it.
 
     Attributes:
         task: whose images.

@@ -10,10 +10,12 @@ from apical.interrupts import stop_requests
 from apical.papers import ledger, online
 from apical.papers.claim import Claim, Measurement
 from apical.papers.online import Cell
-from apical.study import Config, Interrupted, RuleConfig, RunFolder, display, durable, pool
-from apical.study.comparing import Job, available_processors, run_job
-from apical.study.comparison import difference
-from apical.study.recommend import resolve
+from apical.study import Config, Interrupted, RuleConfig, RunFolder
+from apical.study.comparison.compare import Job, available_processors, run_job
+from apical.study.comparison.schema import difference
+from apical.study.configuration.resolution import resolve
+from apical.study.executors import pool
+from apical.study.runs import display, files
 
 KEPT = ("apical", "torch", "python", "cpu")  # of the environment: what a reader of a figure wants to know
 
@@ -59,9 +61,9 @@ def measure(
     plan = {claim.name: _jobs(claim, folder, epochs, seeds) for claim in needed}
     for task in {_task(job) for of_claim in plan.values() for job in of_claim}:
         data.fetch(task, progress=progress is not False)  # once, rather than in every process
-    with durable.writing(folder):
+    with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with durable.locked(folder, "reproducing"):
+    with files.locked(folder, "reproducing"):
         _run([job for of_claim in plan.values() for job in of_claim], jobs, progress)
     return {claim.name: _measurement(claim, plan[claim.name], epochs, seeds) for claim in needed}
 

@@ -1,4 +1,4 @@
-"""Claims of learning from few examples: an optimizer, tuned and tested as `apical.study.few_examples` has it."""
+"""Claims of learning from few examples: an optimizer, tuned and tested as `apical.papers.few_examples` has it."""
 
 import dataclasses
 import json
@@ -12,8 +12,10 @@ import torch
 from apical import data
 from apical.errors import RunError
 from apical.interrupts import stop_requests
+from apical.papers import few_examples
 from apical.papers.claim import Claim, Measurement, Online
-from apical.study import Interrupted, durable, environment, few_examples
+from apical.study import Interrupted
+from apical.study.runs import environment, files
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ class Cell:
 
             task = data.load(setting.task)
             outcomes = few_examples.cell(task, setting.inputs, setting.hidden, self.method, protocol, advance)
-        with durable.writing(self.folder):
+        with files.writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        durable.replace_json(
+        files.replace_json(
             self.folder / "outcome.json",
             {
                 "of": self._about(),

@@ -15,29 +15,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apical.interrupts import Interrupted
     from apical.models import build
-    from apical.study.comparing import compare
-    from apical.study.comparison import Comparison
-    from apical.study.config import Config, OptimizerConfig, RuleConfig, ScheduleConfig
-    from apical.study.evaluation import evaluate
-    from apical.study.results import Evaluation, Result
-    from apical.study.runs import RunFolder
-    from apical.study.trainer import resume, train
+    from apical.study.comparison.compare import compare
+    from apical.study.comparison.schema import Comparison
+    from apical.study.configuration.config import Config, OptimizerConfig, RuleConfig, ScheduleConfig
+    from apical.study.runs.folder import RunFolder
+    from apical.study.runs.results import Evaluation, Result
+    from apical.study.training.evaluation import evaluate
+    from apical.study.training.session import resume, train
 
 _HOMES = {
-    "Comparison": "apical.study.comparison",
-    "Config": "apical.study.config",
-    "Evaluation": "apical.study.results",
+    "Comparison": "apical.study.comparison.schema",
+    "Config": "apical.study.configuration.config",
+    "Evaluation": "apical.study.runs.results",
     "Interrupted": "apical.interrupts",
-    "OptimizerConfig": "apical.study.config",
-    "Result": "apical.study.results",
-    "RuleConfig": "apical.study.config",
-    "RunFolder": "apical.study.runs",
-    "ScheduleConfig": "apical.study.config",
+    "OptimizerConfig": "apical.study.configuration.config",
+    "Result": "apical.study.runs.results",
+    "RuleConfig": "apical.study.configuration.config",
+    "RunFolder": "apical.study.runs.folder",
+    "ScheduleConfig": "apical.study.configuration.config",
     "build": "apical.models",
-    "compare": "apical.study.comparing",
-    "evaluate": "apical.study.evaluation",
-    "resume": "apical.study.trainer",
-    "train": "apical.study.trainer",
+    "compare": "apical.study.comparison.compare",
+    "evaluate": "apical.study.training.evaluation",
+    "resume": "apical.study.training.session",
+    "train": "apical.study.training.session",
 }
 
 __all__ = [

@@ -8,10 +8,10 @@ import torch
 
 from apical import data
 from apical.errors import RunError
-from apical.study import display
-from apical.study.config import OWN_TASK, Config
-from apical.study.runs import RunFolder
-from apical.study.training import Training
+from apical.study.runs import display
+from apical.study.configuration.config import OWN_TASK, Config
+from apical.study.runs.folder import RunFolder
+from apical.study.training.loop import Training
 
 HASHED = 1000  # examples of each part whose values are in the fingerprint; all labels are
 

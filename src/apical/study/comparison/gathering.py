@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from apical import rules
-from apical.study.comparison import FILE, Arm, Comparison, Run, Settings, TaskInfo
-from apical.study.runs import RunFolder
+from apical.study.comparison.schema import FILE, Arm, Comparison, Run, Settings, TaskInfo
+from apical.study.runs.folder import RunFolder
 
 # Where runs of one comparison may differ.
 OWN = ("rule", "seed")

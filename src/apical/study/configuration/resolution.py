@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from apical import models, rules
-from apical.study.config import DEFAULTS, OPTIMIZERS, Config
+from apical.study.configuration.config import DEFAULTS, OPTIMIZERS, Config
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,14 @@ from apical import data
 from apical import rules as registry
 from apical.errors import ConfigError, RunError
 from apical.interrupts import Interrupted, StopRequest, stop_requests
-from apical.study import display, durable, environment, pool, trainer
-from apical.study.comparison import Arm, Comparison, Run, Settings, TaskInfo, difference
-from apical.study.config import OWN_TASK, Config, RuleConfig
-from apical.study.costs import TURNS, measure_costs
-from apical.study.recommend import Resolved, resolve
-from apical.study.runs import RunFolder
+from apical.study.comparison.costs import TURNS, measure_costs
+from apical.study.comparison.schema import Arm, Comparison, Run, Settings, TaskInfo, difference
+from apical.study.configuration.config import OWN_TASK, Config, RuleConfig
+from apical.study.configuration.resolution import Resolved, resolve
+from apical.study.executors import pool
+from apical.study.runs import display, environment, files
+from apical.study.runs.folder import RunFolder
+from apical.study.training import session
 
 # How often the angles are measured through training, when the configuration does not say.
 ANGLES_THROUGH_TRAINING = 10
@@ -104,7 +106,7 @@ def compare(
         for rule in chosen
     }
     _make(folder)
-    with durable.locked(folder, "comparing"):
+    with files.locked(folder, "comparing"):
         every = [job for of_rule in plan.values() for job in of_rule]
         for job in every:
             _check_folder(job, overwrite=overwrite)
@@ -155,7 +157,7 @@ def _folder_name(rule: RuleConfig) -> str:
 
 
 def _make(folder: Path) -> None:
-    with durable.writing(folder):
+    with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -223,9 +225,9 @@ def _begin_or_go_on(job: Job) -> None:
     run = RunFolder(job.folder)
     task = _task(job.resolved.config.task)
     if run.exists():
-        trainer.resume(job.folder, task=task, progress=False)
+        session.resume(job.folder, task=task, progress=False)
     else:
-        trainer.begin(job.resolved, run, task=task, overwrite=False, progress=False)
+        session.begin(job.resolved, run, task=task, overwrite=False, progress=False)
 
 
 def _how_to_go_on(jobs: Sequence[Job], folder: Path) -> str:

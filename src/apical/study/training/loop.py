@@ -21,9 +21,9 @@ from torch import Tensor
 from apical import data, measure, models, rules
 from apical.circuit import Circuit
 from apical.errors import CheckpointError, ConfigError, NonFiniteError
-from apical.study import schedules
-from apical.study.config import Config
-from apical.study.losses import LOSSES, Loss, teaching
+from apical.study.configuration.config import Config
+from apical.study.training import schedules
+from apical.study.training.criteria import LOSSES, Loss, teaching
 
 # Examples that a network answers at once when it is only measured; large enough to be quick, small enough for memory.
 MEASURED_AT_ONCE = 1000

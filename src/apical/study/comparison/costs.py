@@ -7,10 +7,10 @@ from functools import partial
 import torch
 
 from apical import data, measure, models, rules
-from apical.study.comparison import Cost
-from apical.study.config import Config
-from apical.study.losses import teaching
-from apical.study.training import reproducible, stream
+from apical.study.comparison.schema import Cost
+from apical.study.configuration.config import Config
+from apical.study.training.criteria import teaching
+from apical.study.training.loop import reproducible, stream
 
 TURNS = 40
 STEPS_PER_TURN = 8  # what a rule does only every so many steps is in each turn

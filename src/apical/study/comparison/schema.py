@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apical.errors import RunError
 from apical.statistics import Spread
-from apical.study import durable
+from apical.study.runs import files
 
 FILE = "comparison.json"
 
@@ -121,7 +121,7 @@ class Comparison(Part):
     def write(self, folder: Path) -> Path:
         """Write comparison.json into `folder`, whole or not at all; returns its path."""
         path = folder / FILE
-        durable.replace_json(path, self.to_dict())
+        files.replace_json(path, self.to_dict())
         return path
 
     @classmethod
