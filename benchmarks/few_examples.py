@@ -108,7 +108,7 @@ def write(path: Path, task: str, protocol: Protocol, cells: Sequence[Cell]) -> N
     about = json.dumps({"task": task, "protocol": asdict(protocol), "environment": environment.describe()})
     ordered = sorted(cells, key=lambda cell: (cell["inputs"], cell["hidden"], list(METHODS).index(cell["method"])))
     lines = ",\n".join(json.dumps(cell, allow_nan=False) for cell in ordered)
-    files.replace(path, f'{about[:-1]}, "cells": [\n{lines}\n]}}\n'.encode())
+    files.atomic_write(path, f'{about[:-1]}, "cells": [\n{lines}\n]}}\n'.encode())
 
 
 def tables(cells: Sequence[Cell], protocol: Protocol) -> str:

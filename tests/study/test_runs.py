@@ -171,14 +171,14 @@ class TestDurable:
 
     def test_a_replacement_that_fails_leaves_the_old_file(self, tmp_path, monkeypatch):
         path = tmp_path / "a"
-        files.replace(path, b"old")
+        files.atomic_write(path, b"old")
 
         def fail(*_):
             raise OSError(errno.EIO, "Input/output error")
 
         monkeypatch.setattr(os, "replace", fail)
         with pytest.raises(RunError, match="Input/output error"):
-            files.replace(path, b"new")
+            files.atomic_write(path, b"new")
         assert path.read_bytes() == b"old"
         assert names(tmp_path) == ["a"]
 
@@ -189,11 +189,11 @@ class TestDurable:
             monkeypatch.setattr(
                 os, name, lambda *args, _original=original, _name=name: calls.append(_name) or _original(*args)
             )
-        files.replace(tmp_path / "a", b"new")
+        files.atomic_write(tmp_path / "a", b"new")
         assert calls == ["fsync", "replace", "fsync"]
 
     def test_the_file_has_the_usual_permissions(self, tmp_path):
-        files.replace(tmp_path / "a", b"")
+        files.atomic_write(tmp_path / "a", b"")
         (tmp_path / "b").write_bytes(b"")
         assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
@@ -206,9 +206,9 @@ class TestDurable:
         with path.open("a") as file:
             file.write('{"n"')
         assert files.read_lines(path) == [{"n": 1}, {"n": 2}]
-        files.drop_half_line(path)
+        files.drop_partial_line(path)
         assert path.stat().st_size == size
-        files.cut(path, size // 2)
+        files.truncate(path, size // 2)
         assert files.read_lines(path) == [{"n": 1}]
 
     def test_not_a_number_has_no_place_in_a_file(self, tmp_path):

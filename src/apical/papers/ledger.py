@@ -99,5 +99,5 @@ def record(measured: Mapping[str, Measurement]) -> Path:
             )
     entries = {name: asdict(entry) for name, entry in {**known, **measured}.items()}
     ordered = {name: entries[name] for name in by_name if name in entries}
-    files.replace_json(MEASURED, ordered)
+    files.atomic_write_json(MEASURED, ordered)
     return MEASURED

@@ -61,8 +61,7 @@ def measure(
     plan = {claim.name: _jobs(claim, folder, epochs, seeds) for claim in needed}
     for task in {_task(job) for of_claim in plan.values() for job in of_claim}:
         data.fetch(task, progress=progress is not False)  # once, rather than in every process
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     with files.locked(folder, "reproducing"):
         _run([job for of_claim in plan.values() for job in of_claim], jobs, progress)
     return {claim.name: _measurement(claim, plan[claim.name], epochs, seeds) for claim in needed}

@@ -73,9 +73,8 @@ class Cell:
 
             task = data.load(setting.task)
             outcomes = few_examples.cell(task, setting.inputs, setting.hidden, self.method, protocol, advance)
-        with files.writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        files.replace_json(
+        files.make_folder(self.folder)
+        files.atomic_write_json(
             self.folder / "outcome.json",
             {
                 "of": self._about(),

@@ -105,7 +105,7 @@ def compare(
         ]
         for rule in chosen
     }
-    _make(folder)
+    files.make_folder(folder)
     with files.locked(folder, "comparing"):
         every = [job for of_rule in plan.values() for job in of_rule]
         for job in every:
@@ -154,11 +154,6 @@ def _resolved(shared: Config, rule: RuleConfig, seed: int) -> Resolved:
 
 def _folder_name(rule: RuleConfig) -> str:
     return re.sub(r"[^\w.,=-]", "_", rule.label.replace(":", "-"))
-
-
-def _make(folder: Path) -> None:
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _check_folder(job: Job, *, overwrite: bool) -> None:

@@ -121,7 +121,7 @@ class Comparison(Part):
     def write(self, folder: Path) -> Path:
         """Write comparison.json into `folder`, whole or not at all; returns its path."""
         path = folder / FILE
-        files.replace_json(path, self.to_dict())
+        files.atomic_write_json(path, self.to_dict())
         return path
 
     @classmethod

@@ -69,9 +69,8 @@ class Checkpoints:
         present = self.paths()
         number = _number(present[-1]) + 1 if present else 1
         path = self.folder / f"{number:06d}.{_digest(data)}.pt"
-        with files.writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
-        files.replace(path, data)
+        files.make_folder(self.folder)
+        files.atomic_write(path, data)
         for old in present:
             if old != self._kept:
                 old.unlink(missing_ok=True)

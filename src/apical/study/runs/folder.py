@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from apical.errors import RunError
+from apical.study.configuration.config import Config
 from apical.study.runs import files
 from apical.study.runs.checkpoints import Checkpoints
-from apical.study.configuration.config import Config
 
 FILES = ("result.json", "model.pt", "metrics.jsonl", "timing.jsonl", "run.json", "environment.json", "config.toml")
 FOLDERS = ("checkpoints", "tensorboard")
@@ -73,11 +73,10 @@ class RunFolder:
         Raises:
             RunError: another process has it, or it cannot be made.
         """
-        with files.writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.path)
         with files.locked(self.path, "training"):
             for folder in (self.path, self.checkpoints.folder):
-                files.sweep_temporaries(folder)
+                files.remove_temporaries(folder)
             yield
 
     def refuse_what_is_there(self) -> None:
@@ -99,7 +98,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove a run's files, and no others."""
-        with files.writing(self.path):
+        with files.file_errors(self.path):
             for name in FOLDERS:
                 if (self.path / name).is_dir():
                     shutil.rmtree(self.path / name)
@@ -108,9 +107,9 @@ class RunFolder:
 
     def begin(self, config: Config, environment: dict[str, Any], task: dict[str, Any], notes: Sequence[str]) -> None:
         """Write what is known before the first step."""
-        files.replace_json(self.path / "environment.json", environment)
-        files.replace_json(self.path / "run.json", {"task": task, "notes": list(notes)})
-        files.replace(self.path / "config.toml", config.to_toml().encode())
+        files.atomic_write_json(self.path / "environment.json", environment)
+        files.atomic_write_json(self.path / "run.json", {"task": task, "notes": list(notes)})
+        files.atomic_write(self.path / "config.toml", config.to_toml().encode())
 
     def config(self) -> Config:
         """The configuration of the run."""
@@ -132,7 +131,7 @@ class RunFolder:
     def add_note(self, note: str) -> None:
         """Keep one more sentence for `notes`."""
         content = self._json("run.json")
-        files.replace_json(self.path / "run.json", {**content, "notes": [*content["notes"], note]})
+        files.atomic_write_json(self.path / "run.json", {**content, "notes": [*content["notes"], note]})
 
     def result(self) -> dict[str, Any] | None:
         """The content of result.json; None until the run has finished."""
@@ -144,7 +143,7 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, which makes the run a finished one."""
-        files.replace_json(self.path / "result.json", result)
+        files.atomic_write_json(self.path / "result.json", result)
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name

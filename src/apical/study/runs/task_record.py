@@ -8,8 +8,8 @@ import torch
 
 from apical import data
 from apical.errors import RunError
-from apical.study.runs import display
 from apical.study.configuration.config import OWN_TASK, Config
+from apical.study.runs import display
 from apical.study.runs.folder import RunFolder
 from apical.study.training.loop import Training
 

@@ -136,8 +136,8 @@ class _Session:
             size = checkpoint.content["metrics_size"]
             self.training.restore(checkpoint.content)
             self.saved_step = self.training.step
-        files.cut(self.run.metrics, size)
-        files.drop_half_line(self.run.timing)
+        files.truncate(self.run.metrics, size)
+        files.drop_partial_line(self.run.timing)
 
     def complete(self, progress: bool | None) -> Result:
         """Train to the end, then test."""
@@ -235,7 +235,7 @@ class _Session:
         record = self.run.epochs()[tested - 1]
         weights = io.BytesIO()
         torch.save(training.circuit.model.state_dict(), weights)
-        files.replace(self.run.model, weights.getvalue())
+        files.atomic_write(self.run.model, weights.getvalue())
         result = Result(
             folder=self.run.path,
             status="stopped early" if training.stalled else "finished",
