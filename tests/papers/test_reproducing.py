@@ -28,6 +28,7 @@ from apical.papers import (
     networks,
 )
 from apical.study import RunFolder
+from apical.study.executors import pool
 
 PAPER = Paper("small", "Small Claims", "Somebody", 2020, "https://example.org")
 
@@ -63,7 +64,7 @@ def small(tmp_path, monkeypatch):
 @pytest.fixture
 def no_processes(monkeypatch):
     """Runs happen here, one after the other."""
-    monkeypatch.setattr(measuring.pool, "in_processes", lambda work, jobs, *_: ((job, work(job)) for job in jobs))
+    monkeypatch.setattr(pool, "in_processes", lambda work, jobs, *_: ((job, work(job)) for job in jobs))
 
 
 def claims(*, online):
@@ -184,7 +185,7 @@ def test_what_is_out_of_reach_is_not_measured(small):
 
 
 def test_a_run_that_fails_is_named(small, monkeypatch):
-    monkeypatch.setattr(measuring.pool, "in_processes", lambda work, jobs, *_: ((job, "it burst") for job in jobs))
+    monkeypatch.setattr(pool, "in_processes", lambda work, jobs, *_: ((job, "it burst") for job in jobs))
     with pytest.raises(RunError, match="small-bp/epochs-1/seed-0: it burst"):
         papers.measure([small["small-bp"]], "runs", epochs=1, seeds=1)
 

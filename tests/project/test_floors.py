@@ -44,6 +44,9 @@ BELOW: dict[str, set[str]] = {
     "__init__": CORE | BESIDE | MEASURED | {"study", "report", "papers"},
     "__main__": {"cli"},
 }
+# The rooms of study, in the order in which they stand on each other; `study/__init__.py` and `study/config.py` only
+# lend names.
+ROOMS = ("configuration", "runs", "training", "executors", "comparison")
 # What the learning itself may stand on; everything else is for those who run and show experiments.
 LIGHT = {"errors", "statistics", "models", "losses", "neurons", "optim", "measure", *CORE}
 CORE_LIBRARIES = {"torch", "numpy"}
@@ -112,6 +115,14 @@ def test_a_module_imports_from_below_only(path):
     assert part in BELOW, f"{part} has no floor: say in {Path(__file__).name} what it may stand on"
     above = parts_of_apical(imported(path)) - BELOW[part] - {part, "errors"}
     assert not above, f"{path.relative_to(SOURCE)} imports {sorted(above)}, which is not below {part}"
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "study").glob("*/*.py")), ids=lambda path: ".".join(dotted(path)))
+def test_a_room_of_study_imports_from_the_rooms_below_only(path):
+    assert path.parent.name in ROOMS
+    inside = [name.split(".")[2] for name in imported(path) if name.startswith("apical.study.")]
+    allowed = ROOMS[: ROOMS.index(path.parent.name) + 1]
+    assert not set(inside) - set(allowed), f"{path.relative_to(SOURCE)} imports {inside}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: ".".join(dotted(path)))

@@ -16,7 +16,8 @@ from apical.errors import ConfigError, RunError
 from apical.statistics import Spread
 from apical.study import Comparison, Config, Interrupted, RunFolder, compare
 from apical.study.comparison import compare as comparing
-from apical.study.comparison.schema import difference
+from apical.study.configuration.config import difference
+from apical.study.executors import jobs
 from apical.study.training import session
 
 SMALL = ["model=mlp:6", "epochs=2", "batch_size=200"]
@@ -93,8 +94,8 @@ def test_processes_change_nothing_and_failures_harm_nobody(file, tmp_path):
 def test_what_is_finished_is_kept_and_what_is_new_added(config, tmp_path, monkeypatch):
     first = compare(config, PAIR, 1, tmp_path, jobs=1, cost=False)
     trained = []
-    original = comparing.run_job
-    monkeypatch.setattr(comparing, "run_job", lambda job: trained.append(job.folder) or original(job))
+    original = jobs.perform
+    monkeypatch.setattr(jobs, "perform", lambda job: trained.append(job.folder) or original(job))
     more = compare(config, [*PAIR, "kolen_pollack"], 2, tmp_path, jobs=1, cost=False)
     assert [arm.runs[0] for arm in more.arms[:2]] == [arm.runs[0] for arm in first.arms]
     assert [str(folder.relative_to(tmp_path / "runs")) for folder in trained] == [
@@ -195,7 +196,7 @@ def test_the_command_repeats_the_comparison(tmp_path):
 
 
 def test_the_command_of_defaults_is_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparing, "run_job", lambda job: "not run")
+    monkeypatch.setattr(jobs, "perform", lambda job: "not run")
     made = compare(Config(), folder=tmp_path, jobs=1)
     assert made.command == "apical compare"
     assert [arm.rule for arm in made.arms] == rules.names()
@@ -204,15 +205,15 @@ def test_the_command_of_defaults_is_short(tmp_path, monkeypatch):
 
 def test_stopped_in_one_process_it_goes_on(config, tmp_path, monkeypatch):
     whole = compare(config, PAIR, 2, tmp_path / "whole", jobs=1, cost=False)
-    original = comparing.run_job
+    original = jobs.perform
 
-    def run_job(job):
+    def perform(job):
         if job.folder.parts[-2:] == ("feedback_alignment", "seed-0"):
             signal.raise_signal(signal.SIGINT)
         return original(job)
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparing, "run_job", run_job)
+        patch.setattr(jobs, "perform", perform)
         with pytest.raises(Interrupted, match=r"1 of 4 runs finished .*the same command goes on"):
             compare(config, PAIR, 2, tmp_path / "stopped", jobs=1, cost=False)
     assert not (tmp_path / "stopped" / "comparison.json").exists()

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 
 import torch
 
-from apical import data, measure, models, rules
+from apical import data, measure, models
 from apical.study.comparison.schema import Cost
 from apical.study.configuration.config import Config
 from apical.study.training.criteria import teaching
@@ -39,7 +38,7 @@ def measure_costs(
         model = models.build(config.model, input_shape=task.input_shape, classes=task.classes, seed=seed)
         costs = measure.step_cost(
             model.to(config.device),
-            {label: partial(rules.make, arm.rule.name, **arm.rule.options) for label, arm in arms.items()},
+            {label: arm.rule.make for label, arm in arms.items()},
             batch.x,
             batch.y,
             loss=teaching(config.loss, exploration=config.exploration, generator=torch.Generator()),

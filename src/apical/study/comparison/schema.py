@@ -36,8 +36,13 @@ class TaskInfo(Part):
     source: str
     licence: str
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """From the record that a run keeps of its task, which holds more."""
+        return cls(**{key: record[key] for key in cls.model_fields})
 
-class Settings(Part):
+
+class ArmSettings(Part):
     """What one rule was run with, where rules may differ; `loss` where it is not the one that all share."""
 
     learning_rate: float
@@ -81,7 +86,7 @@ class Arm(Part):
     title: str
     summary: str
     paper: str
-    settings: Settings
+    settings: ArmSettings
     notes: list[str]
     runs: list[Run]
     cost: Cost | None = None
@@ -141,15 +146,3 @@ class Comparison(Part):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise RunError(f"{file} is not a comparison of format 1: {place}: {first['msg']}") from error
-
-
-def difference(then: Mapping[str, Any], now: Mapping[str, Any], *, prefix: str = "") -> list[str]:
-    """What differs between two nested configurations, as `optimizer.lr: 0.1 there, 0.2 now`."""
-    found = []
-    for key in sorted({*then, *now}):
-        old, new = then.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += difference(old, new, prefix=f"{prefix}{key}.")
-        elif old != new:
-            found.append(f"{prefix}{key}: {old!r} there, {new!r} now")
-    return found

@@ -35,6 +35,9 @@ from apical.options import unknown
 from apical.study.configuration import parsing
 from apical.study.configuration.parsing import KeyPath, SettingError
 
+if TYPE_CHECKING:
+    from apical.rules import LearningRule
+
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = MappingProxyType(
     {
         "sgd": torch.optim.SGD,
@@ -106,7 +109,7 @@ class RuleConfig(NamedTable):
             if key in hints:
                 _check_type(self.name, key, value, hints[key])
         try:
-            rules.make(self.name, **self.options)
+            self.make()
         except (ApicalError, ValueError, TypeError) as error:
             raise SettingError(str(error), key=_named_in(str(error), self.options)) from error
         return self
@@ -124,6 +127,12 @@ class RuleConfig(NamedTable):
             path, value = parsing.parse_setting(option, flag=f"rule {text!r}:")
             parsing.put(table, path, value, origin=f"rule {text!r}", named=())
         return _validate(cls, table, lambda path: f"rule {text!r}")
+
+    def make(self) -> "LearningRule":
+        """The rule, with a state of its own."""
+        from apical import rules
+
+        return rules.make(self.name, **self.options)
 
     @property
     def label(self) -> str:
@@ -370,6 +379,18 @@ class Config(Table):
     def to_toml(self) -> str:
         """Every setting as TOML; `Config.load` reads it back to an equal configuration."""
         return tomli_w.dumps(self.to_dict())
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+    """What differs between two nested configurations, as `optimizer.lr: 0.1 there, 0.2 now`."""
+    found = []
+    for key in sorted({*then, *now}):
+        old, new = then.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += difference(old, new, prefix=f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old!r} there, {new!r} now")
+    return found
 
 
 def _validate(model: type[Model], table: Mapping[str, Any], place: Callable[[KeyPath], str]) -> Model:

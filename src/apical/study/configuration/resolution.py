@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from apical import models, rules
+from apical import models
 from apical.study.configuration.config import DEFAULTS, OPTIMIZERS, Config
 
 
@@ -42,7 +42,7 @@ def resolve(config: Config, *, shared: bool = False) -> Resolved:
         shared: whether `optimizer.lr` and `loss` speak of backprop, as those of a comparison do, rather than of this
             rule.
     """
-    rule = rules.make(config.rule.name, **config.rule.options)
+    rule = config.rule.make()
     recommended = rule.recommends()
     notes = []
     defaults = dict(DEFAULTS[config.optimizer.name])

@@ -78,7 +78,7 @@ def begin(
                 run.clear()
             else:
                 run.refuse_what_is_there()
-            run.begin(resolved.config, environment.describe(), task_record.describe(training), resolved.notes)
+            run.begin(resolved.config, environment.describe(), training.task_record(), resolved.notes)
             return _Session(run, training).complete(progress)
 
 
@@ -103,7 +103,7 @@ def resume(folder: str | Path, *, task: data.Task | None = None, progress: bool 
         task = task_record.load(config, task, progress=progress)
         with reproducible(config):
             training = Training(config, task)
-            task_record.check_unchanged(run, training)
+            task_record.check_unchanged(run, training.task_record())
             session = _Session(run, training)
             session.restore()
             return session.complete(progress)
