@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from apical.report.canvas import Spec, axis, canvas, reference_line
 from apical.report.curve import Curve
-from apical.report.document import Arm, Comparison
 from apical.report.styles import Style, Styles
+from apical.study.comparison.schema import Arm, Comparison
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,22 @@
 
 Its form is stable: `format` rises when a reader would have to change. Losses are means over examples,
 accuracies fractions, angles degrees between the rule's update and the true gradient, by layer in forward order
-(null where an update is zero).
+(null where an update is zero). A number that is not finite is read as null.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from apical.errors import RunError
-from apical.statistics import Spread
+from apical.statistics import Spread, number
 from apical.study.runs import files
 
 FILE = "comparison.json"
+
+Number = Annotated[float | None, BeforeValidator(number)]
 
 
 class Part(BaseModel):
@@ -54,7 +56,7 @@ class ArmSettings(Part):
 class Run(Part):
     """One rule with one seed.
 
-    `epochs` are the records of its metrics.jsonl. A failed run has an `error`, and whatever epochs it came to.
+    `epochs` are the records of its metrics.jsonl. A failed run has an `error`, and the epochs before it.
     """
 
     seed: int
@@ -62,25 +64,34 @@ class Run(Part):
     error: str | None = None
     folder: str
     epochs: list[dict[str, Any]]
-    test_accuracy: float | None = None
-    test_loss: float | None = None
-    angles: dict[str, float | None] | None = None
+    test_accuracy: Number = None
+    test_loss: Number = None
+    angles: dict[str, Number] | None = None
 
 
 class Cost(Part):
     """Whole-step time as a ratio to plain PyTorch: the median, and the quartiles around it."""
 
     ratio: float
-    low: float
-    high: float
+    low: Number
+    high: Number
     repeats: int
     batch_size: int
-    milliseconds: float
-    plain_milliseconds: float
+    milliseconds: Number
+    plain_milliseconds: Number
+
+
+def _measured(cost: Any) -> Any:
+    """A cost without a ratio was not measured."""
+    return None if isinstance(cost, Mapping) and number(cost.get("ratio")) is None else cost
 
 
 class Arm(Part):
-    """One rule: what it is, how it was set, its runs over seeds, what its step costs."""
+    """One rule: what it is, how it was set, its runs over seeds, what its step costs.
+
+    `label`, which no file holds, is the title; in a comparison that has the title twice, with the settings that
+    tell its arms apart.
+    """
 
     rule: str
     title: str
@@ -89,22 +100,29 @@ class Arm(Part):
     settings: ArmSettings
     notes: list[str]
     runs: list[Run]
-    cost: Cost | None = None
+    cost: Annotated[Cost | None, BeforeValidator(_measured)] = None
+    label: str = Field(default="", exclude=True)
 
     def finished(self) -> list[Run]:
-        """The runs that came to their end."""
+        """The runs that ended; only these enter a mean."""
         return [run for run in self.runs if run.status == "finished"]
+
+    def failures(self) -> list[Run]:
+        """The runs that ended in an error."""
+        return [run for run in self.runs if run.status == "failed"]
 
     def accuracy(self) -> Spread | None:
         """On the test set, over the finished runs; None when there is none."""
         return Spread.of(run.test_accuracy for run in self.finished())
 
+    def angle(self, layer: str) -> Spread | None:
+        """Degrees to the true gradient at the end of training, over the finished runs that have one."""
+        return Spread.of((run.angles or {}).get(layer) for run in self.finished())
+
     def angles(self) -> dict[str, float]:
-        """At the end of training, by layer, the mean over the finished runs that have one."""
-        finished = self.finished()
-        layers = dict.fromkeys(layer for run in finished for layer in run.angles or {})
-        spreads = {layer: Spread.of((run.angles or {}).get(layer) for run in finished) for layer in layers}
-        return {layer: spread.mean for layer, spread in spreads.items() if spread is not None}
+        """The mean angle at the end of training, by layer."""
+        layers = dict.fromkeys(layer for run in self.finished() for layer in run.angles or {})
+        return {layer: spread.mean for layer in layers if (spread := self.angle(layer)) is not None}
 
 
 class Comparison(Part):
@@ -118,6 +136,47 @@ class Comparison(Part):
     task: TaskInfo
     config: dict[str, Any]
     arms: list[Arm]
+
+    @field_validator("arms")
+    @classmethod
+    def _labelled(cls, arms: list[Arm]) -> list[Arm]:
+        return [arm.model_copy(update={"label": _label(arm, arms)}) for arm in arms]
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers whose angle was measured in any run, in forward order."""
+        names: dict[str, None] = {}
+        for run in (run for arm in self.arms for run in arm.runs):
+            for angles in (run.angles, *(record.get("angles") for record in run.epochs)):
+                names.update(dict.fromkeys(angles or {}))
+        return list(names)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Every seed that was run, sorted."""
+        return sorted({run.seed for arm in self.arms for run in arm.runs})
+
+    @property
+    def sample(self) -> str:
+        """The number of finished runs behind a rule's numbers: "3", or "2 to 3" where some failed."""
+        sizes = sorted({len(arm.finished()) for arm in self.arms if arm.finished()}) or [0]
+        return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+
+    @property
+    def reference(self) -> Arm | None:
+        """Backpropagation, where it is among several rules."""
+        found = [arm for arm in self.arms if arm.rule == "backprop"]
+        return found[0] if found and len(self.arms) > 1 else None
+
+    @property
+    def failures(self) -> list[tuple[Arm, Run]]:
+        """Every failed run with its arm."""
+        return [(arm, run) for arm in self.arms for run in arm.failures()]
+
+    @property
+    def accuracy_decimals(self) -> int:
+        """Decimals of a percentage that the size of the test set can carry."""
+        return 2 if self.task.test >= 2000 else 1
 
     def to_dict(self) -> dict[str, Any]:
         """The document as nested dicts, ready for JSON and for the page."""
@@ -143,6 +202,29 @@ class Comparison(Part):
         except OSError as error:
             raise RunError(f"cannot read the comparison {file}: {error.strerror}") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise RunError(f"{file} is not a comparison of format 1: {place}: {first['msg']}") from error
+            raise RunError(f"{file} is not a comparison of format 1: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's reports, with its place in the document."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names: {"optimizer": {"lr": 0.1}} becomes {"optimizer.lr": 0.1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _label(arm: Arm, arms: Sequence[Arm]) -> str:
+    settings = flatten(arm.settings.model_dump())
+    namesakes = [flatten(other.settings.model_dump()) for other in arms if other.title == arm.title]
+    differing = [key for key in settings if any(other.get(key) != settings[key] for other in namesakes)]
+    options = ", ".join(f"{key.removeprefix('options.')}={settings[key]}" for key in differing)
+    return f"{arm.title} ({options})" if options else arm.title
