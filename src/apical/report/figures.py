@@ -88,9 +88,7 @@ def final_accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
         if spread.n > 1:
             data[-1]["error_x"] = bar(style, deviation, deviation)
         rows.append(Row(arm.label, text, (*seeds.values(), mean - deviation, mean + deviation)))
-    reference = comparison.reference
-    level = reference.accuracy() if reference else None
-    mark = 100 * level.mean if level else None
+    mark = _reference_accuracy(comparison)
     several = "Large marker and bar: mean ± one standard deviation over seeds (n = {n}). Small: every seed."
     caption = _over_seeds(comparison, several, "One seed.")
     return Figure(
@@ -102,6 +100,12 @@ def final_accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
         wide=lines(rows, "test accuracy (%)", mark),
         narrow=lines(rows, "test accuracy (%)", mark, narrow=True),
     )
+
+
+def _reference_accuracy(comparison: Comparison) -> float | None:
+    reference = comparison.reference
+    accuracy = reference.accuracy() if reference else None
+    return 100 * accuracy.mean if accuracy else None
 
 
 def angles(comparison: Comparison, styles: Styles) -> Figure | None:
