@@ -11,7 +11,7 @@ from torch import nn
 from apical import data
 from apical.errors import ConfigError, NonFiniteError
 from apical.study import Config, RunFolder, train
-from apical.study.configuration.config import ScheduleConfig
+from apical.study.configuration import ScheduleConfig
 from apical.study.configuration.resolution import resolve
 from apical.study.training.criteria import LOSSES
 from apical.study.training.loop import Training, reproducible, stream

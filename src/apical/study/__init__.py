@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from apical.models import build
     from apical.study.comparison.compare import compare
     from apical.study.comparison.schema import Comparison
-    from apical.study.configuration.config import Config, OptimizerConfig, RuleConfig, ScheduleConfig
+    from apical.study.configuration import Config, OptimizerConfig, RuleConfig, ScheduleConfig
     from apical.study.runs.folder import RunFolder
     from apical.study.runs.results import Evaluation, Result
     from apical.study.training.evaluation import evaluate
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Comparison": "apical.study.comparison.schema",
-    "Config": "apical.study.configuration.config",
+    "Config": "apical.study.configuration",
     "Evaluation": "apical.study.runs.results",
     "Interrupted": "apical.interrupts",
-    "OptimizerConfig": "apical.study.configuration.config",
+    "OptimizerConfig": "apical.study.configuration",
     "Result": "apical.study.runs.results",
-    "RuleConfig": "apical.study.configuration.config",
+    "RuleConfig": "apical.study.configuration",
     "RunFolder": "apical.study.runs.folder",
-    "ScheduleConfig": "apical.study.configuration.config",
+    "ScheduleConfig": "apical.study.configuration",
     "build": "apical.models",
     "compare": "apical.study.comparison.compare",
     "evaluate": "apical.study.training.evaluation",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from apical import rules
 from apical.study.comparison.schema import Arm, ArmSettings, Run
-from apical.study.configuration.config import Config, RuleConfig
+from apical.study.configuration import Config, RuleConfig
 from apical.study.runs.folder import RunFolder
 
 

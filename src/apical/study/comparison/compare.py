@@ -19,7 +19,8 @@ from apical.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study.comparison.arms import arm, run_record
 from apical.study.comparison.costs import TURNS, measure_costs
 from apical.study.comparison.schema import Arm, Comparison, TaskInfo
-from apical.study.configuration.config import OWN_TASK, Config, RuleConfig
+from apical.study.configuration import Config, RuleConfig
+from apical.study.configuration.config import OWN_TASK
 from apical.study.configuration.resolution import resolve
 from apical.study.executors import pool
 from apical.study.executors.jobs import DIED, Job, complete

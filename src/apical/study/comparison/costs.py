@@ -7,7 +7,7 @@ import torch
 
 from apical import data, measure, models
 from apical.study.comparison.schema import Cost
-from apical.study.configuration.config import Config
+from apical.study.configuration import Config
 from apical.study.training.criteria import teaching
 from apical.study.training.loop import reproducible, stream
 

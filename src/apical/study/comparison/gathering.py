@@ -7,7 +7,7 @@ from typing import Any
 
 from apical.study.comparison.arms import arm, run_record
 from apical.study.comparison.schema import FILE, Arm, Comparison, TaskInfo
-from apical.study.configuration.config import Config
+from apical.study.configuration import Config
 from apical.study.runs.folder import RunFolder
 
 # Where runs of one comparison may differ.

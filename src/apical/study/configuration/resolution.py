@@ -14,7 +14,8 @@ import torch
 
 from apical import models
 from apical.rules import LearningRule
-from apical.study.configuration.config import DEFAULTS, OPTIMIZERS, Config
+from apical.study.configuration.config import Config
+from apical.study.configuration.tables import DEFAULTS, OPTIMIZERS
 
 
 @dataclass(frozen=True)

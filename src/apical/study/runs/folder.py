@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from apical.errors import RunError
-from apical.study.configuration.config import Config
+from apical.study.configuration import Config
 from apical.study.runs import files
 from apical.study.runs.checkpoints import Checkpoints
 

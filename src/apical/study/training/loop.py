@@ -21,7 +21,7 @@ from torch import Tensor
 from apical import data, measure, models
 from apical.circuit import Circuit
 from apical.errors import CheckpointError, ConfigError, NonFiniteError
-from apical.study.configuration.config import Config
+from apical.study.configuration import Config
 from apical.study.runs import task_record
 from apical.study.training import schedules
 from apical.study.training.criteria import LOSSES, Loss, teaching

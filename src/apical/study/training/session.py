@@ -17,7 +17,7 @@ import torch
 from apical import data
 from apical.errors import NonFiniteError, RunError
 from apical.interrupts import Interrupted, StopRequest, stop_requests
-from apical.study.configuration.config import Config
+from apical.study.configuration import Config
 from apical.study.configuration.resolution import Resolved, resolve
 from apical.study.runs import display, environment, files, task_record
 from apical.study.runs.folder import RunFolder
