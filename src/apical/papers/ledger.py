@@ -12,7 +12,8 @@ from typing import Any
 
 from apical.errors import ConfigError, RunError
 from apical.papers import biotorch, brainprop, bursts, meir, own, sardi, settling
-from apical.papers.claim import Claim, Measurement, Verdict
+from apical.papers.claim import Claim, Verdict
+from apical.papers.measurement import Measurement
 
 CLAIMS: tuple[Claim, ...] = (
     *own.CLAIMS,

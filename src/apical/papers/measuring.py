@@ -8,7 +8,8 @@ from apical import data
 from apical.errors import ConfigError, RunError
 from apical.interrupts import stop_requests
 from apical.papers import ledger, online
-from apical.papers.claim import Claim, Measurement
+from apical.papers.claim import Claim
+from apical.papers.measurement import Measurement
 from apical.papers.online import OnlineJob
 from apical.study import Config, Interrupted, RuleConfig, RunFolder
 from apical.study.configuration.resolution import resolve

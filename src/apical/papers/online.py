@@ -13,7 +13,8 @@ from apical import data
 from apical.errors import RunError
 from apical.interrupts import stop_requests
 from apical.papers import few_examples
-from apical.papers.claim import Claim, Measurement, Online
+from apical.papers.claim import Claim, Online
+from apical.papers.measurement import Measurement
 from apical.study import Interrupted
 from apical.study.runs import environment, files
 
