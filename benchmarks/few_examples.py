@@ -6,14 +6,13 @@ fills benchmarks/results/few_examples.json cell by cell (a cell is a method with
 goes on from there when it is started again; at the end it writes the tables, few_examples.md, beside it. It takes about
 twelve minutes on two cores. With `--figure few_examples.html` the gains over gradient descent are drawn, too.
 
-The protocol and the ranges of all options are in `apical.study.few_examples`.
+The protocol and the ranges of all options are in `apical.papers.few_examples`.
 """
 
 import argparse
 import datetime
 import json
 import multiprocessing
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -26,8 +25,10 @@ from plotly.subplots import make_subplots
 from rich.progress import Progress
 
 from apical import data
-from apical.study import durable, environment, few_examples
-from apical.study.few_examples import METHODS, Protocol
+from apical.papers import few_examples
+from apical.papers.few_examples import METHODS, Protocol
+from apical.statistics import Spread, paired
+from apical.study.runs import environment, files
 
 RESULTS = Path(__file__).parent / "results" / "few_examples.json"
 POLL = 0.5  # seconds between looks at the steps that were taken
@@ -107,7 +108,7 @@ def write(path: Path, task: str, protocol: Protocol, cells: Sequence[Cell]) -> N
     about = json.dumps({"task": task, "protocol": asdict(protocol), "environment": environment.describe()})
     ordered = sorted(cells, key=lambda cell: (cell["inputs"], cell["hidden"], list(METHODS).index(cell["method"])))
     lines = ",\n".join(json.dumps(cell, allow_nan=False) for cell in ordered)
-    durable.replace(path, f'{about[:-1]}, "cells": [\n{lines}\n]}}\n'.encode())
+    files.atomic_write(path, f'{about[:-1]}, "cells": [\n{lines}\n]}}\n'.encode())
 
 
 def tables(cells: Sequence[Cell], protocol: Protocol) -> str:
@@ -136,8 +137,8 @@ def tables(cells: Sequence[Cell], protocol: Protocol) -> str:
 def entries(name: str, row: Cell, rows: dict[str, Cell], protocol: Protocol) -> Iterator[str]:
     """A method's entries in a table."""
     for count in protocol.counts:
-        accuracies = row["outcomes"][str(count)]["accuracies"]
-        entry = f"{100 * statistics.fmean(accuracies):.1f} ({100 * statistics.stdev(accuracies):.1f})"
+        accuracies = Spread(tuple(row["outcomes"][str(count)]["accuracies"]))
+        entry = f"{100 * accuracies.mean:.1f} ({100 * (accuracies.deviation or 0.0):.1f})"
         if name != "sgd" and "sgd" in rows:
             entry += f" {gained(row, rows['sgd'], count)}"
         yield entry
@@ -145,8 +146,12 @@ def entries(name: str, row: Cell, rows: dict[str, Cell], protocol: Protocol) -> 
 
 def gained(row: Cell, other: Cell, count: int) -> str:
     """The paired gain of one method over another, with its standard error, in points."""
-    mean, error = few_examples.gain(*(each["outcomes"][str(count)]["accuracies"] for each in (row, other)))
-    return f"{100 * mean:+.1f} ± {100 * error:.1f}"
+    gain = gain_over(row, other, count)
+    return f"{100 * gain.mean:+.1f} ± {100 * gain.standard_error:.1f}"
+
+
+def gain_over(row: Cell, other: Cell, count: int) -> Spread:
+    return paired(*(each["outcomes"][str(count)]["accuracies"] for each in (row, other)))
 
 
 def by_setting(cells: Sequence[Cell]) -> Iterator[tuple[tuple[str, int], dict[str, Cell]]]:
@@ -166,14 +171,11 @@ def draw(path: Path, cells: Sequence[Cell], protocol: Protocol) -> None:
         for colour, name in zip(colours, [name for name in METHODS if name != "sgd"], strict=True):
             if name not in rows:
                 continue
-            gains = [
-                few_examples.gain(*(each["outcomes"][str(count)]["accuracies"] for each in (rows[name], rows["sgd"])))
-                for count in protocol.counts
-            ]
+            gains = [gain_over(rows[name], rows["sgd"], count) for count in protocol.counts]
             figure.add_scatter(
                 x=list(protocol.counts),
-                y=[100 * mean for mean, _ in gains],
-                error_y={"array": [200 * error for _, error in gains]},
+                y=[100 * gain.mean for gain in gains],
+                error_y={"array": [200 * gain.standard_error for gain in gains]},
                 name=name,
                 legendgroup=name,
                 showlegend=panel == 1,

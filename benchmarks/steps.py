@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apical.cli.timing import read_threads
-from apical.study import benchmark, environment
+from apical.study import benchmark
 from apical.study.benchmark import Cell, Row
+from apical.study.runs import environment
 
 BATCHWISE = "sign_symmetry:magnitude=batchwise"
 ONE_PASS = 1.1  # the ratio of products above which a rule does more than pass forward and back once

@@ -183,9 +183,9 @@ def test_threads_are_those_that_were_asked_for_and_then_what_they_were():
 
 
 def test_all_threads_are_as_many_as_there_are_processors(monkeypatch):
-    from apical.study import comparing
+    from apical.study.executors import jobs
 
-    monkeypatch.setattr(comparing, "available_processors", lambda: 6)
+    monkeypatch.setattr(jobs, "available_processors", lambda: 6)
     assert read_threads("1,all,6") == [1, 6]
 
 

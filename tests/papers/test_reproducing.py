@@ -14,8 +14,21 @@ import apical
 from apical import data, papers
 from apical.cli import app
 from apical.errors import ConfigError, RunError
-from apical.papers import Ahead, AtLeast, Claim, Online, Paper, Protocol, Within, ledger, measuring, networks
-from apical.study import RunFolder, few_examples
+from apical.papers import (
+    Ahead,
+    AtLeast,
+    Claim,
+    Online,
+    Paper,
+    Protocol,
+    Within,
+    few_examples,
+    ledger,
+    measuring,
+    networks,
+)
+from apical.study import RunFolder
+from apical.study.executors import pool
 
 PAPER = Paper("small", "Small Claims", "Somebody", 2020, "https://example.org")
 
@@ -51,7 +64,7 @@ def small(tmp_path, monkeypatch):
 @pytest.fixture
 def no_processes(monkeypatch):
     """Runs happen here, one after the other."""
-    monkeypatch.setattr(measuring.pool, "in_processes", lambda work, jobs, *_: ((job, work(job)) for job in jobs))
+    monkeypatch.setattr(pool, "in_processes", lambda work, jobs, *_: ((job, work(job)) for job in jobs))
 
 
 def claims(*, online):
@@ -106,7 +119,7 @@ def test_networks_begin_as_their_protocols_say(name, shape, deviation):
 
 
 def test_the_network_of_biotorch_is_the_one_of_its_table():
-    from apical.study import models
+    from apical import models
 
     spec = measuring._jobs(papers.select("biotorch-mnist-bp")[0], Path("runs"), 1, 1)[0].resolved.config.model
     model = models.build(spec, input_shape=(1, 28, 28), classes=10, seed=0)
@@ -172,7 +185,7 @@ def test_what_is_out_of_reach_is_not_measured(small):
 
 
 def test_a_run_that_fails_is_named(small, monkeypatch):
-    monkeypatch.setattr(measuring.pool, "in_processes", lambda work, jobs, *_: ((job, "it burst") for job in jobs))
+    monkeypatch.setattr(pool, "in_processes", lambda work, jobs, *_: ((job, "it burst") for job in jobs))
     with pytest.raises(RunError, match="small-bp/epochs-1/seed-0: it burst"):
         papers.measure([small["small-bp"]], "runs", epochs=1, seeds=1)
 

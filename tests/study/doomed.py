@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 
 from apical import data
-from apical.study import Config, RunFolder, display, resume, train
-from apical.study.interrupts import Interrupted, StopRequest
-from apical.study.training import Training
+from apical.interrupts import Interrupted, StopRequest
+from apical.study import Config, RunFolder, resume, train
+from apical.study.runs import display
+from apical.study.training.loop import Training
 from waiting import PATIENCE
 
 NET = """
@@ -30,7 +31,7 @@ def make(input_shape, classes):
 """
 
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["apical.study.trainer", "torch._dynamo"])  # the latter by any optimizer, slowly
+server.set_forkserver_preload(["apical.study.training.session", "torch._dynamo"])  # the latter by any optimizer, slowly
 
 
 def blobs(examples=200, classes=4, seed=0):

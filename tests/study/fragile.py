@@ -3,8 +3,8 @@
 import os
 import signal
 
-from apical.study import pool
-from apical.study.interrupts import stop_requests
+from apical.interrupts import stop_requests
+from apical.study.executors import pool
 from waiting import until
 
 

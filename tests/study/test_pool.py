@@ -12,8 +12,8 @@ import fragile
 import pytest
 
 import waiting
-from apical.study.interrupts import Interrupted, StopRequest, stop_requests
-from apical.study.pool import in_processes
+from apical.interrupts import Interrupted, StopRequest, stop_requests
+from apical.study.executors.pool import in_processes
 
 
 def test_a_process_that_dies_takes_nothing_with_it():
@@ -57,8 +57,8 @@ UNGUARDED = """
 import sys
 sys.path[:0] = {folders!r}
 import fragile
-from apical.study.interrupts import StopRequest
-from apical.study.pool import in_processes
+from apical.interrupts import StopRequest
+from apical.study.executors.pool import in_processes
 print(list(in_processes(fragile.double, [1, 2], 2, StopRequest())))
 """
 

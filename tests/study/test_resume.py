@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from apical.errors import CheckpointError, RunError
-from apical.study import Interrupted, RunFolder, display, resume, train
+from apical.study import Interrupted, RunFolder, resume, train
+from apical.study.runs import display
 from waiting import program
 
 ARMS = {
@@ -123,7 +124,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("apical.study.training.Training.check_weights", twice)
+    monkeypatch.setattr("apical.study.training.loop.Training.check_weights", twice)
     with pytest.raises(KeyboardInterrupt) as caught:
         train(given, tmp_path / "run", task=doomed.blobs())
     assert not isinstance(caught.value, Interrupted)
@@ -218,7 +219,7 @@ def test_a_run_does_not_go_on_with_another_network(stopped, tmp_path):
 
 def test_another_environment_is_noted(stopped, tmp_path, monkeypatch):
     stopped()
-    monkeypatch.setattr("apical.study.environment.cpu_name", lambda: "abacus")
+    monkeypatch.setattr("apical.study.runs.environment.cpu_name", lambda: "abacus")
     assert "abacus now" in resume(tmp_path / "run", task=doomed.blobs()).notes[0]
 
 
@@ -250,7 +251,7 @@ def test_two_processes_do_not_share_a_run(tmp_path):
 SCRIPT = """
 import sys
 from apical.study import Config, train
-from apical.study.training import Training
+from apical.study.training.loop import Training
 
 def end_epoch(training, original=Training.end_epoch):
     if training.epoch == 3:

@@ -140,7 +140,7 @@ def read_threads(text: str) -> list[int]:
     Raises:
         ConfigError: it is neither a number nor "all".
     """
-    from apical.study.comparing import available_processors
+    from apical.study.executors.jobs import available_processors
 
     words = [str(available_processors()) if word == ALL else word for word in _words(text)]
     return list(dict.fromkeys(_numbers(",".join(words), "--threads")))

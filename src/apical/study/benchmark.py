@@ -30,15 +30,16 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from apical import models
 from apical import rules as registry
 from apical.circuit import Circuit
 from apical.errors import CircuitError, ConfigError, NonFiniteError
 from apical.losses import LOSSES
 from apical.measure import StepCost, step_cost
 from apical.measure.cost import LEARNING_RATE, sgd
+from apical.options import unknown
 from apical.rules import LearningRule
-from apical.study import RuleConfig, models
-from apical.study.settings import unknown
+from apical.study import RuleConfig
 
 CLASSES = 10
 WARMUP = 3

@@ -5,35 +5,16 @@ All of them lead to one tree of pydantic models. This module finds the line of a
 meant, and what is allowed.
 """
 
-import difflib
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from apical.errors import ConfigError
+from apical.options import unknown
 
 KeyPath: TypeAlias = tuple[str, ...]
-
-# What PyTorch users and papers call things, where spelling alone would not find ours.
-SYNONYMS = {
-    "learning_rate": "lr",
-    "eta": "lr",
-    "wd": "weight_decay",
-    "decay": "weight_decay",
-    "dataset": "task",
-    "data": "task",
-    "network": "model",
-    "net": "model",
-    "batch": "batch_size",
-    "bs": "batch_size",
-    "scheduler": "schedule",
-    "grad_clip": "clip",
-    "early_stopping": "patience",
-    "algorithm": "rule",
-    "criterion": "loss",
-}
 
 
 class SettingError(ValueError):
@@ -42,26 +23,6 @@ class SettingError(ValueError):
     def __init__(self, message: str, *, key: str | None = None) -> None:
         super().__init__(message)
         self.key = key
-
-
-def suggestion(wrong: str, allowed: Iterable[str]) -> str:
-    """`"; did you mean 'epochs'?"`, or an empty string when nothing is near.
-
-    Args:
-        wrong: what was written.
-        allowed: what could have been.
-    """
-    meant = {name.partition(":")[0]: name for name in allowed}
-    meant |= {synonym: name for synonym, name in SYNONYMS.items() if name in meant}
-    near = difflib.get_close_matches(wrong, meant, n=1, cutoff=0.5)
-    return f"; did you mean {meant[near[0]]!r}?" if near else ""
-
-
-def unknown(kind: str, wrong: str, allowed: Iterable[str]) -> str:
-    """`unknown KIND 'wrong'; did you mean 'right'? Allowed: ...`."""
-    names = list(allowed)
-    hint = suggestion(wrong, names) or ";"
-    return f"unknown {kind} {wrong!r}{hint} allowed: {', '.join(names) or 'none'}"
 
 
 def line_of(text: str, path: KeyPath) -> int | None:

@@ -1,13 +1,14 @@
 """From folders to comparisons: what `apical report` is given may also be single runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from apical import rules
-from apical.study.comparison import FILE, Arm, Comparison, Run, Settings, TaskInfo
-from apical.study.runs import RunFolder
+from apical.study.comparison.arms import arm, run_record
+from apical.study.comparison.schema import FILE, Arm, Comparison, TaskInfo
+from apical.study.configuration import Config
+from apical.study.runs.folder import RunFolder
 
 # Where runs of one comparison may differ.
 OWN = ("rule", "seed")
@@ -47,51 +48,34 @@ def _shared(run: RunFolder) -> str:
 def _comparison(runs: Sequence[RunFolder]) -> Comparison:
     arms: dict[str, list[RunFolder]] = {}
     for run in runs:
-        arms.setdefault(repr(_arm_settings(run)), []).append(run)
+        arms.setdefault(repr(_own_settings(run.config())), []).append(run)
     task = runs[0].task()
     return Comparison(
         title=f"{len(runs)} run{'s' * (len(runs) != 1)} on {Path(task['name']).name}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=" && ".join(f"apical train --config {run.path / 'config.toml'}" for run in runs),
         environment=runs[0].environment(),
-        task=TaskInfo(**{key: task[key] for key in TaskInfo.model_fields}),
+        task=TaskInfo.of(task),
         config=runs[0].config().to_dict() if len(runs) == 1 else _settings(runs[0]),
         arms=[_arm(of_arm) for of_arm in arms.values()],
     )
 
 
-def _arm_settings(run: RunFolder) -> tuple[str, Settings]:
-    config = run.config()
-    options = {key: value for key, value in config.rule.options.items() if key != "seed"}
-    return config.rule.name, Settings(
-        learning_rate=config.optimizer.lr or 0.0, weight_decay=config.optimizer.weight_decay or 0.0, options=options
-    )
+def _own_settings(config: Config) -> tuple[Any, ...]:
+    """The settings of a run that those of its arm share."""
+    return config.rule.without_seed(), *(getattr(config.optimizer, key) for key in OWN_OF_OPTIMIZER)
 
 
-def _arm(runs: Sequence[RunFolder]) -> Arm:
-    name, settings = _arm_settings(runs[0])
-    kind = rules.get(name)
-    options = ", ".join(f"{key}={value}" for key, value in settings.options.items())
-    return Arm(
-        rule=name,
-        title=f"{kind.title} ({options})" if options else kind.title,
-        summary=kind.summary,
-        paper=kind.paper,
-        settings=settings,
-        notes=list(dict.fromkeys(note for run in runs for note in run.notes())),
-        runs=[_run(run) for run in runs],
-    )
-
-
-def _run(run: RunFolder) -> Run:
-    result: Mapping[str, Any] | None = run.result()
-    return Run(
-        seed=run.config().seed,
-        status="finished" if result else "failed",
-        error=None if result else f"not finished: apical resume {run.path} goes on with it",
-        folder=str(run.path),
-        epochs=run.epochs(),
-        test_accuracy=result["test_accuracy"] if result else None,
-        test_loss=result["test_loss"] if result else None,
-        angles=result["angles"] if result else None,
-    )
+def _arm(folders: Sequence[RunFolder]) -> Arm:
+    config = folders[0].config()
+    runs = [
+        run_record(
+            run,
+            seed=run.config().seed,
+            folder=str(run.path),
+            error=f"not finished: apical resume {run.path} goes on with it",
+        )
+        for run in folders
+    ]
+    notes = dict.fromkeys(note for run in folders for note in run.notes())
+    return arm(config.rule.without_seed(), config, runs, list(notes))

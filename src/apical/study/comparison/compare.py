@@ -1,47 +1,35 @@
 """Many learning rules on one task and network, each from several seeds, in parallel processes.
 
 For one seed all rules start from the same weights and see the same examples in the same order. Every run is an
-ordinary run folder under `runs/`, so that a comparison that was stopped goes on with what is there: finished
-runs are kept, begun ones resumed.
+ordinary run folder under `runs/`, so that a comparison that was stopped continues with the runs that are there:
+finished ones are kept, unfinished ones resumed.
 """
 
-import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from apical import data
 from apical import rules as registry
 from apical.errors import ConfigError, RunError
-from apical.study import display, durable, environment, pool, trainer
-from apical.study.comparison import Arm, Comparison, Run, Settings, TaskInfo, difference
-from apical.study.config import OWN_TASK, Config, RuleConfig
-from apical.study.costs import TURNS, measure_costs
-from apical.study.interrupts import Interrupted, StopRequest, stop_requests
-from apical.study.recommend import Resolved, resolve
-from apical.study.runs import RunFolder
+from apical.interrupts import Interrupted, StopRequest, stop_requests
+from apical.study.comparison.arms import arm, run_record
+from apical.study.comparison.costs import TURNS, measure_costs
+from apical.study.comparison.schema import Arm, Comparison, TaskInfo
+from apical.study.configuration import Config, RuleConfig
+from apical.study.configuration.config import OWN_TASK
+from apical.study.configuration.resolution import resolve
+from apical.study.executors import pool
+from apical.study.executors.jobs import DIED, Job, complete
+from apical.study.runs import display, environment, files, task_record
+from apical.study.runs.folder import RunFolder
 
 # How often the angles are measured through training, when the configuration does not say.
 ANGLES_THROUGH_TRAINING = 10
 DEFAULT_SEEDS = 3
-
-
-@dataclass(frozen=True)
-class Job:
-    """One rule from one seed.
-
-    Attributes:
-        resolved: the configuration of the run, complete.
-        folder: of the run.
-    """
-
-    resolved: Resolved
-    folder: Path
 
 
 def compare(
@@ -89,29 +77,23 @@ def compare(
     pool.refuse_in_import()
     folder = Path(folder)
     chosen = _rules(rules, config.rule)
-    numbers = list(range(config.seed, config.seed + seeds)) if isinstance(seeds, int) else list(seeds)
-    if not numbers or len(set(numbers)) != len(numbers):
-        raise ConfigError(f"seeds {numbers}: at least one is needed, and each once")
+    numbers = _seeds(seeds, config.seed)
     if config.task.startswith(OWN_TASK):
         raise ConfigError("a comparison needs a task that its processes can load: a name, or npz:PATH")
     shared = _shared(config)
     task = data.load(shared.task, progress=display.visible(progress))
-    plan = {
-        rule.label: [
-            Job(_resolved(shared, rule, seed), folder / "runs" / _folder_name(rule) / f"seed-{seed}")
-            for seed in numbers
-        ]
-        for rule in chosen
-    }
-    _make(folder)
-    with durable.locked(folder, "comparing"):
-        every = [job for of_rule in plan.values() for job in of_rule]
+    plan = {rule.label: [_job(shared, rule, seed, folder) for seed in numbers] for rule in chosen}
+    # By seed, so that a stopped comparison has all rules, of few seeds.
+    every = [job for of_seed in zip(*plan.values(), strict=True) for job in of_seed]
+    files.make_folder(folder)
+    with files.locked(folder, "comparing"):
         for job in every:
             _check_folder(job, overwrite=overwrite)
         with stop_requests() as stop:
-            failures = _train(every, jobs, stop, progress)
+            with display.Bar("comparing", len(every), shown=progress) as bar:
+                failures = complete(every, jobs, stop, bar.show)
             if stop.signal:
-                raise Interrupted(_how_to_go_on(every, folder), stop.signal)
+                raise Interrupted(_how_to_continue(every, folder), stop.signal)
             arms = [_arm(rule, plan[rule.label], shared, failures, folder) for rule in chosen]
             if cost:
                 first = {rule.label: plan[rule.label][0] for rule in chosen}
@@ -127,6 +109,13 @@ def compare(
         )
         comparison.write(folder)
     return comparison
+
+
+def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
+    numbers = list(range(first, first + seeds)) if isinstance(seeds, int) else list(seeds)
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise ConfigError(f"seeds {numbers}: at least one is needed, and each once")
+    return numbers
 
 
 def _rules(rules: Sequence[str | RuleConfig] | None, lender: RuleConfig) -> list[RuleConfig]:
@@ -146,131 +135,44 @@ def _shared(config: Config) -> Config:
     return config.with_values(values)
 
 
-def _resolved(shared: Config, rule: RuleConfig, seed: int) -> Resolved:
-    return resolve(shared.with_values({"rule": rule.model_dump(), "seed": seed}), shared=True)
-
-
-def _folder_name(rule: RuleConfig) -> str:
-    return re.sub(r"[^\w.,=-]", "_", rule.label.replace(":", "-"))
-
-
-def _make(folder: Path) -> None:
-    with durable.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+def _job(shared: Config, rule: RuleConfig, seed: int, folder: Path) -> Job:
+    resolved = resolve(shared.with_values({"rule": rule.model_dump(), "seed": seed}), shared=True)
+    name = re.sub(r"[^\w.,=-]", "_", rule.label.replace(":", "-"))
+    return Job(f"{rule.label}, seed {seed}", resolved, folder / "runs" / name / f"seed-{seed}")
 
 
 def _check_folder(job: Job, *, overwrite: bool) -> None:
-    run = RunFolder(job.folder)
-    if not run.exists():
-        return
-    differences = difference(run.config().to_dict(), job.resolved.config.to_dict())
+    differences = job.differences()
     if differences and not overwrite:
         raise RunError(
             f"{job.folder} holds a run with other settings ({'; '.join(differences)}): "
             "choose another folder, or overwrite it"
         )
     if differences:
+        run = RunFolder(job.folder)
         with run.locked():
             run.clear()
 
 
-def _train(jobs: Sequence[Job], processes: int | None, stop: StopRequest, progress: bool | None) -> dict[Path, str]:
-    """Bring every run to its end; returns the errors of those that failed, by folder."""
-    left = [job for job in jobs if RunFolder(job.folder).result() is None]
-    left.sort(key=lambda job: job.resolved.config.seed)  # so that a stopped comparison has all rules, of few seeds
-    count = min(processes or available_processors(), len(left))
-    failures: dict[Path, str] = {}
-    with display.Bar("comparing", len(jobs), shown=progress) as bar:
-        bar.show(len(jobs) - len(left), "")
-        ended = _here(left, stop) if count <= 1 else pool.in_processes(run_job, left, count, stop)
-        for done, (job, error) in enumerate(ended, len(jobs) - len(left) + 1):
-            if error:
-                failures[job.folder] = error
-            bar.show(done, f"{job.resolved.config.rule.without_seed().label}, seed {job.resolved.config.seed}")
-    return failures
-
-
-def _here(jobs: Sequence[Job], stop: StopRequest) -> Iterator[tuple[Job, str | None]]:
-    for job in jobs:
-        try:
-            yield job, run_job(job)
-        except Interrupted:
-            return
-        if stop.signal:
-            return
-
-
-def available_processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@lru_cache(maxsize=1)
-def _task(name: str) -> data.Task:
-    return data.load(name, progress=False)
-
-
-def run_job(job: Job) -> str:
-    """Begin a run, or go on with it; returns the error of one that fails, and "" otherwise.
-
-    Raises:
-        Interrupted: it was told to stop, and is saved.
-    """
-    return pool.failure(lambda: _begin_or_go_on(job))
-
-
-def _begin_or_go_on(job: Job) -> None:
-    run = RunFolder(job.folder)
-    task = _task(job.resolved.config.task)
-    if run.exists():
-        trainer.resume(job.folder, task=task, progress=False)
-    else:
-        trainer.begin(job.resolved, run, task=task, overwrite=False, progress=False)
-
-
-def _how_to_go_on(jobs: Sequence[Job], folder: Path) -> str:
-    finished = sum(RunFolder(job.folder).result() is not None for job in jobs)
+def _how_to_continue(jobs: Sequence[Job], folder: Path) -> str:
+    finished = sum(job.finished() for job in jobs)
     return (
         f"stopped with {finished} of {len(jobs)} runs finished and the others saved in {folder}; "
         "the same command goes on from there"
     )
 
 
-def _arm(
-    rule: RuleConfig, jobs: Sequence[Job], shared: Config, failures: Mapping[Path, str | None], folder: Path
-) -> Arm:
-    kind = registry.get(rule.name)
-    config = jobs[0].resolved.config
-    options = ", ".join(f"{key}={value}" for key, value in rule.options.items())
-    return Arm(
-        rule=rule.name,
-        title=f"{kind.title} ({options})" if options else kind.title,
-        summary=kind.summary,
-        paper=kind.paper,
-        settings=Settings(
-            learning_rate=config.optimizer.lr or 0.0,
-            weight_decay=config.optimizer.weight_decay or 0.0,
-            loss=config.loss if config.loss != shared.loss else None,
-            options=rule.options,
-        ),
-        notes=list(jobs[0].resolved.notes),
-        runs=[_run(job, failures, folder) for job in jobs],
-    )
-
-
-def _run(job: Job, failures: Mapping[Path, str | None], folder: Path) -> Run:
-    run = RunFolder(job.folder)
-    result = run.result()
-    return Run(
-        seed=job.resolved.config.seed,
-        status="finished" if result else "failed",
-        error=None if result else failures.get(job.folder) or "its process died (memory may have run out)",
-        folder=str(job.folder.relative_to(folder)),
-        epochs=run.epochs(),
-        test_accuracy=result["test_accuracy"] if result else None,
-        test_loss=result["test_loss"] if result else None,
-        angles=result["angles"] if result else None,
-    )
+def _arm(rule: RuleConfig, jobs: Sequence[Job], shared: Config, failures: Mapping[Path, str], folder: Path) -> Arm:
+    runs = [
+        run_record(
+            RunFolder(job.folder),
+            seed=job.resolved.config.seed,
+            folder=str(job.folder.relative_to(folder)),
+            error=failures.get(job.folder, DIED),
+        )
+        for job in jobs
+    ]
+    return arm(rule, jobs[0].resolved.config, runs, jobs[0].resolved.notes, shared_loss=shared.loss)
 
 
 def _with_costs(
@@ -297,16 +199,7 @@ def _with_costs(
 
 def _task_info(task: data.Task, config: Config) -> TaskInfo:
     train, validation = data.split(task.train, config.validation, seed=0)
-    return TaskInfo(
-        name=task.name,
-        train=len(train),
-        validation=len(validation),
-        test=len(task.test),
-        classes=task.classes,
-        input_shape=list(task.input_shape),
-        source=task.source,
-        licence=task.licence,
-    )
+    return TaskInfo.of(task_record.describe(task, train=len(train), validation=len(validation)))
 
 
 def _command(config: Config, chosen: Sequence[RuleConfig], seeds: Sequence[int]) -> str:

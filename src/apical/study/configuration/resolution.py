@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from apical import rules
-from apical.study import models
-from apical.study.config import DEFAULTS, OPTIMIZERS, Config
+from apical import models
+from apical.rules import LearningRule
+from apical.study.configuration.config import Config
+from apical.study.configuration.tables import DEFAULTS, OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -43,44 +44,53 @@ def resolve(config: Config, *, shared: bool = False) -> Resolved:
         shared: whether `optimizer.lr` and `loss` speak of backprop, as those of a comparison do, rather than of this
             rule.
     """
-    rule = rules.make(config.rule.name, **config.rule.options)
-    recommended = rule.recommends()
-    notes = []
-    defaults = dict(DEFAULTS[config.optimizer.name])
-    default_rate = defaults.pop("lr")
-    rate = config.optimizer.lr or default_rate
-    factor = recommended.get("learning_rate_factor", 1.0)
-    if factor != 1.0 and (shared or config.optimizer.lr is None):
-        whose = "shared" if shared else "default"
-        notes.append(
-            f"uses {factor:g} times the {whose} learning rate ({rate * factor:g} instead of {rate:g}), "
-            "as the rule recommends"
-        )
-        rate *= factor
-    decay = config.optimizer.weight_decay
-    if decay is None and "weight_decay" in recommended:
-        decay = recommended["weight_decay"]
-        notes.append(f"uses a weight decay of {decay:g}, as the rule recommends")
-    if decay is None:
-        known = inspect.signature(OPTIMIZERS[config.optimizer.name]).parameters
-        decay = known["weight_decay"].default if "weight_decay" in known else 0.0
-    values: dict[str, Any] = {"optimizer.lr": rate, "optimizer.weight_decay": float(decay)}
-    for key, value in defaults.items():
-        if key not in config.optimizer.options:
-            values[f"optimizer.{key}"] = value
-    own = rule.learns_from
-    if own not in ("error", config.loss) and (shared or "loss" not in config.model_fields_set):
-        values["loss"] = own
-        notes.append(
-            f"learns from a scalar reward (its loss is {own}): it hears whether the one class that it tried was right, "
-            "and sees no label"
-        )
+    rule = config.rule.make()
+    values: dict[str, Any] = {}
+    notes: list[str] = []
+    for found, said in (_optimizer(config, rule, shared=shared), _loss(config, rule, shared=shared)):
+        values |= found
+        notes += said
     if "seed" in rule.option_names() and "seed" not in config.rule.options:
         values["rule.seed"] = config.seed
     if not config.threads:
         values["threads"] = torch.get_num_threads()
     values |= _absolute_paths(config)
     return Resolved(config.with_values(values), tuple(notes))
+
+
+def _optimizer(config: Config, rule: LearningRule, *, shared: bool) -> tuple[dict[str, Any], list[str]]:
+    """The optimizer's settings, and a note for each that the rule recommends."""
+    given, recommended = config.optimizer, rule.recommends()
+    defaults = dict(DEFAULTS[given.name])
+    default_rate = defaults.pop("lr")
+    rate, decay, notes = given.lr or default_rate, given.weight_decay, []
+    factor = recommended.get("learning_rate_factor", 1.0)
+    if factor != 1.0 and (shared or given.lr is None):
+        whose = "shared" if shared else "default"
+        notes.append(
+            f"uses {factor:g} times the {whose} learning rate ({rate * factor:g} instead of {rate:g}), "
+            "as the rule recommends"
+        )
+        rate *= factor
+    if decay is None and "weight_decay" in recommended:
+        decay = recommended["weight_decay"]
+        notes.append(f"uses a weight decay of {decay:g}, as the rule recommends")
+    if decay is None:
+        known = inspect.signature(OPTIMIZERS[given.name]).parameters
+        decay = known["weight_decay"].default if "weight_decay" in known else 0.0
+    left = {f"optimizer.{key}": value for key, value in defaults.items() if key not in given.options}
+    return {"optimizer.lr": rate, "optimizer.weight_decay": float(decay), **left}, notes
+
+
+def _loss(config: Config, rule: LearningRule, *, shared: bool) -> tuple[dict[str, Any], list[str]]:
+    """The loss that the rule needs, where it needs one of its own."""
+    own = rule.learns_from
+    if own in ("error", config.loss) or not (shared or "loss" not in config.model_fields_set):
+        return {}, []
+    return {"loss": own}, [
+        f"learns from a scalar reward (its loss is {own}): it hears whether the one class that it tried was right, "
+        "and sees no label"
+    ]
 
 
 def _absolute_paths(config: Config) -> dict[str, str]:

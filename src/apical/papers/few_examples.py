@@ -8,13 +8,12 @@ trials on training images that are held out, and compared with the others on the
    options of its own, those with the highest mean accuracy on the held-out images.
 2. Testing: these options on other seeds, which no trial has seen, tested once.
 
-`cell` does both. The networks of a cell train side by side, see `apical.study.perceptrons`.
+`cell` does both. The networks of a cell train side by side, see `apical.models.perceptrons`.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,8 +25,8 @@ from torch.optim import Optimizer
 
 from apical.data import Task
 from apical.errors import DataError
+from apical.models.perceptrons import Perceptrons, balanced_order, once
 from apical.optim import Adaptation
-from apical.study.perceptrons import Perceptrons, balanced_order, once
 
 INPUTS = ("standardised", "raw")
 COUNTS = (15, 30, 60, 90)
@@ -265,9 +264,3 @@ def cell(
         tested = train(digits, hidden, method, [trials[best]], range(protocol.seeds), [count], digits.test, advance)
         outcomes[count] = Outcome(trials[best], float(scores[best, column]), tuple(tested[0, :, 0].tolist()))
     return outcomes
-
-
-def gain(accuracies: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
-    """The mean of the paired differences, and its standard error."""
-    differences = [own - other for own, other in zip(accuracies, reference, strict=True)]
-    return statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 
 import torch
 
-from apical import data, measure, rules
-from apical.study import models
-from apical.study.comparison import Cost
-from apical.study.config import Config
-from apical.study.losses import teaching
-from apical.study.training import reproducible, stream
+from apical import data, measure, models
+from apical.study.comparison.schema import Cost
+from apical.study.configuration import Config
+from apical.study.training.criteria import teaching
+from apical.study.training.loop import reproducible, stream
 
 TURNS = 40
 STEPS_PER_TURN = 8  # what a rule does only every so many steps is in each turn
@@ -40,7 +38,7 @@ def measure_costs(
         model = models.build(config.model, input_shape=task.input_shape, classes=task.classes, seed=seed)
         costs = measure.step_cost(
             model.to(config.device),
-            {label: partial(rules.make, arm.rule.name, **arm.rule.options) for label, arm in arms.items()},
+            {label: arm.rule.make for label, arm in arms.items()},
             batch.x,
             batch.y,
             loss=teaching(config.loss, exploration=config.exploration, generator=torch.Generator()),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from apical.errors import CheckpointError
-from apical.study import durable
+from apical.study.runs import files
 
 FORMAT = 1
 NAME = re.compile(r"(\d{6,})\.([0-9a-f]{16})\.pt")
@@ -69,9 +69,8 @@ class Checkpoints:
         present = self.paths()
         number = _number(present[-1]) + 1 if present else 1
         path = self.folder / f"{number:06d}.{_digest(data)}.pt"
-        with durable.writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
-        durable.replace(path, data)
+        files.make_folder(self.folder)
+        files.atomic_write(path, data)
         for old in present:
             if old != self._kept:
                 old.unlink(missing_ok=True)

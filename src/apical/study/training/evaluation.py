@@ -5,11 +5,11 @@ from typing import Any
 
 from apical import data
 from apical.errors import DataError, RunError
-from apical.study import tasks
-from apical.study.losses import LOSSES
-from apical.study.results import Evaluation
-from apical.study.runs import RunFolder
-from apical.study.training import answer_all, make_circuit, reproducible
+from apical.study.runs import task_record
+from apical.study.runs.folder import RunFolder
+from apical.study.runs.results import Evaluation
+from apical.study.training.criteria import LOSSES
+from apical.study.training.loop import answer_all, make_circuit, reproducible
 
 
 def evaluate(folder: str | Path, *, task: str | data.Task | None = None) -> Evaluation:
@@ -33,9 +33,9 @@ def evaluate(folder: str | Path, *, task: str | data.Task | None = None) -> Eval
             f"{run.path} has no checkpoint yet: wait for its first one, or go on with apical resume {run.path}"
         )
     if isinstance(task, str):
-        tried = data.load(task, scaling=tasks.scaling_of(run))
+        tried = data.load(task, scaling=task_record.scaling_of(run))
     else:
-        tried = tasks.load(config, task, progress=None)
+        tried = task_record.load(config, task, progress=None)
     _check_fit(tried, trained_on)
     content = checkpoint.content
     with reproducible(config):

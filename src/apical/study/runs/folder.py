@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from apical.errors import RunError
-from apical.study import durable
-from apical.study.checkpoints import Checkpoints
-from apical.study.config import Config
+from apical.study.configuration import Config
+from apical.study.runs import files
+from apical.study.runs.checkpoints import Checkpoints
 
 FILES = ("result.json", "model.pt", "metrics.jsonl", "timing.jsonl", "run.json", "environment.json", "config.toml")
 FOLDERS = ("checkpoints", "tensorboard")
@@ -73,11 +73,10 @@ class RunFolder:
         Raises:
             RunError: another process has it, or it cannot be made.
         """
-        with durable.writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        with durable.locked(self.path, "training"):
+        files.make_folder(self.path)
+        with files.locked(self.path, "training"):
             for folder in (self.path, self.checkpoints.folder):
-                durable.sweep_temporaries(folder)
+                files.remove_temporaries(folder)
             yield
 
     def refuse_what_is_there(self) -> None:
@@ -99,7 +98,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove a run's files, and no others."""
-        with durable.writing(self.path):
+        with files.file_errors(self.path):
             for name in FOLDERS:
                 if (self.path / name).is_dir():
                     shutil.rmtree(self.path / name)
@@ -108,9 +107,9 @@ class RunFolder:
 
     def begin(self, config: Config, environment: dict[str, Any], task: dict[str, Any], notes: Sequence[str]) -> None:
         """Write what is known before the first step."""
-        durable.replace_json(self.path / "environment.json", environment)
-        durable.replace_json(self.path / "run.json", {"task": task, "notes": list(notes)})
-        durable.replace(self.path / "config.toml", config.to_toml().encode())
+        files.atomic_write_json(self.path / "environment.json", environment)
+        files.atomic_write_json(self.path / "run.json", {"task": task, "notes": list(notes)})
+        files.atomic_write(self.path / "config.toml", config.to_toml().encode())
 
     def config(self) -> Config:
         """The configuration of the run."""
@@ -121,7 +120,7 @@ class RunFolder:
         return self._json("environment.json")
 
     def task(self) -> dict[str, Any]:
-        """What the run was trained on, as `apical.study.tasks.describe` has it."""
+        """What the run was trained on, as `apical.study.runs.task_record.describe` has it."""
         task: dict[str, Any] = self._json("run.json")["task"]
         return task
 
@@ -132,7 +131,7 @@ class RunFolder:
     def add_note(self, note: str) -> None:
         """Keep one more sentence for `notes`."""
         content = self._json("run.json")
-        durable.replace_json(self.path / "run.json", {**content, "notes": [*content["notes"], note]})
+        files.atomic_write_json(self.path / "run.json", {**content, "notes": [*content["notes"], note]})
 
     def result(self) -> dict[str, Any] | None:
         """The content of result.json; None until the run has finished."""
@@ -140,11 +139,11 @@ class RunFolder:
 
     def epochs(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl."""
-        return durable.read_lines(self.metrics)
+        return files.read_lines(self.metrics)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, which makes the run a finished one."""
-        durable.replace_json(self.path / "result.json", result)
+        files.atomic_write_json(self.path / "result.json", result)
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name

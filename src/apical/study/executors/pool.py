@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TypeVar
 
 from apical.errors import ApicalError, RunError
-from apical.study.interrupts import Interrupted, StopRequest, stop_requests
+from apical.interrupts import Interrupted, StopRequest, stop_requests
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")

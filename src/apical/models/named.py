@@ -5,8 +5,8 @@
 | `mlp:500,500`       | any input, flattened; fully connected layers of these widths, then one unit a class    |
 | `conv:32,64`        | images; 3x3 convolutions of these channels, each pooled 2x2; then one linear layer     |
 | `lenet`             | images up to 32x32; 5x5 convolutions of 6, 16, 120 channels, then 84 units             |
-| `resnet20`          | images from 8x8 on; a residual network, see `apical.study.resnet`; 32, 44, 56, 110 too |
-| `tree3:6,16`        | images 28x28 or 32x32; the tree of `apical.study.tree`, 6 filters a colour, 16 branches  |
+| `resnet20`          | images from 8x8 on; a residual network, see `apical.models.resnet`; 32, 44, 56, 110 too |
+| `tree3:6,16`        | images 28x28 or 32x32; the tree of `apical.models.tree`, 6 filters a colour, 16 branches  |
 | `file.py:function`  | `function(input_shape=..., classes=...)` of your own, returning any `nn.Module`        |
 
 An activation may follow after another colon (`mlp:500,500:tanh`); without one it is ReLU. Weights and biases
@@ -26,9 +26,9 @@ import torch
 from torch import nn
 
 from apical.errors import ConfigError
-from apical.study.resnet import DEPTHS, ResNet
-from apical.study.settings import unknown
-from apical.study.tree import BANDS, Tree3
+from apical.models.resnet import DEPTHS, ResNet
+from apical.models.tree import BANDS, Tree3
+from apical.options import unknown
 
 ACTIVATIONS = MappingProxyType(
     {

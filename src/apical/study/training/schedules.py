@@ -5,7 +5,7 @@ A function and not a state: a run that is resumed at a step has the rate of that
 
 import math
 
-from apical.study.config import ScheduleConfig
+from apical.study.configuration import ScheduleConfig
 
 
 def factor_at(schedule: ScheduleConfig, step: int, *, steps_per_epoch: int, epochs: int) -> float:

@@ -16,13 +16,13 @@ import torch
 
 from apical import data
 from apical.errors import NonFiniteError, RunError
-from apical.study import display, durable, environment, tasks
-from apical.study.config import Config
-from apical.study.interrupts import Interrupted, StopRequest, stop_requests
-from apical.study.recommend import Resolved, resolve
-from apical.study.results import Result
-from apical.study.runs import RunFolder
-from apical.study.training import Training, reproducible
+from apical.interrupts import Interrupted, StopRequest, stop_requests
+from apical.study.configuration import Config
+from apical.study.configuration.resolution import Resolved, resolve
+from apical.study.runs import display, environment, files, task_record
+from apical.study.runs.folder import RunFolder
+from apical.study.runs.results import Result
+from apical.study.training.loop import Training, reproducible
 
 log = logging.getLogger("apical")
 
@@ -37,12 +37,12 @@ def train(
 ) -> Result:
     """Train a network as `config` says, in a folder of its own, and test it once at the end.
 
-    What the configuration leaves open is chosen first (`apical.study.recommend`); config.toml in the folder
-    has every setting as it was used.
+    The settings that the configuration leaves open are chosen first (`apical.study.configuration.resolution`);
+    config.toml in the folder has every setting as it was used.
 
     Args:
         config: what to do.
-        folder: for the run; see `apical.study.runs`.
+        folder: for the run; see `apical.study.runs.folder`.
         task: data of your own instead of `config.task`; `resume` and `evaluate` then need it again.
         overwrite: remove a run that is in the folder.
         progress: show a bar on standard error; None: when that is a terminal.
@@ -70,7 +70,7 @@ def begin(
     """`train` with a configuration that is complete already."""
     if resolved.config.log == "tensorboard":
         display.need_tensorboard()
-    task = tasks.load(resolved.config, task, progress=progress)
+    task = task_record.load(resolved.config, task, progress=progress)
     with reproducible(resolved.config):
         training = Training(resolved.config, task)
         with run.locked():
@@ -78,7 +78,7 @@ def begin(
                 run.clear()
             else:
                 run.refuse_what_is_there()
-            run.begin(resolved.config, environment.describe(), tasks.describe(training), resolved.notes)
+            run.begin(resolved.config, environment.describe(), training.task_record(), resolved.notes)
             return _Session(run, training).complete(progress)
 
 
@@ -100,10 +100,10 @@ def resume(folder: str | Path, *, task: data.Task | None = None, progress: bool 
         if run.result() is not None:
             raise RunError(f"{run.path} has finished: apical evaluate {run.path} measures it")
         config = run.config()
-        task = tasks.load(config, task, progress=progress)
+        task = task_record.load(config, task, progress=progress)
         with reproducible(config):
             training = Training(config, task)
-            tasks.check_unchanged(run, training)
+            task_record.check_unchanged(run, training.task_record())
             session = _Session(run, training)
             session.restore()
             return session.complete(progress)
@@ -136,8 +136,8 @@ class _Session:
             size = checkpoint.content["metrics_size"]
             self.training.restore(checkpoint.content)
             self.saved_step = self.training.step
-        durable.cut(self.run.metrics, size)
-        durable.drop_half_line(self.run.timing)
+        files.truncate(self.run.metrics, size)
+        files.drop_partial_line(self.run.timing)
 
     def complete(self, progress: bool | None) -> Result:
         """Train to the end, then test."""
@@ -165,8 +165,8 @@ class _Session:
                     steps, seconds = training.position - first, time.perf_counter() - started
                     record = training.end_epoch()
                     training.check_weights()
-                durable.append_line(self.run.metrics, record, sync=True)
-                durable.append_line(
+                files.append_line(self.run.metrics, record, sync=True)
+                files.append_line(
                     self.run.timing, {"epoch": training.epoch, "steps": steps, "seconds": seconds}, sync=False
                 )
                 for display_ in showing:
@@ -235,7 +235,7 @@ class _Session:
         record = self.run.epochs()[tested - 1]
         weights = io.BytesIO()
         torch.save(training.circuit.model.state_dict(), weights)
-        durable.replace(self.run.model, weights.getvalue())
+        files.atomic_write(self.run.model, weights.getvalue())
         result = Result(
             folder=self.run.path,
             status="stopped early" if training.stalled else "finished",

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apical import data, measure, rules
+from apical import data, measure, models
 from apical.circuit import Circuit
 from apical.errors import CheckpointError, ConfigError, NonFiniteError
-from apical.study import models, schedules
-from apical.study.config import Config
-from apical.study.losses import LOSSES, Loss, teaching
+from apical.study.configuration import Config
+from apical.study.runs import task_record
+from apical.study.training import schedules
+from apical.study.training.criteria import LOSSES, Loss, teaching
 
 # Examples that a network answers at once when it is only measured; large enough to be quick, small enough for memory.
 MEASURED_AT_ONCE = 1000
@@ -106,6 +107,10 @@ class Training:
         self.best_epoch = 0
         self._best_loss = math.inf
         self._best: dict[str, Any] = {}
+
+    def task_record(self) -> dict[str, Any]:
+        """The record that a run folder keeps of the data."""
+        return task_record.describe(self.task, train=len(self.train), validation=len(self.validation))
 
     @property
     def ended(self) -> bool:
@@ -298,8 +303,7 @@ def make_circuit(config: Config, input_shape: Sequence[int], classes: int) -> Ci
     """The network of a run, as it is before the first step, with its rule and on its device."""
     seed = stream(config.seed, "weights")
     model = models.build(config.model, input_shape=input_shape, classes=classes, seed=seed)
-    rule = rules.make(config.rule.name, **config.rule.options)
-    circuit = Circuit(model.to(config.device), rule, check_finite=config.check_finite)
+    circuit = Circuit(model.to(config.device), config.rule.make(), check_finite=config.check_finite)
     circuit.to(config.device)
     return circuit
 

@@ -8,10 +8,9 @@ import torch
 
 from apical import data
 from apical.errors import RunError
-from apical.study import display
-from apical.study.config import OWN_TASK, Config
-from apical.study.runs import RunFolder
-from apical.study.training import Training
+from apical.study.configuration.config import OWN_TASK, Config
+from apical.study.runs import display
+from apical.study.runs.folder import RunFolder
 
 HASHED = 1000  # examples of each part whose values are in the fingerprint; all labels are
 
@@ -30,13 +29,18 @@ def load(config: Config, own: data.Task | None, *, progress: bool | None) -> dat
     return data.load(config.task, progress=display.visible(progress))
 
 
-def describe(training: Training) -> dict[str, Any]:
-    """What a run folder keeps of its data."""
-    task = training.task
+def describe(task: data.Task, *, train: int, validation: int) -> dict[str, Any]:
+    """The record that a run folder keeps of its data.
+
+    Args:
+        task: the data.
+        train: the number of training examples.
+        validation: the number of examples held out of the training part.
+    """
     return {
         "name": task.name,
-        "train": len(training.train),
-        "validation": len(training.validation),
+        "train": train,
+        "validation": validation,
         "test": len(task.test),
         "classes": task.classes,
         "input_shape": list(task.input_shape),
@@ -69,13 +73,17 @@ def fingerprint(task: data.Task) -> str:
     return digest.hexdigest()
 
 
-def check_unchanged(run: RunFolder, training: Training) -> None:
-    """Make sure that a run goes on with the data it began with.
+def check_unchanged(run: RunFolder, now: dict[str, Any]) -> None:
+    """Make sure that a run continues with the data with which it started.
+
+    Args:
+        run: its folder.
+        now: the record (`describe`) of the data that it would continue with.
 
     Raises:
         RunError: they differ.
     """
-    then, now = run.task(), describe(training)
+    then = run.task()
     different = [key for key in ("train", "validation", "test", "classes", "input_shape") if then[key] != now[key]]
     if then["fingerprint"] != now["fingerprint"]:
         what = ", ".join(f"{key}: {then[key]} then, {now[key]} now" for key in different) or "their values differ"

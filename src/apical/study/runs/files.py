@@ -22,7 +22,7 @@ REMEDIES = {
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def file_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write `path` into a `RunError` with a remedy."""
     try:
         yield
@@ -31,7 +31,17 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(f"cannot write {path}: {error.strerror or error}" + (f"; {remedy}" if remedy else "")) from error
 
 
-def replace(path: Path, content: bytes) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, and its parents, where it is missing.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    with file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def atomic_write(path: Path, content: bytes) -> None:
     """Write a file so that at every moment either the old one or the new one is there, whole.
 
     The content goes to a temporary file beside it, to the disk, and then takes the name.
@@ -39,7 +49,7 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         RunError: it cannot be written; the old file is untouched and no temporary one is left.
     """
-    with writing(path):
+    with file_errors(path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
@@ -53,9 +63,9 @@ def replace(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
 
 
-def replace_json(path: Path, document: Mapping[str, Any]) -> None:
-    """`replace` with a JSON document, indented."""
-    replace(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+def atomic_write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """`atomic_write` with a JSON document, indented."""
+    atomic_write(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
 
 
 def sync_folder(folder: Path) -> None:
@@ -67,8 +77,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sweep_temporaries(folder: Path) -> None:
-    """Remove what a killed `replace` left. Only while the folder's lock is held."""
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed `atomic_write` left. Only while the folder's lock is held."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -85,7 +95,7 @@ def append_line(path: Path, record: Mapping[str, Any], *, sync: bool) -> None:
         RunError: it cannot be written.
     """
     line = json.dumps(record, allow_nan=False) + "\n"
-    with writing(path), path.open("ab") as file:
+    with file_errors(path), path.open("ab") as file:
         file.write(line.encode())
         if sync:
             file.flush()
@@ -100,13 +110,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def cut(path: Path, size: int) -> None:
+def truncate(path: Path, size: int) -> None:
     """Shorten a file of lines to its first `size` bytes.
 
     Raises:
         RunError: it is shorter than that already, or cannot be written.
     """
-    with writing(path), path.open("ab") as file:
+    with file_errors(path), path.open("ab") as file:
         if file.tell() < size:
             raise RunError(
                 f"{path} has {file.tell()} bytes, and had {size} when the checkpoint was written: somebody changed it"
@@ -115,11 +125,11 @@ def cut(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def drop_half_line(path: Path) -> None:
+def drop_partial_line(path: Path) -> None:
     """Cut off a last line that a killed process did not finish."""
     if path.exists():
         content = path.read_bytes()
-        cut(path, len(content.rpartition(b"\n")[0]) + 1 if b"\n" in content else 0)
+        truncate(path, len(content.rpartition(b"\n")[0]) + 1 if b"\n" in content else 0)
 
 
 @contextmanager
@@ -134,7 +144,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         RunError: another process has it.
     """
     path = folder / ".lock"
-    with writing(path):
+    with file_errors(path):
         file = path.open("a+")
     with file:
         try:
@@ -143,7 +153,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
             file.seek(0)
             owner = file.read().strip() or "another process"
             raise RunError(f"{folder} is in use by {owner}: wait for it, stop it, or choose another folder") from error
-        with writing(path):
+        with file_errors(path):
             file.truncate(0)
             file.write(f"process {os.getpid()} ({doing})")
             file.flush()
