@@ -457,6 +457,6 @@ def _refuse_what_cannot_be_inverted(wiring: Wiring, areas: dict[int, Area]) -> N
         area = areas.get(source.index)
         if area is None or area.linearised or area.after:
             raise CircuitError(
-                f"{layer.name}: top_down='learned' predicts the rates below through their own activation, and between "
-                f"{source.name} and this layer they are pooled, normalised or joined. Use top_down='fixed' or 'tied'."
+                f"{layer.name}: feedback='inverse' predicts the rates below through their own activation, and between "
+                f"{source.name} and this layer they are pooled, normalised or joined. Use feedback='fixed' or 'tied'."
             )
