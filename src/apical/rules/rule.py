@@ -75,6 +75,9 @@ class LearningRule(nn.Module, ABC):
         Raises:
             ConfigError: an unknown pathway, or one that has no meaning for the rule.
         """
+        if isinstance(given, Mapping) and "name" not in given:
+            default = inspect.signature(type(self).__init__).parameters["feedback"].default
+            given = {"name": default, **given}
         self._given_feedback = given if isinstance(given, str) else None
         self.pathway = resolve(type(self).__name__, given, self.refused_pathways, **defaults)
 
@@ -172,7 +175,8 @@ class LearningRule(nn.Module, ABC):
 class Sweep(LearningRule):
     """One pass down: a signal arrives at a layer, passes its neurons, teaches its synapses, and is sent on.
 
-    Subclasses override `somatic` (another teaching signal at the soma) or `visit` (all that happens at a layer).
+    Subclasses set a pathway (`take_pathway`), or override `send_down` (what a layer sends to the one below), `somatic`
+    (another teaching signal at the soma) or `visit` (all that happens at a layer).
     """
 
     needs_batch = False
@@ -192,8 +196,24 @@ class Sweep(LearningRule):
         assert own.pre is not None
         # First down, then the credit: no update takes memory while a signal is on its way.
         if walk.needs_input_grad(layer):
-            walk.send(layer, self.pathway.send(layer, post, own.pre))
-        yield Credit(layer, own.pre, post, reciprocal=self.pathway.reciprocal(layer))
+            walk.send(layer, self.send_down(layer, own, post))
+        pathway = self._modules.get("pathway")
+        reciprocal = pathway.reciprocal(layer) if isinstance(pathway, Pathway) else None
+        yield Credit(layer, own.pre, post, reciprocal=reciprocal)
+
+    def send_down(self, layer: Layer, own: NodeState, post: Tensor) -> Tensor:
+        """The signal that a layer sends down, by the pathway.
+
+        Args:
+            layer: that sends.
+            own: its state.
+            post: (batch, units ...), the teaching signal at its soma.
+
+        Returns:
+            (batch, fan-in ...), of the shape of `own.pre`.
+        """
+        assert own.pre is not None
+        return self.pathway.send(layer, post, own.pre)
 
     def somatic(self, walk: BackwardPass, layer: Layer, own: NodeState) -> Tensor | None:
         """The teaching signal at a layer's soma; None where no signal arrived."""
