@@ -232,7 +232,7 @@ class Nudged:
         self.weights = weights
         self.nudge = nudge
         self.beta = beta
-        self._whole = isinstance(beta, complex)  # the first signals are real all the same
+        self._whole = isinstance(beta, complex)
         self.step = step
         self.clamped = clamped
         self.values = list(free.values)
@@ -383,6 +383,8 @@ class Nudged:
             what arrived at layers, and at the input.
         """
         still = (False,) * len(self.free.activity.reach.learns) if learns is None else learns
+        if self._whole:  # the derivative of a linearised loss is real; on the way back it is conjugated all the same
+            arrived.update({value: error + 0j for value, error in arrived.items()})
         for node, is_layer in self.free.activity.reach.way:
             if not any(source in asked for source in node.sources) and (is_layer or gradients is None):
                 continue
