@@ -227,6 +227,19 @@ def test_the_error_of_n_points_is_of_order_n(network, points):
     assert slope(errors, betas) == pytest.approx(points, abs=0.6)
 
 
+def test_the_error_of_n_points_is_of_order_n_where_the_loss_is_linear():
+    """The derivative of a linear loss is real, where states and rates are complex."""
+    model, (x, y) = mlp(nn.Tanh, (12, 16, 14, 14, 5)), batch()
+    weight = torch.randn(6, 5, dtype=torch.float64)
+    grads = []
+    for beta in (None, 0.4, 0.2):
+        rule = apical.EquilibriumPropagation(nudging="holomorphic", points=4, beta=beta, sweeps=60)
+        circuit = apical.Circuit(copy.deepcopy(model), "backprop" if beta is None else rule)
+        grads.append(learn(circuit, x, y, lambda output, _: (output * weight).sum() / len(weight)))
+    errors = [distance(found, grads[0]) for found in grads[1:]]
+    assert slope(errors, [0.4, 0.2]) == pytest.approx(4, abs=0.2)
+
+
 @pytest.mark.parametrize("network", ["feedforward", "hopfield"])
 def test_two_points_are_the_centred_nudge(network):
     model, (x, y) = mlp(), batch()

@@ -233,7 +233,7 @@ class Nudged:
         self.weights = weights
         self.nudge = nudge
         self.beta = beta
-        self._whole = isinstance(beta, complex)  # the first signals are real all the same
+        self._whole = isinstance(beta, complex)
         self.step = step
         self.clamped = clamped
         self.values = list(free.values)
@@ -385,7 +385,10 @@ class Nudged:
         y = self.values[self.wiring.output]
         assert y is not None
         arrived: dict[int, Tensor] = {}
-        walk = self.wiring.backward(self.state, self.nudge(y), needs_signal=needs, free_buffers=False)
+        error = self.nudge(y)
+        if self._whole:  # also where the derivative of a linearised loss is real: the backward pass conjugates it
+            error = error + 0j
+        walk = self.wiring.backward(self.state, error, needs_signal=needs, free_buffers=False)
         walk.requires_grad = (False,) * len(walk.requires_grad) if requires_grad is None else requires_grad
         walk.derivatives = {} if derivatives is None else derivatives
         for layer, _ in walk:
