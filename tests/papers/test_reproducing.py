@@ -77,7 +77,7 @@ def test_every_online_claim_names_a_method_and_its_setting(claim, tmp_path):
     setting = claim.protocol.online
     assert setting.inputs in few_examples.INPUTS
     assert setting.examples in few_examples.COUNTS
-    assert claim.protocol.seeds == few_examples.Protocol().seeds
+    assert claim.protocol.seeds == few_examples.Budget().seeds
     written = (f"inputs={setting.inputs}", f"hidden={setting.hidden}", f"examples={setting.examples}")
     assert claim.recipe == (f"rule={claim.rule}", *written)
 
@@ -289,7 +289,7 @@ def online(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(ledger, "CLAIMS", claims)
     monkeypatch.setattr(ledger, "MEASURED", tmp_path / "measured.json")
-    little = functools.partial(few_examples.Protocol, counts=(3, 5), trials=2, tuning_seeds=2, held_out=50, test=100)
+    little = functools.partial(few_examples.Budget, counts=(3, 5), trials=2, tuning_seeds=2, held_out=50, test=100)
     monkeypatch.setattr(few_examples, "Protocol", little)
     return claims
 
@@ -298,7 +298,7 @@ def test_online_claims_are_measured_as_the_benchmark_does_it(online, no_processe
     measured = papers.measure(online[1:], tmp_path / "runs", progress=False)
     assert set(measured) == {"online-sgd", "online-base"}
     for claim in online:
-        found = few_examples.cell(data.load("digits"), "standardised", 4, claim.rule, few_examples.Protocol(seeds=3))
+        found = few_examples.cell(data.load("digits"), "standardised", 4, claim.rule, few_examples.Budget(seeds=3))
         assert measured[claim.name].accuracies == found[3].accuracies
         assert measured[claim.name].seeds == (0, 1, 2)
     papers.record(measured)

@@ -46,7 +46,7 @@ def compare(
     device: options.Device = None,
     log: options.Log = None,
     config: options.File = None,
-    settings: options.Settings = None,
+    settings: options.Changes = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -63,7 +63,7 @@ File = Annotated[
         "--config", metavar="FILE", help="Settings from a TOML file; options override it. Example: --config run.toml"
     ),
 ]
-Settings = Annotated[
+Changes = Annotated[
     list[str] | None,
     typer.Option(
         "--set",

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from apical.circuit import Circuit
-from apical.losses import LOSSES
+from apical.losses import LOSSES, Loss
 from apical.rules import LearningRule
 from apical.statistics import quartiles
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 LEARNING_RATE = 1e-4  # of `sgd`
 

@@ -94,7 +94,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Budget:
     """How much is spent on tuning and on testing, the same for every method.
 
     Attributes:
@@ -135,20 +135,20 @@ class Digits:
     Args:
         task: of images, such as `data.load("mnist")`.
         inputs: "standardised" gives each image mean 0 and standard deviation 1; "raw" is 8-bit pixels over 255.
-        protocol: how many images choose and test.
+        budget: how many images choose and test.
 
     Raises:
         DataError: raw pixels are wanted of a task that does not say how it was scaled, or there are too few examples.
     """
 
-    def __init__(self, task: Task, inputs: str, protocol: Protocol) -> None:
+    def __init__(self, task: Task, inputs: str, budget: Budget) -> None:
         train, test = (_prepared(part.x, task, inputs) for part in (task.train, task.test))
         shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(_FIRST_TUNING_SEED - 1))
-        self.held_out = (train[shuffled[: protocol.held_out]], task.train.y[shuffled[: protocol.held_out]])
-        self.train = (train[shuffled[protocol.held_out :]], task.train.y[shuffled[protocol.held_out :]])
-        self.test = (test[: protocol.test], task.test.y[: protocol.test])
+        self.held_out = (train[shuffled[: budget.held_out]], task.train.y[shuffled[: budget.held_out]])
+        self.train = (train[shuffled[budget.held_out :]], task.train.y[shuffled[budget.held_out :]])
+        self.test = (test[: budget.test], task.test.y[: budget.test])
         self.classes = task.classes
-        self._counts = protocol.counts
+        self._counts = budget.counts
 
     def order(self, seed: int) -> Tensor:
         """The training examples that a seed sees, as indices; fewer examples are its beginning, balanced too."""
@@ -226,10 +226,10 @@ def _shares(seeds: Sequence[int], most: int) -> list[Sequence[int]]:
     return [seeds[start : start + size] for start in range(0, len(seeds), size)]
 
 
-def steps_of(protocol: Protocol, classes: int) -> int:
+def steps_of(budget: Budget, classes: int) -> int:
     """Steps of a cell, times networks."""
-    tuning = protocol.trials * protocol.tuning_seeds * protocol.counts[-1]
-    return classes * (tuning + protocol.seeds * sum(protocol.counts))
+    tuning = budget.trials * budget.tuning_seeds * budget.counts[-1]
+    return classes * (tuning + budget.seeds * sum(budget.counts))
 
 
 def cell(
@@ -237,7 +237,7 @@ def cell(
     inputs: str,
     hidden: int,
     name: str,
-    protocol: Protocol,
+    budget: Budget,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> dict[int, Outcome]:
     """Tune one method for one network and kind of inputs, and test it: an outcome for each number of examples.
@@ -247,20 +247,20 @@ def cell(
         inputs: "standardised" or "raw", see `Digits`.
         hidden: units of the network.
         name: of a method in `METHODS`.
-        protocol: how much is spent.
+        budget: how much is spent.
         advance: told of steps taken, times networks; there are `steps_of` in all.
 
     Raises:
         DataError: the task has too few examples, or its pixels cannot be told.
     """
     method = METHODS[name]
-    digits = Digits(task, inputs, protocol)
-    trials = draw_trials(method, protocol.trials)
-    tuning_seeds = range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + protocol.tuning_seeds)
-    scores = train(digits, hidden, method, trials, tuning_seeds, protocol.counts, digits.held_out, advance).mean(dim=1)
+    digits = Digits(task, inputs, budget)
+    trials = draw_trials(method, budget.trials)
+    tuning_seeds = range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + budget.tuning_seeds)
+    scores = train(digits, hidden, method, trials, tuning_seeds, budget.counts, digits.held_out, advance).mean(dim=1)
     outcomes = {}
-    for column, count in enumerate(protocol.counts):
+    for column, count in enumerate(budget.counts):
         best = int(scores[:, column].argmax())
-        tested = train(digits, hidden, method, [trials[best]], range(protocol.seeds), [count], digits.test, advance)
+        tested = train(digits, hidden, method, [trials[best]], range(budget.seeds), [count], digits.test, advance)
         outcomes[count] = Outcome(trials[best], float(scores[best, column]), tuple(tested[0, :, 0].tolist()))
     return outcomes

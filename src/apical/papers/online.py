@@ -77,7 +77,7 @@ class OnlineJob:
         Raises:
             Interrupted: it was told to stop; what it was at is lost.
         """
-        protocol = few_examples.Protocol(seeds=self.seeds)
+        budget = few_examples.Budget(seeds=self.seeds)
         setting = self.setting
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)  # moments of weights that are hardly used fall to where processors are slow
@@ -88,7 +88,7 @@ class OnlineJob:
                     raise Interrupted("stopped in the middle of a cell", stop.signal)
 
             task = data.load(setting.task)
-            outcomes = few_examples.cell(task, setting.inputs, setting.hidden, self.method, protocol, advance)
+            outcomes = few_examples.cell(task, setting.inputs, setting.hidden, self.method, budget, advance)
         files.make_folder(self.folder)
         files.atomic_write_json(
             self.folder / "outcome.json",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from apical.report.canvas import Spec
 from apical.report.curve import angle_curve, carried_curve, curve, quantities
 from apical.report.document import layer_title
-from apical.report.dotplot import Row, bar, dots, lines
+from apical.report.dotplot import Line, bar, dots, lines
 from apical.report.panels import Panel, arms_with_curves, curves, grid
 from apical.report.styles import Styles
 from apical.study.comparison.schema import Comparison
@@ -71,11 +71,11 @@ def final_accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
     if sum(spread.n for spread in accuracies if spread) < 2:
         return None  # a single number needs no figure
     decimals = comparison.accuracy_decimals
-    rows: list[Row] = []
+    rows: list[Line] = []
     data: list[Spec] = []
     for index, (arm, spread) in enumerate(zip(comparison.arms, accuracies, strict=True)):
         if spread is None:
-            rows.append(Row(arm.label, "failed" if arm.failures() else "not measured"))
+            rows.append(Line(arm.label, "failed" if arm.failures() else "not measured"))
             continue
         style = styles[arm.label]
         mean, deviation = 100 * spread.mean, 100 * (spread.deviation or 0.0)
@@ -87,7 +87,7 @@ def final_accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
         data.append(dots(index, style, [mean], hover=hover, size=11, offset=-0.08))
         if spread.n > 1:
             data[-1]["error_x"] = bar(style, deviation, deviation)
-        rows.append(Row(arm.label, text, (*seeds.values(), mean - deviation, mean + deviation)))
+        rows.append(Line(arm.label, text, (*seeds.values(), mean - deviation, mean + deviation)))
     mark = _reference_accuracy(comparison)
     several = "Large marker and bar: mean ± one standard deviation over seeds (n = {n}). Small: every seed."
     caption = _over_seeds(comparison, several, "One seed.")
@@ -169,11 +169,11 @@ def cost(comparison: Comparison, styles: Styles) -> Figure | None:
     """Time of a training step as a ratio to plain PyTorch."""
     if not any(arm.cost for arm in comparison.arms):
         return None
-    rows: list[Row] = []
+    rows: list[Line] = []
     data: list[Spec] = []
     for index, arm in enumerate(comparison.arms):
         if arm.cost is None:
-            rows.append(Row(arm.label, "not measured"))
+            rows.append(Line(arm.label, "not measured"))
             continue
         style, ratio = styles[arm.label], arm.cost.ratio
         low = ratio if arm.cost.low is None else arm.cost.low
@@ -181,7 +181,7 @@ def cost(comparison: Comparison, styles: Styles) -> Figure | None:
         hover = [f"{arm.label}: {ratio:.3f} × ({low:.3f} to {high:.3f})"]
         data.append(dots(index, style, [ratio], hover=hover, size=11))
         data[-1]["error_x"] = bar(style, ratio - low, high - ratio)
-        rows.append(Row(arm.label, f"{ratio:.2f} ×", (ratio, low, high)))
+        rows.append(Line(arm.label, f"{ratio:.2f} ×", (ratio, low, high)))
     return Figure(
         name="cost",
         heading="Cost of a training step",

@@ -1,6 +1,5 @@
 """The losses by name, as functions of an answer (batch, classes) and labels (batch,); means over the batch."""
 
-from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
 
@@ -9,9 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apical.losses import LOSSES as REWARDED
-from apical.losses import agrel, reward_prediction
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from apical.losses import Loss, agrel, reward_prediction
 
 
 def squared_error(answer: Tensor, labels: Tensor) -> Tensor:

@@ -21,10 +21,11 @@ from torch import Tensor
 from apical import data, measure, models
 from apical.circuit import Circuit
 from apical.errors import CheckpointError, ConfigError, NonFiniteError
+from apical.losses import Loss
 from apical.study.configuration import Config
 from apical.study.runs import task_record
 from apical.study.training import schedules
-from apical.study.training.criteria import LOSSES, Loss, teaching
+from apical.study.training.criteria import LOSSES, teaching
 
 # Examples that a network answers at once when it is only measured; large enough to be quick, small enough for memory.
 MEASURED_AT_ONCE = 1000
