@@ -563,6 +563,7 @@ def test_what_cannot_settle_is_refused_with_the_remedy(make, told):
 
 def test_what_cannot_be_inverted_is_refused_with_the_remedy():
     rule = DendriticMicrocircuit(feedback="inverse", cancellation_rate=1.0)
+    assert rule.options()["feedback"] == rule.feedback == "inverse", "its options make the same rule again"
     with pytest.raises(CircuitError, match=r"^5: feedback='inverse'.*feedback='fixed' or 'tied'"):
         apical.Circuit(NETWORKS["conv"].build(), rule)
 

@@ -174,9 +174,11 @@ class DendriticMicrocircuit(LearningRule):
         self.settle_steps = settle_steps
         self.tolerance = tolerance
         self.seed = seed
-        if feedback == Inverse.name:
-            feedback = Inverse(init=init, scale=scale, seed=seed)
-        self.take_pathway(feedback, init=init, scale=scale, seed=seed)
+        if feedback == Inverse.name:  # for this rule alone, so it is not in the registry
+            self.take_pathway(Inverse(init=init, scale=scale, seed=seed))
+            self._given_feedback = Inverse.name
+        else:
+            self.take_pathway(feedback, init=init, scale=scale, seed=seed)
         self._check()
         self.interneuron_weights = PerLayer()
         self.inhibition = PerLayer()
