@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,8 +10,9 @@ from torch.utils.hooks import RemovableHandle
 
 from apical import compat, rules
 from apical.autograd import Parameters, connect
-from apical.errors import CircuitError, ConfigError, NonFiniteError
-from apical.layers import Credit, ForwardState, Layer
+from apical.errors import CircuitError, ConfigError
+from apical.finiteness import check_input, finite, is_lowest, name_the_layer, to_check
+from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.layers.axes import Reduction, check_reduction, find_batch_axes, undisturbed
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
@@ -190,37 +189,45 @@ class Circuit(nn.Module):
         """
         if not torch.is_grad_enabled():
             return self.rule.evaluate(self.model, x)
-        rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
-        wiring = self.wiring
         parameters = [module._parameters[name] for module, name in self._parameters_at]
         requires_grad = tuple([parameter is not None and parameter.requires_grad for parameter in parameters])
-        input_wanted = x.requires_grad
-        if input_wanted and not (wiring.teach_input or rule.teaches_input):
-            raise CircuitError(
-                f"the input requires a gradient, but {type(rule).__name__} has no feedback weights for the input. "
-                "Build the circuit with teach_input=True, or pass x.detach()."
-            )
+        input_wanted = self._input_wanted(x)
         if not (input_wanted or any(requires_grad)):
-            return rule.evaluate(self.model, x)
-        compiling = torch.compiler.is_compiling()
-        if rule.has_uninitialized_state or (rule.needs_batch and not compiling and x.dim() not in wiring.batch_axes):
-            self.initialize(x)
+            return self.rule.evaluate(self.model, x)
         compat.set_grad_enabled(False)
         try:
-            source = x.detach() if input_wanted or compiling else x  # a compiler accepts no tensor twice
-            if self.check_finite and not compiling and not _finite(source):
-                raise NonFiniteError("the circuit's input holds NaN or infinity. Check the data.", layer="input")
-            if self.training:
-                rule.before_forward(wiring)
-            y, state = rule.forward(wiring, source, wiring.plan(requires_grad, input_wanted))
-            if rule.needs_batch:
-                state.batch_axes = wiring.batch_axes_of(x, y)
-                wiring.require_batch(state, type(rule).__name__)
-            if rule.saves_rates or rule.saves_drives:
-                y = y.clone()  # users may modify the output in place, and the saved one must stay
+            y, state = self._forward(x, self.wiring.plan(requires_grad, input_wanted))
         finally:
             compat.set_grad_enabled(True)
         return connect(self, state, y, x, parameters)
+
+    def _input_wanted(self, x: Tensor) -> bool:
+        """Whether the input requires a gradient; refused where the rule cannot send one."""
+        if x.requires_grad and not (self.wiring.teach_input or self.rule.teaches_input):
+            raise CircuitError(
+                f"the input requires a gradient, but {type(self.rule).__name__} has no feedback weights for the input. "
+                "Build the circuit with teach_input=True, or pass x.detach()."
+            )
+        return x.requires_grad
+
+    def _forward(self, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+        """The output and the state of the nodes, without a graph."""
+        rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
+        wiring, compiling = self.wiring, torch.compiler.is_compiling()
+        if rule.has_uninitialized_state or (rule.needs_batch and not compiling and x.dim() not in wiring.batch_axes):
+            self.initialize(x)
+        source = x.detach() if x.requires_grad or compiling else x  # a compiler accepts no tensor twice
+        if self.check_finite and not compiling:
+            check_input(source)
+        if self.training:
+            rule.before_forward(wiring)
+        y, state = rule.forward(wiring, source, plan)
+        if rule.needs_batch:
+            state.batch_axes = wiring.batch_axes_of(x, y)
+            wiring.require_batch(state, type(rule).__name__)
+        if rule.saves_rates or rule.saves_drives:
+            y = y.clone()  # users may modify the output in place, and the saved one must stay
+        return y, state
 
     def assign_gradients(
         self, state: ForwardState, error: Tensor, input_wanted: bool
@@ -235,37 +242,36 @@ class Circuit(nn.Module):
         Raises:
             NonFiniteError: NaN or infinity in a teaching signal.
         """
-        gradients: list[Tensor | None] = [None] * len(self._parameters_at)
-        rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
-        requires_grad = state.plan.requires_grad
         if not error.numel():
             return self._empty_batch(state, input_wanted)
-        check = self.check_finite and not torch.compiler.is_compiling()
-        # NaN propagates downwards, so the lowest layers' signals cover all layers above them.
-        signals = [error]
+        gradients: list[Tensor | None] = [None] * len(self._parameters_at)
         increments: dict[int, int] = {}
+        rule, requires_grad = self.rule, state.plan.requires_grad
+        check = self.check_finite and not torch.compiler.is_compiling()
+        signals = [error]
         for credit in rule.assign_credit(self.wiring, state, error):
-            if self.wiring.observers and credit.post is not None and credit.synapses is None:
-                self.wiring.show(credit.layer, teaching_signal=credit.post)
+            if self.wiring.observers:
+                self._show(credit)
             updates = credit.updates(requires_grad)
             for index, update in updates:
                 before = gradients[index]
                 gradients[index] = update if before is None else before + update
             if credit.reciprocal is not None:
                 increments.update(credit.shared_increment(requires_grad))
-            if check and (not rule.propagates or _is_lowest(credit, state)):
-                signals += _to_check(credit, updates)
+            if check and (not rule.propagates or is_lowest(credit, state)):
+                signals += to_check(credit, updates)
             del credit, updates  # releases their memory
-        if check:
-            if input_wanted and state.input_signal is not None:
-                signals.append(state.input_signal)
-            if not _finite(*signals):
-                self._name_the_layer(state.source, error)
         for feedback, index in increments.items():
             increment = gradients[index]
-            if increment is not None:
-                gradients[feedback] = increment.clone()
-        return (state.input_signal if input_wanted else None), gradients
+            gradients[feedback] = None if increment is None else increment.clone()
+        to_input = state.input_signal if input_wanted else None
+        if check and not finite(*signals, *(() if to_input is None else (to_input,))):
+            name_the_layer(self.wiring, rule, self._parameters_at, state.source, error)
+        return to_input, gradients
+
+    def _show(self, credit: Credit) -> None:
+        if credit.post is not None and credit.synapses is None:
+            self.wiring.show(credit.layer, teaching_signal=credit.post)
 
     def _empty_batch(self, state: ForwardState, input_wanted: bool) -> tuple[Tensor | None, list[Tensor | None]]:
         """The gradients of an empty batch: zero, since the equations of rules are about samples."""
@@ -274,63 +280,3 @@ class Circuit(nn.Module):
             torch.zeros_like(parameter) if wanted and parameter is not None else None
             for parameter, wanted in zip(parameters, state.plan.requires_grad, strict=True)
         ]
-
-    def _name_the_layer(self, x: Tensor, error: Tensor) -> None:
-        """Repeat the forward and the backward pass with checks, to find the first layer with NaN or infinity."""
-        everything = self.wiring.plan((True,) * len(self._parameters_at), False)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            y, state = self.rule.forward(self.wiring, x, everything)
-        if self.rule.needs_batch:
-            state.batch_axes = self.wiring.batch_axes_of(x, y)
-        for node in self.wiring.nodes:
-            own = state.nodes[node.index]
-            if own is None:
-                continue
-            for module, name in (self._parameters_at[index] for index in node.own_indices):
-                parameter = module._parameters[name]
-                if parameter is not None and not _finite(parameter.detach()):
-                    raise NonFiniteError(
-                        f"{node.name}: the {name} of its {type(module).__name__} holds NaN or infinity, by an earlier "
-                        "update. Return to an earlier state, and lower the learning rate or clip the gradient.",
-                        layer=node.name,
-                    )
-            if not isinstance(node, Layer) or own.pre is None:
-                continue
-            if not (_finite(own.pre) and _finite(node.synapses.forward(own.pre.to(node.weight.dtype)))):
-                raise NonFiniteError(
-                    f"{node.name}: its drive holds NaN or infinity: the weights have grown too large. Lower the "
-                    "learning rate or clip the gradient.",
-                    layer=node.name,
-                )
-        if not _finite(error):
-            raise NonFiniteError(
-                "the derivative of the loss by the circuit's output holds NaN or infinity, and the output does not. "
-                "Check the loss and the targets.",
-                layer="loss",
-            )
-        for credit in self.rule.assign_credit(self.wiring, state, error):
-            if not _finite(*(tensor for tensor in (credit.post, credit.decay) if tensor is not None)):
-                raise NonFiniteError(
-                    f"{credit.layer.name}: the teaching signal that {type(self.rule).__name__} gives it holds NaN or "
-                    "infinity. Lower the learning rate, clip the gradient, or make the feedback weights smaller.",
-                    layer=credit.layer.name,
-                )
-
-
-def _is_lowest(credit: Credit, state: ForwardState) -> bool:
-    return not state.plan.needs_signal[credit.layer.sources[0]]
-
-
-def _to_check(credit: Credit, updates: list[tuple[int, Tensor]]) -> Iterator[Tensor]:
-    """What has finite terms alone if its sum is finite: a bias' update is the signal's sum."""
-    if credit.post is None or credit.synapses is not None:
-        return
-    yield updates[1][1] if len(updates) == 2 else credit.post.sum()
-    if credit.decay is not None:
-        yield credit.decay
-
-
-def _finite(*tensors: Tensor) -> bool:
-    """Whether the tensors hold finite numbers alone."""
-    # A finite sum has only finite terms; a sum that overflows needs a closer look.
-    return all(math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all()) for tensor in tensors)
