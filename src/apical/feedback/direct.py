@@ -149,7 +149,8 @@ class Direct(Pathway):
         if _positionwise(node, own.shape, signal.shape):
             self._check(node, weights, own.shape[-1:], signal.shape[-1])
             return signal.matmul(weights.flatten(1).to(signal.dtype))
-        sent = batch_first(signal, state.batch_axis(output)).flatten(1)
+        sent = batch_first(signal, state.batch_axis(output))
+        sent = sent.reshape(sent.shape[0], -1)
         axis = state.batch_axis(node.index + 1)
         units = _without(own.shape, axis)
         self._check(node, weights, units, sent.shape[1])
