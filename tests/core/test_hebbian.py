@@ -399,22 +399,21 @@ def test_a_third_factor_reaches_the_drive_of_its_own_sample_wherever_the_batch_i
     class Turned(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.hidden, self.readout = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.stem, self.hidden, self.readout = nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.readout(self.hidden(x).transpose(0, 1).mean(1))
+            return self.readout(self.hidden(self.stem(x).tanh()).transpose(0, 1).mean(1))
 
     torch.manual_seed(0)
     model, x = Turned().double(), torch.randn(5, 5, 4, dtype=torch.float64)  # (time, batch, ...)
     loss, each = taught(apical.Circuit(model, ThreeFactor(), batch_axis=1)(x), "three_factor")
     loss.backward()
-    seen = [list(sample) for sample in x.movedim(1, 0).numpy()]
-    agree(
-        changes(model.hidden),
-        reference.mean_change(
-            reference.three_factor, numpy(model.hidden.weight), numpy(model.hidden.bias), seen, third_factors(each)
-        ),
-    )
+    for layer, pre in ((model.stem, x), (model.hidden, model.stem(x).tanh().detach())):
+        seen = [list(sample) for sample in pre.movedim(1, 0).numpy()]
+        expected = reference.mean_change(
+            reference.three_factor, numpy(layer.weight), numpy(layer.bias), seen, third_factors(each)
+        )
+        agree(changes(layer), expected)
 
 
 def test_a_third_factor_needs_the_batch():
