@@ -14,6 +14,8 @@ import predictive_reference as slow
 import pytest
 import torch
 import torch.nn.functional as F
+from apical.rules.energy.relaxation import Hierarchy
+from apical.rules.energy.wavefront import shares
 from circuits import NETWORKS, assert_same, learn, plain
 from reference import softmax_error
 from torch import Tensor, nn
@@ -23,8 +25,6 @@ from apical import PredictiveCoding
 from apical.errors import CircuitError, ConfigError, NonFiniteError
 from apical.rules import predictive_coding
 from apical.rules.energy.nudging import UnsettledWarning
-from apical.rules.energy.relaxation import Hierarchy
-from apical.rules.energy.wavefront import shares
 
 SIZES = (4, 6, 5, 3)
 Loss = Callable[[Tensor, Tensor], Tensor]

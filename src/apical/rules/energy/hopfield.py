@@ -29,6 +29,9 @@ from apical.layers.activations import (
     Softplus,
     Tanh,
 )
+from apical.layers.products import by_onednn, real_pairs
+from apical.layers.products import forward as drive
+from apical.layers.products import transpose_product as carry
 from apical.layers.shapes import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -41,7 +44,6 @@ from apical.layers.shapes import (
 from apical.layers.steps import Saved
 from apical.layers.synapses import LinearSynapses
 from apical.rules.energy.nudging import Nudge
-from apical.rules.energy.products import by_onednn, carry, drive, real_pairs
 from apical.wiring import Wiring
 
 Activation = Callable[[Tensor], Tensor]

@@ -24,10 +24,12 @@ from torch import Tensor
 from apical.layers import BackwardPlan, Derivatives, ForwardState, Junction, Layer, Node, NodeState
 from apical.layers.activations import Identity, ReLU
 from apical.layers.nodes import steps_backward
+from apical.layers.products import forward as drive
+from apical.layers.products import transpose_product as carry
+from apical.layers.refiring import refire as fire_again
+from apical.layers.refiring import refire_all as fire_all_again
 from apical.layers.shapes import ChannelDropout, Dropout, Flatten, MaxPool, Unflatten
 from apical.layers.steps import Saved
-from apical.rules.energy.again import fire_again, fire_all_again
-from apical.rules.energy.products import carry, drive
 from apical.wiring import Wiring
 
 Nudging = Callable[[Tensor], Tensor]
