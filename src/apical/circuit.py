@@ -169,9 +169,7 @@ class Circuit(nn.Module):
             CircuitError: a rate without a batch axis, and a rule that needs the samples of a batch.
         """
         wiring, everything = self.wiring, self.wiring.plan((True,) * len(self._parameters_at), False)
-        axes = find_batch_axes(
-            self.model, wiring.nodes, wiring.last_use, wiring.output, everything, x, wiring.batch_axis
-        )
+        axes = find_batch_axes(self.model, wiring.nodes, wiring.last_use, wiring.output, x, wiring.batch_axis)
         wiring.batch_axes[x.dim()] = axes
         if not self.rule.has_uninitialized_state or not x.numel():
             return  # an empty batch teaches nothing, and a later one shows the shapes

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import apical
 from apical import kernels
 from apical.errors import CircuitError, ConfigError, NonFiniteError
-from apical.rules import products
+from apical.rules.energy import products
 from apical.rules.energy.nudging import Nudge, UnsettledWarning
 
 Named = dict[str, Tensor]
@@ -591,10 +591,10 @@ def test_a_nudge_knows_the_loss_without_its_target(name, loss, shape, reduction)
         return torch.autograd.grad(loss(y, target, reduction=reduction), y)[0]
 
     samples = 1 if reduction == "sum" else 6
-    nudge = Nudge(name, free, derivative(free), samples, reduction)
+    nudge = Nudge(name, free, derivative(free), samples, mean=reduction == "mean")
     for ours, y in zip(nudge(other), other, strict=True):
         torch.testing.assert_close(ours, samples * derivative(y), rtol=1e-12, atol=1e-14)
-    constant = Nudge(None, free, derivative(free), samples, reduction)
+    constant = Nudge(None, free, derivative(free), samples, mean=reduction == "mean")
     assert torch.equal(constant(other), samples * derivative(free))
 
 

@@ -111,9 +111,9 @@ def resolve(rule: str, given: Given, refused: Mapping[str, str], **defaults: Any
         name = own.pop("name", None)
         if not isinstance(name, str):
             raise ConfigError(f"{rule}: feedback={dict(given)!r} lacks a name. Add 'name', one of {', '.join(_OWN)}.")
-        kind = get(name)
+        kind = _get(rule, name)
     elif isinstance(given, str):
-        kind, own = get(given), {}
+        kind, own = _get(rule, given), {}
     elif isinstance(given, type) and issubclass(given, Pathway):
         kind, own = given, {}
     elif isinstance(given, Pathway):
@@ -132,6 +132,13 @@ def resolve(rule: str, given: Given, refused: Mapping[str, str], **defaults: Any
     pathway = make(kind.name, **options) if kind.name in _all() else kind(**options)
     pathway._attached = True  # type: ignore[assignment]
     return pathway
+
+
+def _get(rule: str, name: str) -> type[Pathway]:
+    try:
+        return get(name)
+    except ConfigError as error:
+        raise ConfigError(f"{rule}: {error}") from None
 
 
 def refuse(rule: str, kind: type[Pathway], refused: Mapping[str, str]) -> None:

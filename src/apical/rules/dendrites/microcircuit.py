@@ -175,9 +175,11 @@ class DendriticMicrocircuit(LearningRule):
         self.settle_steps = settle_steps
         self.tolerance = tolerance
         self.seed = seed
-        if feedback == Inverse.name:
-            feedback = Inverse(init=init, scale=scale, seed=seed)
-        self.take_pathway(feedback, init=init, scale=scale, seed=seed)
+        if feedback == Inverse.name:  # for this rule alone, so it is not in the registry
+            self.take_pathway(Inverse(init=init, scale=scale, seed=seed))
+            self._given_feedback = Inverse.name
+        else:
+            self.take_pathway(feedback, init=init, scale=scale, seed=seed)
         self._check()
         self.interneuron_weights = PerLayer()
         self.inhibition = PerLayer()
@@ -458,6 +460,6 @@ def _refuse_what_cannot_be_inverted(wiring: Wiring, areas: dict[int, Area]) -> N
         area = areas.get(source.index)
         if area is None or area.linearised or area.after:
             raise CircuitError(
-                f"{layer.name}: top_down='learned' predicts the rates below through their own activation, and between "
-                f"{source.name} and this layer they are pooled, normalised or joined. Use top_down='fixed' or 'tied'."
+                f"{layer.name}: feedback='inverse' predicts the rates below through their own activation, and between "
+                f"{source.name} and this layer they are pooled, normalised or joined. Use feedback='fixed' or 'tied'."
             )
