@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.layers.axes import Reduction, check_reduction, find_batch_axes, undisturbed
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
+from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch
 from apical.wiring import Observer, Wiring
 
 
@@ -44,6 +47,9 @@ class Circuit(nn.Module):
         reduction: how the loss reduces a batch: "mean" (PyTorch's default), "sum", the number by which it divides each
             sample's part, or a function of dL/dy that returns this number. Rules whose equations are about one sample
             undo it.
+        loss_scale: the factor by which the loss is multiplied before `backward` (GradScaler, accumulation): a number,
+            or a function such as `scaler.get_scale`. The error is divided by it before the rule and the updates are
+            multiplied by it after, so that rules whose errors have an absolute scale see the loss itself.
         check_finite: raise an error with the layer's name where NaN or infinity appears.
         teach_input: send teaching signals to the input, too, so that the module that computed the input can learn.
             Rules with feedback weights of their own then have some for the first layer.
@@ -69,6 +75,7 @@ class Circuit(nn.Module):
         example: Tensor | None = None,
         batch_axis: int = 0,
         reduction: Reduction = "mean",
+        loss_scale: float | Callable[[], float] = 1.0,
         check_finite: bool = True,
         teach_input: bool = False,
     ) -> None:
@@ -85,10 +92,12 @@ class Circuit(nn.Module):
         if not isinstance(batch_axis, int) or isinstance(batch_axis, bool) or batch_axis < 0:
             raise ConfigError(f"batch_axis={batch_axis!r} is unknown. Pass the number of the input's axis, from 0 on.")
         self.check_finite = check_finite
+        self.loss_scale = loss_scale
         self.model = model
         graph = trace(model, teach_input=teach_input)
         self.wiring = Wiring(graph, batch_axis=batch_axis, reduction=reduction, teach_input=teach_input)
         self.training = model.training
+        self._model_watch = ModelWatch(model)
         self._rule_version = 0
         self.set_rule(rule)
         if example is not None:
@@ -129,6 +138,8 @@ class Circuit(nn.Module):
             places[name] = len(self._parameters_at)
             self._parameters_at.append((rule.get_submodule(owner), own))
         rule.index_parameters(places)
+        self._feedback_watch = FeedbackWatch(type(rule).__name__) if places else None
+        self._scale_watch = ScaleWatch(type(rule).__name__) if rule.has_absolute_scale else None
         return self
 
     def rule_version(self) -> int:
@@ -185,11 +196,14 @@ class Circuit(nn.Module):
             NonFiniteError: NaN or infinity in the input or in a layer's rate.
             CircuitError: the input requires a gradient that the rule cannot send.
         """
+        if not torch.compiler.is_compiling():
+            self._model_watch.check()
+            compat.refuse_batched_transforms()
         if not torch.is_grad_enabled():
             return self.rule.evaluate(self.model, x)
         parameters = [module._parameters[name] for module, name in self._parameters_at]
         requires_grad = tuple([parameter is not None and parameter.requires_grad for parameter in parameters])
-        input_wanted = self._input_wanted(x)
+        input_wanted = x.requires_grad and self._input_wanted()
         if not (input_wanted or any(requires_grad)):
             return self.rule.evaluate(self.model, x)
         compat.set_grad_enabled(False)
@@ -199,14 +213,14 @@ class Circuit(nn.Module):
             compat.set_grad_enabled(True)
         return connect(self, state, y, x, parameters)
 
-    def _input_wanted(self, x: Tensor) -> bool:
-        """Whether the input requires a gradient; refused where the rule cannot send one."""
-        if x.requires_grad and not (self.wiring.teach_input or self.rule.teaches_input):
+    def _input_wanted(self) -> bool:
+        """True where the rule can send a gradient to the input that requires one; refused otherwise."""
+        if not (self.wiring.teach_input or self.rule.teaches_input):
             raise CircuitError(
                 f"the input requires a gradient, but {type(self.rule).__name__} has no feedback weights for the input. "
                 "Build the circuit with teach_input=True, or pass x.detach()."
             )
-        return x.requires_grad
+        return True
 
     def _forward(self, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
         """The output and the state of the nodes, without a graph."""
@@ -222,13 +236,15 @@ class Circuit(nn.Module):
         y, state = rule.forward(wiring, source, plan)
         if rule.needs_batch:
             state.batch_axes = wiring.batch_axes_of(x, y)
-            wiring.require_batch(state, type(rule).__name__)
+            if x.dim() not in wiring.with_batch:
+                wiring.require_batch(state, type(rule).__name__)
+                wiring.with_batch.add(x.dim())
         if rule.saves_rates or rule.saves_drives:
             y = y.clone()  # users may modify the output in place, and the saved one must stay
         return y, state
 
     def assign_gradients(
-        self, state: ForwardState, error: Tensor, input_wanted: bool
+        self, state: ForwardState, error: Tensor, input_wanted: bool, parameters: Parameters
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """Turn the loss' derivative into the gradients of all parameters, and of the input, by the rule.
 
@@ -236,19 +252,59 @@ class Circuit(nn.Module):
             state: of the forward pass.
             error: dL/dy.
             input_wanted: whether the input requires a gradient.
+            parameters: of the forward pass, which need not be the module's own (`torch.func.functional_call`).
 
         Raises:
             NonFiniteError: NaN or infinity in a teaching signal.
         """
+        if torch.compiler.is_compiling():
+            return self._assign(state, error, input_wanted)
+        if self._feedback_watch is not None:
+            count = len(self.wiring.parameters)
+            if self._feedback_watch.check(parameters[:count], parameters[count:]):
+                self._feedback_watch = None
+        own = [module._parameters[name] for module, name in self._parameters_at]
+        if all(map(operator.is_, own, parameters)):
+            return self._scaled(state, error, input_wanted)
+        places = zip(self._parameters_at, parameters, strict=True)
+        others = [(module, name, used) for (module, name), used in places if module._parameters[name] is not used]
+        kept = [module._parameters[name] for module, name, _ in others]
+        try:
+            for module, name, used in others:
+                module._parameters[name] = used
+            return self._scaled(state, error, input_wanted)
+        finally:
+            for (module, name, _), before in zip(others, kept, strict=True):
+                module._parameters[name] = before
+
+    def _scaled(
+        self, state: ForwardState, error: Tensor, input_wanted: bool
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """The gradients, with the loss' scale divided out before the rule and multiplied in after it."""
+        scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
+        if scale != 1:
+            error = error / scale
+        if self._scale_watch is not None and error.numel():
+            self._scale_watch.check(error, self.wiring.samples(state, error))
+        to_input, gradients = self._assign(state, error, input_wanted)
+        if scale == 1:
+            return to_input, gradients
+        return _times(to_input, scale), [_times(gradient, scale) for gradient in gradients]
+
+    def _assign(
+        self, state: ForwardState, error: Tensor, input_wanted: bool
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
         if not error.numel():
             return self._empty_batch(state, input_wanted)
         gradients: list[Tensor | None] = [None] * len(self._parameters_at)
         increments: dict[int, int] = {}
-        rule, requires_grad = self.rule, state.plan.requires_grad
+        rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
+        wiring, requires_grad = self.wiring, state.plan.requires_grad
         check = self.check_finite and not torch.compiler.is_compiling()
         signals = [error]
-        for credit in rule.assign_credit(self.wiring, state, error):
-            if self.wiring.observers:
+        propagates, observers = rule.propagates, wiring.observers
+        for credit in rule.assign_credit(wiring, state, error):
+            if observers:
                 self._show(credit)
             updates = credit.updates(requires_grad)
             for index, update in updates:
@@ -256,7 +312,7 @@ class Circuit(nn.Module):
                 gradients[index] = update if before is None else before + update
             if credit.reciprocal is not None:
                 increments.update(credit.shared_increment(requires_grad))
-            if check and (not rule.propagates or is_lowest(credit, state)):
+            if check and (not propagates or is_lowest(credit, state)):
                 signals += to_check(credit, updates)
             del credit, updates  # releases their memory
         for feedback, index in increments.items():
@@ -278,3 +334,7 @@ class Circuit(nn.Module):
             torch.zeros_like(parameter) if wanted and parameter is not None else None
             for parameter, wanted in zip(parameters, state.plan.requires_grad, strict=True)
         ]
+
+
+def _times(tensor: Tensor | None, factor: float) -> Tensor | None:
+    return None if tensor is None else tensor * factor

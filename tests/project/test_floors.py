@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 # always import itself. This table is the design: a new part gets its line here first.
 CORE = {
     *("options", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback", "rules"),
-    *("finiteness", "autograd", "circuit"),
+    *("finiteness", "vigilance", "autograd", "circuit"),
 }
 BESIDE = {"statistics", "interrupts", "models", "neurons", "optim", "data", "losses", "reinforcement"}
 MEASURED = {"measure", "continual", "hippocampus"}
@@ -33,8 +33,9 @@ BELOW: dict[str, set[str]] = {
     "feedback": {"options", "layers", "wiring"},
     "rules": {"options", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback"},
     "finiteness": {"layers", "wiring", "rules"},
+    "vigilance": set(),
     "autograd": {"compat", "layers"},
-    "circuit": {"compat", "layers", "tracing", "wiring", "rules", "finiteness", "autograd"},
+    "circuit": {"compat", "layers", "tracing", "wiring", "rules", "finiteness", "vigilance", "autograd"},
     "neurons": {"options"},
     "models": {"options"},
     "optim": {"kernels"},

@@ -129,7 +129,7 @@ def closed_form(*modules: type[nn.Module]) -> Callable[[_Maker], _Maker]:
 
 def closed_form_of(module: nn.Module) -> Step | None:
     """The closed form of a module, or None where there is none."""
-    maker = _CLOSED_FORMS.get(type(module))
+    maker = None if "forward" in vars(module) else _CLOSED_FORMS.get(type(module))
     return None if maker is None else maker(module)
 
 
@@ -206,7 +206,7 @@ class LocalGraph(Step):
         return output, ((graph, output) if self.traits.activation else (graph,))
 
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
-        own = [self.module.get_parameter(name) for name, wanted in zip(self.parameters, learns, strict=True) if wanted]
+        own = [_parameter(self.module, name) for name, wanted in zip(self.parameters, learns, strict=True) if wanted]
         below, *rest = local_derivative(saved[0], grad, own)
         found = iter(rest)
         if below is None:
@@ -223,6 +223,14 @@ class LocalGraph(Step):
     def fire_(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             return _one_tensor(self.function, self.function(x))
+
+
+def _parameter(module: nn.Module, path: str) -> Tensor:
+    """A parameter by its path; a tensor that stands in for one is accepted, which `get_parameter` refuses."""
+    owner, _, name = path.rpartition(".")
+    parameter = module.get_submodule(owner)._parameters[name]
+    assert parameter is not None
+    return parameter
 
 
 def _draws(module: nn.Module) -> bool:

@@ -172,14 +172,23 @@ def synapses_of(module: type[nn.Module]) -> Callable[[_Kind], _Kind]:
 def kind_of(module: nn.Module) -> type[Synapses] | None:
     """The kind of synapse that this module is, or None.
 
-    A subclass counts as its base while it keeps the base's forward: with a forward of its own it may
-    compute anything.
+    A subclass counts as its base while it keeps the base's forward: with a forward of its own, in its class or as an
+    attribute of the module, it may compute anything.
     """
+    if not replaced_methods(module).isdisjoint(("forward", "_conv_forward")):
+        return None
     for base in type(module).__mro__:
         kind = _KINDS.get(base)
         if kind is not None and type(module).forward is getattr(base, "forward", None):
             return kind
     return None
+
+
+def replaced_methods(module: nn.Module) -> set[str]:
+    """The methods that were replaced on this module alone, as profilers and quantisers do."""
+    return {
+        name for name, value in vars(module).items() if callable(value) and callable(getattr(type(module), name, None))
+    }
 
 
 def known_kinds() -> list[str]:

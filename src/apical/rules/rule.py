@@ -43,6 +43,8 @@ class LearningRule(nn.Module, ABC):
         saves_drives: save every layer's drive for `assign_credit`.
         saves_rates: save every node's rate for `assign_credit`.
         propagates: whether each layer's teaching signal is computed from the layer above it.
+        has_absolute_scale: whether its errors live on an absolute scale (bursts that saturate, nudging, targets), so
+            that a multiplied loss changes more than the size of its updates; see `Circuit.loss_scale`.
         needs_batch: whether it needs to know the samples of a batch; rates without a batch axis are then refused.
         refused_pathways: the feedback pathways that have no meaning for the rule, each with the reason.
         pathway: the feedback pathway, where the rule has one.
@@ -59,6 +61,7 @@ class LearningRule(nn.Module, ABC):
     saves_drives: ClassVar[bool] = False
     saves_rates: ClassVar[bool] = False
     propagates: ClassVar[bool] = True
+    has_absolute_scale: ClassVar[bool] = False
     needs_batch: ClassVar[bool] = True
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"homeostatic": NO_HOMEOSTASIS, "direct": NO_DIRECT}
@@ -197,9 +200,8 @@ class Sweep(LearningRule):
         # First down, then the credit: no update takes memory while a signal is on its way.
         if walk.needs_input_grad(layer):
             walk.send(layer, self.send_down(layer, own, post))
-        pathway = self._modules.get("pathway")
-        reciprocal = pathway.reciprocal(layer) if isinstance(pathway, Pathway) else None
-        yield Credit(layer, own.pre, post, reciprocal=reciprocal)
+        pathway: Any = self._modules.get("pathway")  # by attribute, nn.Module searches longer than this method takes
+        yield Credit(layer, own.pre, post, None, None if pathway is None else pathway.reciprocal(layer))
 
     def send_down(self, layer: Layer, own: NodeState, post: Tensor) -> Tensor:
         """The signal that a layer sends down, by the pathway.
@@ -212,8 +214,9 @@ class Sweep(LearningRule):
         Returns:
             (batch, fan-in ...), of the shape of `own.pre`.
         """
-        assert own.pre is not None
-        return self.pathway.send(layer, post, own.pre)
+        pathway: Any = self._modules["pathway"]
+        sent: Tensor = pathway.send(layer, post, own.pre)
+        return sent
 
     def somatic(self, walk: BackwardPass, layer: Layer, own: NodeState) -> Tensor | None:
         """The teaching signal at a layer's soma; None where no signal arrived."""

@@ -121,6 +121,7 @@ class Bursts(Sweep):
     """
 
     needs = "any circuit"
+    has_absolute_scale = True
     needs_batch = True
     saves_rates = True
 

@@ -131,6 +131,7 @@ class DendriticMicrocircuit(LearningRule):
             "interneuron_rate": "rate of the interneurons below that mirror this layer, where anything learns there",
         }
     )
+    has_absolute_scale = True
     saves_drives = True
 
     def __init__(

@@ -115,6 +115,7 @@ class EquilibriumPropagation(LearningRule):
         "residual": "how far the last step went, as a part of the whole way, one number",
         "steps": "how many sweeps or nudged steps there were",
     }
+    has_absolute_scale = True
     saves_drives = True
     saves_rates = True
 

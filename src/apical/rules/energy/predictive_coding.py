@@ -199,6 +199,10 @@ class PredictiveCoding(LearningRule):
         return self.pathway.descends and bounded
 
     @property
+    def has_absolute_scale(self) -> bool:  # type: ignore[override]
+        return self.saves_drives  # with fixed predictions it is linear in the error
+
+    @property
     def saves_drives(self) -> bool:  # type: ignore[override]
         return VARIANTS[self.variant].moves_rates
 
