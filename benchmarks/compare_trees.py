@@ -178,7 +178,7 @@ def serve(clock: Callable[[], float]) -> None:
 
 
 class WorkerError(Exception):
-    """A worker died over a request, or failed by an error that is no refusal."""
+    """A worker died over a request, or failed by an error other than a refusal."""
 
 
 class RefusedError(Exception):

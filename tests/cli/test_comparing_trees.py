@@ -1,4 +1,4 @@
-"""`benchmarks/compare_trees.py`: what it makes of two trees, of those that refuse and of workers that die."""
+"""`benchmarks/compare_trees.py`: two trees are timed in pairs; refusals, failures and dead workers are reported."""
 
 import importlib.util
 import sys
@@ -28,7 +28,7 @@ class Circuit(torch.nn.Module):
 
     def forward(self, x):
         self.steps += 1
-        print("what a rule prints is no answer")
+        print("a line on standard output")
         if self.rule.name == "dies":
             print("the last words", file=sys.stderr, flush=True)
             os._exit(3)
@@ -116,7 +116,7 @@ def test_the_limit_is_stricter_for_large_batches(script, batch, high, marked):
     assert script.line(script.Case("mlp", batch, "backprop"), pairs)[1] == marked
 
 
-def test_a_rule_that_cannot_be_timed_is_said_to_and_does_not_stop_the_rest(compare, tmp_path):
+def test_a_rule_that_cannot_be_timed_does_not_stop_the_rest(compare, tmp_path):
     old, new = tree(tmp_path / "old", refuses=False), tree(tmp_path / "new")
     rules = ["refuses", "is_broken", "diverges", "dies", "works"]
     status, shown, _ = compare(old, new, "--rounds", "2", "--rules", *rules)
@@ -133,7 +133,7 @@ def test_a_rule_that_cannot_be_timed_is_said_to_and_does_not_stop_the_rest(compa
     assert status == 1
 
 
-def test_a_refusal_by_both_trees_is_said_once(script):
+def test_a_refusal_by_both_trees_is_reported_once(script):
     class Refusing:
         def __init__(self, name):
             self.name = name
