@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,19 +14,25 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 
 # For each part of the package, the parts that it may import at run time. `errors` is open to all; a part may
 # always import itself. This table is the design: a new part gets its line here first.
-CORE = {"options", "kernels", "layers", "functions", "tracing", "wiring", "rules", "circuit"}
+CORE = {
+    *("options", "kernels", "compat", "layers", "functions", "tracing", "wiring"),
+    *("feedback", "rules", "autograd", "circuit"),
+}
 BESIDE = {"neurons", "optim", "data", "losses", "reinforcement"}
 MEASURED = {"measure", "continual", "hippocampus"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "options": set(),
     "kernels": set(),
+    "compat": set(),
     "layers": set(),
     "functions": {"layers"},
     "tracing": {"layers", "functions"},
     "wiring": {"layers", "functions", "tracing"},
-    "rules": {"options", "kernels", "layers", "functions", "tracing", "wiring"},
-    "circuit": {"layers", "functions", "tracing", "wiring", "rules"},
+    "feedback": {"options", "layers", "wiring"},
+    "rules": {"options", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback"},
+    "autograd": {"compat", "layers"},
+    "circuit": {"compat", "layers", "functions", "tracing", "wiring", "rules", "autograd"},
     "neurons": {"options"},
     "optim": {"kernels"},
     "losses": {"options"},
@@ -124,6 +131,12 @@ def test_learning_itself_needs_only_torch_and_numpy():
     }
     allowed = CORE_LIBRARIES | set(sys.stdlib_module_names) | {"apical"}
     assert not {(part, library) for part, library in reached if library not in allowed}
+
+
+def test_private_calls_of_torch_are_in_compat_alone():
+    private = re.compile(r"torch\._C|from torch import _C")
+    found = {".".join(dotted(path)) for path in MODULES if private.search(path.read_text(encoding="utf-8"))}
+    assert found == {"compat"}
 
 
 def test_the_floor_table_has_no_cycle():
