@@ -40,7 +40,7 @@ def main() -> None:
                 optimizer.zero_grad()
                 F.cross_entropy(circuit(x), y).backward()
                 optimizer.step()
-                feedback = circuit.rule.weights[readout]
+                feedback = circuit.rule.pathway.weights[readout]
                 angles.append(measure.angle(feedback.detach(), readout.weight.detach()))
         figure.add_scatter(y=angles, name=label)
         print(f"{label:<28} {angles[0]:5.1f}° at the first step, {angles[-1]:5.1f}° after {len(angles)}")

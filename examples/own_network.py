@@ -53,7 +53,7 @@ def main() -> None:
     order = torch.Generator().manual_seed(0)
     for epoch in range(4):
         if epoch == 2:
-            circuit.learn_by("backprop")
+            circuit.set_rule("backprop")
         circuit.train()
         for x, y in data.batches(digits.train, 32, generator=order, drop_last=True):
             optimizer.zero_grad()

@@ -1,17 +1,19 @@
 """A rule of your own in ten lines: errors in three levels.
 
-A rule says what error a layer sends down; the circuit does the rest, in a chain and in a residual network alike.
+A rule computes the error that a layer sends down; the circuit does the rest, in chains and in residual networks.
 
 python examples/own_rule.py
 """
 
+from collections.abc import Iterator
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 import apical
 from apical import data, measure
-from apical.layers import Layer, Record
+from apical.layers import BackwardPass, Credit, Layer, NodeState
 from apical.rules import Sweep
 
 
@@ -23,11 +25,18 @@ class Quantized(Sweep):
     summary = "Errors travel down the forward weights, but as signs with a dead zone."
     paper = "an example of apical's documentation"
 
-    def feedback(self, layer: Layer, record: Record, post: Tensor) -> Tensor:
+    def __init__(self) -> None:
+        super().__init__()
+        self.take_pathway("tied")
+
+    def visit(self, walk: BackwardPass, layer: Layer, own: NodeState) -> Iterator[Credit]:
         """One size for the whole layer, and a sign where the error is larger than half of it."""
+        post = self.somatic(walk, layer, own)
         size = post.abs().mean()
         levels = post.sign() * (post.abs() > size / 2) * size
-        return layer.synapses.transport(levels, layer.weight, record.pre)
+        if walk.needs_input_grad(layer):
+            walk.send(layer, self.pathway.send(layer, levels, own.pre))
+        yield Credit(layer, own.pre, post)
 
 
 def main() -> None:

@@ -12,11 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from apical.layers import (
-    Add,
-    AnyMeeting,
-    Concatenate,
     LocalGraph,
-    Multiply,
     Step,
     closed_form,
     closed_form_of,
@@ -24,6 +20,7 @@ from apical.layers import (
     known_closed_forms,
     known_kinds,
 )
+from apical.layers.merges import Concatenate, Function, Product, Sum
 from apical.layers.steps import local_derivative, local_graph
 
 Drawn = tuple[nn.Module, tuple[int, ...]]
@@ -369,7 +366,7 @@ def test_a_closed_form_of_ones_own_can_be_registered():
         del steps._CLOSED_FORMS[Doubling]
 
 
-# Meetings
+# Merges
 
 
 @st.composite
@@ -392,24 +389,24 @@ def beside(draw: Callable[..., Any]) -> tuple[Concatenate, tuple[tuple[int, ...]
     return Concatenate(draw(st.sampled_from([axis, axis - len(shape)]))), parts
 
 
-MEETINGS = st.one_of(st.tuples(st.just(Add()), broadcast()), st.tuples(st.just(Multiply()), broadcast()), beside())
+MERGES = st.one_of(st.tuples(st.just(Sum()), broadcast()), st.tuples(st.just(Product()), broadcast()), beside())
 
 
 @settings(max_examples=60)
-@given(drawn=MEETINGS, seed=SEEDS)
-def test_a_meeting_is_its_functions_derivative(drawn, seed):
-    meeting, parts = drawn
+@given(drawn=MERGES, seed=SEEDS)
+def test_a_merge_is_its_functions_derivative(drawn, seed):
+    merge, parts = drawn
     torch.manual_seed(seed)
     arriving = [torch.randn(part, dtype=torch.float64) for part in parts]
-    functions = {Add: torch.add, Multiply: torch.mul}
-    function = functions.get(type(meeting), lambda *tensors: torch.cat(tensors, getattr(meeting, "axis", 0)))
+    functions = {Sum: torch.add, Product: torch.mul}
+    function = functions.get(type(merge), lambda *tensors: torch.cat(tensors, getattr(merge, "axis", 0)))
     with torch.no_grad():
-        met, saved = meeting.forward(arriving)
-        expected, graph = AnyMeeting(function, "any").forward(arriving)
-        assert torch.equal(met, expected)
-        error = torch.randn_like(met)
-        down = meeting.backward(error, saved)
-        below = AnyMeeting(function, "any").backward(error, graph)
+        merged, saved = merge.forward(arriving)
+        expected, graph = Function(function, "any").forward(arriving)
+        assert torch.equal(merged, expected)
+        error = torch.randn_like(merged)
+        down = merge.backward(error, saved)
+        below = Function(function, "any").backward(error, graph)
     assert [part.shape for part in down] == [rate.shape for rate in arriving]
     for a, b in zip(down, below, strict=True):
         close(a, b)
@@ -417,17 +414,17 @@ def test_a_meeting_is_its_functions_derivative(drawn, seed):
 
 def test_a_sum_may_have_many_parts():
     arriving = [torch.full((2,), float(part)) for part in range(4)]
-    met, saved = Add().forward(arriving)
-    assert met.tolist() == [6.0, 6.0]
-    assert len(Add().backward(torch.ones(2), saved)) == 4
+    merged, saved = Sum().forward(arriving)
+    assert merged.tolist() == [6.0, 6.0]
+    assert len(Sum().backward(torch.ones(2), saved)) == 4
 
 
-@pytest.mark.parametrize("meeting", [Add(), Multiply(), Concatenate(0)], ids=lambda meeting: meeting.name)
-def test_a_meeting_hands_back_the_types_that_arrived(meeting):
+@pytest.mark.parametrize("merge", [Sum(), Product(), Concatenate(0)], ids=lambda merge: merge.name)
+def test_a_merge_sends_back_the_types_that_arrived(merge):
     arriving = [torch.randn(3), torch.randn(3).bfloat16()]
-    met, saved = meeting.forward(arriving)
-    assert met.dtype == torch.float32
-    assert [signal.dtype for signal in meeting.backward(met, saved)] == [torch.float32, torch.bfloat16]
+    merged, saved = merge.forward(arriving)
+    assert merged.dtype == torch.float32
+    assert [signal.dtype for signal in merge.backward(merged, saved)] == [torch.float32, torch.bfloat16]
 
 
 # Synapses
@@ -496,10 +493,29 @@ def test_synapses_drive_transport_and_learn_as_autograd_says(kind, data, seed, w
         close(bias, found[1])
     else:
         assert bias is None
-    assert synapses.units_last(drive).shape == (drive.numel() // module.weight.shape[0], module.weight.shape[0])
-    units = synapses.units_last(drive)[:, 0]
-    axis = -1 if kind == "nn.Linear" else -module.weight.dim() + 1
-    assert torch.equal(units, drive.select(axis, 0).flatten())
+    kernel_axes = module.weight.dim() - 2
+    assert synapses.units == drive.shape[synapses.unit_axis] == module.weight.shape[synapses.weight_unit_axis]
+    assert synapses.unit_axis == -1 - kernel_axes
+    assert synapses.sample_axes == 1 + kernel_axes
+
+
+@pytest.mark.parametrize("kind", SYNAPSES)
+@settings(max_examples=10)
+@given(data=st.data(), seed=SEEDS)
+def test_lengths_and_decay_are_the_units_own(kind, data, seed):
+    module, _ = data.draw(SYNAPSES[kind])
+    torch.manual_seed(seed)
+    module = module.double()
+    synapses = kind_of(module)(module, "here")
+    lengths, decay = synapses.lengths(), torch.randn(synapses.units, dtype=torch.float64)
+    for unit in range(synapses.units):
+        own = [parameter.detach()[unit].flatten() for parameter in module.parameters()]
+        close(lengths[unit], torch.cat(own).norm())
+    for parameter in module.parameters():
+        change = torch.randn_like(parameter)
+        decayed = synapses.decayed(change, parameter.detach(), decay)
+        for unit in range(synapses.units):
+            close(decayed[unit], change[unit] + decay[unit] * parameter.detach()[unit])
 
 
 @pytest.mark.parametrize("kind", SYNAPSES)

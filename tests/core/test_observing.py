@@ -45,21 +45,23 @@ class _TwoStreams(LearningRule):
     """Backpropagation of the error, and of twice the error, as two streams side by side."""
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        descent = wiring.backward(state, (error, 2 * error))
-        for layer, record, arrived in descent:
+        walk = wiring.backward(state, (error, 2 * error))
+        for layer, own in walk:
+            arrived = walk.receive(layer)
             if arrived is None:
                 continue
-            first = descent.somatic(layer, record, arrived[0])
-            second = layer.neurons_backward(record, arrived[1], state.plan.requires_grad, {})
+            second = layer.neurons_backward(own, arrived[1], state.plan.requires_grad, {})
+            first = walk.somatic(layer, own, arrived[0])
             assert torch.allclose(2 * first, second, rtol=1e-5)
-            assert record.pre is not None
-            yield Credit(layer, record.pre, second - first)
-            if descent.goes_on(layer):
-                descent.send(layer, (self._below(layer, record, first), self._below(layer, record, second)))
+            assert own.pre is not None
+            yield Credit(layer, own.pre, second - first)
+            if walk.needs_input_grad(layer):
+                walk.send(layer, (self._below(layer, own, first), self._below(layer, own, second)))
+        yield from walk.credits()
 
-    def _below(self, layer: Layer, record: NodeState, post: Tensor) -> Tensor:
-        assert record.pre is not None
-        return layer.synapses.transpose_product(post, layer.weight, record.pre)
+    def _below(self, layer: Layer, own: NodeState, post: Tensor) -> Tensor:
+        assert own.pre is not None
+        return layer.synapses.transpose_product(post, layer.weight, own.pre)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -196,7 +196,7 @@ def test_names_that_meet_stay_apart():
         circuit.set_rule(name)
         loss_on(circuit, X, torch.zeros(6, dtype=torch.long)).backward()
         if name == "direct_feedback_alignment":
-            assert len([key for key in circuit.state_dict() if key.startswith("rule.weights.")]) == 3
+            assert len([key for key in circuit.state_dict() if key.startswith("rule.pathway.weights.")]) == 3
 
 
 # Functional calls
@@ -408,7 +408,7 @@ def test_any_other_operation_has_its_own_derivative(name):
 
 
 def test_a_closed_sum_a_closed_product_and_a_closed_concatenation():
-    kinds = {"x + relu": "Add", "x * relu": "Multiply", "cat": "Concatenate", "x - relu": "AnyMeeting"}
+    kinds = {"x + relu": "Sum", "x * relu": "Product", "cat": "Concatenate", "x - relu": "Function"}
     functions = {
         "x + relu": lambda x: x + x.relu(),
         "x * relu": lambda x: x * x.relu(),
@@ -417,8 +417,8 @@ def test_a_closed_sum_a_closed_product_and_a_closed_concatenation():
     }
     for name, function in functions.items():
         circuit = reads_right(between(function))
-        meetings = [type(n.merge).__name__ for n in circuit.wiring.nodes if isinstance(n, Junction)]
-        assert kinds[name] in meetings
+        merges = [type(n.merge).__name__ for n in circuit.wiring.nodes if isinstance(n, Junction)]
+        assert kinds[name] in merges
 
 
 DETACHED: dict[str, Callable[[Net, Tensor], Tensor]] = {
@@ -605,10 +605,10 @@ def test_a_further_kind_of_synapse_is_one_entry():
         def fan_out(self) -> int:
             return 1
 
-        def drive(self, pre: Tensor) -> Tensor:
+        def forward(self, pre: Tensor) -> Tensor:
             return pre * self.weight
 
-        def transport(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
+        def transpose_product(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
             return post * weight
 
         def plasticity(
@@ -831,7 +831,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str, str]] = {
     "circuit within": (
         lambda: nn.Sequential(nn.Linear(4, 4), apical.Circuit(nn.Linear(4, 3), "backprop")),
         "1",
-        "a circuit within a circuit",
+        "circuits cannot be nested",
         "one circuit of the plain models",
     ),
     "parameters where rates meet": (

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,6 +148,12 @@ def test_learning_itself_needs_only_torch_and_numpy():
     }
     allowed = CORE_LIBRARIES | set(sys.stdlib_module_names) | {"apical"}
     assert not {(part, library) for part, library in reached if library not in allowed}
+
+
+def test_private_calls_of_torch_are_in_compat_alone():
+    private = re.compile(r"torch\._C|from torch import _C")
+    found = {".".join(dotted(path)) for path in MODULES if private.search(path.read_text(encoding="utf-8"))}
+    assert found == {"compat"}
 
 
 def test_the_floor_table_has_no_cycle():

@@ -51,7 +51,9 @@ class Pathway(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is abstract: it has no weight of a layer.")
 
     def send(self, layer: Layer, post: Tensor, pre: Tensor) -> Tensor:
-        """Carry a signal down through a layer.
+        """Carry a signal down through a layer, by the transpose of `weight`.
+
+        Rules whose networks settle call `weight` alone, so an override may be faster but gives the same result.
 
         Args:
             layer: through which it is carried.

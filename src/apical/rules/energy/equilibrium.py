@@ -359,7 +359,8 @@ class EquilibriumPropagation(LearningRule):
             if math.isfinite(settled[0][1]):
                 self._look(residual, sweeps)
         states = [found for found, _ in settled]
-        requires_grad, derivatives = state.plan.requires_grad, dict[int, Tensor]()
+        requires_grad = state.plan.requires_grad
+        derivatives: Derivatives = {}
         unit = 1 / (samples * len(betas))
         for layer in (node for node, _ in state.plan.order if isinstance(node, Layer)):
             index = layer.index
