@@ -1,6 +1,6 @@
 """A rule of your own in ten lines: errors in three levels.
 
-A rule says what error a layer sends down; the circuit does the rest, in a chain and in a residual network alike.
+A rule says what error a layer sends down; the circuit does the rest, in a chain and in a residual network.
 
 python examples/own_rule.py
 """

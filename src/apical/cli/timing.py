@@ -55,7 +55,7 @@ def bench(
     ] = True,
     json: options.Json = False,
 ) -> None:
-    """Time whole training steps of every rule against plain PyTorch, in turns; also their memory.
+    """Time whole training steps of every rule against plain PyTorch, alternating; also their memory.
 
     The default takes some two minutes. benchmarks/steps.py runs every network, batch size and number of threads.
 

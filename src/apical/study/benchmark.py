@@ -369,7 +369,7 @@ def _step_bytes(network: nn.Module, x: Tensor, y: Tensor) -> int:
 
 @contextlib.contextmanager
 def _without_native_messages() -> Iterator[None]:
-    """PyTorch's profiler notes its start and end on the process's standard error; nobody asked for that."""
+    """PyTorch's profiler notes its start and end on the process's standard error: keep them away."""
     sys.stderr.flush()
     kept = os.dup(2)
     nothing = os.open(os.devnull, os.O_WRONLY)

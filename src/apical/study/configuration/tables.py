@@ -49,7 +49,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Table(BaseModel):
-    """A table of settings: immutable, no unknown keys, no silent conversions (`"5"` is no number)."""
+    """A table of settings: immutable, no unknown keys, no silent conversions (`"5"` is text)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

@@ -1,7 +1,7 @@
 """Training itself: one network, one rule, one task, and everything that a step changes.
 
 `Training` knows no files and no clock. Its `state` holds all that the next step depends on, so that training
-which goes on from a restored state takes the same steps, bit for bit, as training that was never interrupted:
+which continues from a restored state takes the same steps, bit for bit, as training that was never interrupted:
 weights and feedback weights, the rule's and the optimizer's state, the data's order and the place in it,
 PyTorch's own random state (dropout), the choices that a loss draws, and the sums of the epoch so far.
 """
@@ -76,7 +76,7 @@ class Training:
         circuit: the network and its rule.
         train, validation: the two parts of the task's training data.
         epoch: epochs completed.
-        position: steps taken in the epoch that has begun.
+        position: steps taken in the present epoch.
         step: steps taken in all.
         best_epoch: the epoch with the lowest validation loss, when early stopping watches it; else 0.
 
