@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from apical import data as data
     from apical import errors as errors
+    from apical import feedback as feedback
     from apical import layers as layers
     from apical import losses as losses
     from apical import measure as measure
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _PARTS = (
     "data",
     "errors",
+    "feedback",
     "layers",
     "losses",
     "measure",

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from cli_samples import SMALL
 
 from apical import rules, study
 from apical.cli.comparing import read_seeds
 from apical.cli.options import read_rules
 from apical.study.comparison.gathering import gather
-from conftest import SMALL
 
 FAST = [*SMALL, "--epochs", "1", "--jobs", "1", "--no-cost"]
 

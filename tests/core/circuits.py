@@ -215,7 +215,7 @@ class Row:
 
 # Every registered rule is in the table with its defaults; here are the options that deserve a row of their own.
 _REDRAWS = {"weight_mirror"}
-# Hidden layers learn from their own activity: no derivative of a neuron enters, and its own parameters rest.
+# Hidden layers learn from their own state: no derivative of a neuron enters, and its own parameters rest.
 HEBBIAN = frozenset({"oja", "soft_hebb", "three_factor"})
 # What a rule cannot teach; it must refuse it, with the reason (whose words a test of its own looks at).
 _REFUSES: dict[str, tuple[str, ...]] = {}
@@ -230,7 +230,7 @@ _VARIANTS = [
     Row("brainprop", {"feedback": "fixed", "init": "xavier", "scale": 0.5}),
     Row("agrel", {"feedback": "kolen_pollack"}),
     Row("soft_hebb", {"temperature": 0.2, "anti_hebbian": False, "norm_power": 0.0}),
-    Row("dendritic_microcircuit", {"top_down": "tied", "interneurons": "tied", "teaching": 0.1}),
+    Row("dendritic_microcircuit", {"feedback": "tied", "interneurons": "tied", "teaching": 0.1}),
     Row("dendritic_microcircuit", {"init": "weights", "cancellation_rate": 0.1, "prediction_rate": 0.5}),
     Row("predictive_coding", {"rate": 0.2, "steps": 9, "momentum": 0.3}),
     Row("predictive_coding", {"variant": "zero_divergence", "feedback": "kolen_pollack"}),
@@ -240,7 +240,7 @@ _VARIANTS = [
     Row("predictive_coding", {"variant": "error_optimised", "nudging": 0.1, "feedback": "kolen_pollack"}),
     # Where weights move during inference, what one sample or layer learns depends on what all others do.
     Row("predictive_coding", {"variant": "incremental", "learning_rate": 0.0, "loss": "cross_entropy"}),
-    Row("segregated_dendrites", {"feedback": "sparse"}),
+    Row("segregated_dendrites", {"feedback": {"name": "direct", "density": 0.2}}),
     Row("burst_ccn", {"feedback": "fixed", "events": "fixed"}),
     Row("burst_ccn", {"feedback": "tied", "events": "learned", "baseline": 0.2}),
     Row("burst_ccn", {"feedback": "homeostatic", "events": "learned", "error_scale": 0.5}),

@@ -25,8 +25,8 @@ def test_a_rule_carries_what_it_says_and_looking_changes_nothing(row):
     before = {name: value.clone() for name, value in circuit.state_dict().items() if isinstance(value, Tensor)}
     found = measure.carried(circuit, x, y, loss_of(circuit))
     shown = {name for quantities in found.values() for name in quantities}
-    assert shown <= set(circuit.rule.carries)  # some of it only with some options
-    assert bool(shown) == bool(circuit.rule.carries)
+    assert shown <= set(circuit.rule.observables)  # some of it only with some options
+    assert bool(shown) == bool(circuit.rule.observables)
     after = circuit.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(parameter.grad is None for parameter in circuit.parameters())

@@ -484,9 +484,9 @@ def test_synapses_drive_transport_and_learn_as_autograd_says(kind, data, seed, w
     by_other = torch.func.functional_call(module, {"weight": other}, (pre,))
     (below_other,) = torch.autograd.grad(by_other, [pre], post)
     with torch.no_grad():
-        assert torch.equal(synapses.drive(pre), drive)
-        close(synapses.transport(post, synapses.weight, pre), below)
-        close(synapses.transport(post, other, pre), below_other)
+        assert torch.equal(synapses.forward(pre), drive)
+        close(synapses.transpose_product(post, synapses.weight, pre), below)
+        close(synapses.transpose_product(post, other, pre), below_other)
         weight, bias = synapses.plasticity(pre, post, wanted[0], wanted[1] and synapses.bias is not None)
     if wanted[0]:
         close(weight, found[0])

@@ -213,7 +213,7 @@ def test_evaluation_changes_nothing(row, network):
     after = circuit.state_dict()
     assert before.keys() == after.keys()
     for key, value in before.items():
-        if isinstance(value, Tensor):
+        if not key.endswith("_extra_state"):  # a backward pass draws, in every mode
             assert torch.equal(value, after[key]), key
 
 
@@ -256,15 +256,15 @@ def _small_heap():
 @in_some_networks
 def test_what_is_kept_of_an_answer_goes_with_it(row, network):
     circuit = circuit_of(network, row)
-    respond = circuit.rule.respond
+    forward = circuit.rule.forward
     kept: list[weakref.ref[Tensor]] = []
 
     def remember(*args: Any) -> Any:
-        y, activity = respond(*args)
-        kept.extend(weakref.ref(tensor) for tensor in activity.pack()[0] if tensor is not x)
-        return y, activity
+        y, state = forward(*args)
+        kept.extend(weakref.ref(tensor) for tensor in state.pack()[0] if tensor is not x)
+        return y, state
 
-    circuit.rule.respond = remember
+    circuit.rule.forward = remember
     x, y = NETWORKS[network].batch()
     loss = loss_on(circuit, x, y)
     assert kept
@@ -484,7 +484,7 @@ def recorded(verb: Callable[..., Any], names: set[str], name: str) -> Callable[.
 
 def watched(circuit: apical.Circuit) -> dict[str, set[str]]:
     """The layers that were asked for an update, and for a way down, from now on."""
-    asked: dict[str, set[str]] = {"plasticity": set(), "transport": set()}
+    asked: dict[str, set[str]] = {"plasticity": set(), "transpose_product": set()}
     for layer in circuit.layers:
         for verb, names in asked.items():
             setattr(layer.synapses, verb, recorded(getattr(layer.synapses, verb), names, layer.name))
@@ -500,7 +500,7 @@ def test_frozen_parameters_cost_nothing(row, network):
     asked = watched(circuit)
     found = learn(circuit, *NETWORKS[network].batch())
     assert plain(found).keys() == {f"{last}.weight", f"{last}.bias"}
-    assert asked == {"plasticity": {last}, "transport": set()}
+    assert asked == {"plasticity": {last}, "transpose_product": set()}
     circuit.model.requires_grad_(True)
     circuit.model.get_submodule(lower[0]).requires_grad_(False)
     found = plain(learn(circuit, *NETWORKS[network].batch()))
@@ -690,7 +690,7 @@ def test_another_rule_finds_the_same_weights(row):
     circuit = circuit_of("residual", "backprop")
     parameters = dict(circuit.model.named_parameters())
     before = copy.deepcopy(circuit.model.state_dict())
-    assert circuit.learn_by(row.make()) is circuit
+    assert circuit.set_rule(row.make()) is circuit
     after = circuit.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(parameter is parameters[name] for name, parameter in circuit.model.named_parameters())
@@ -706,8 +706,8 @@ def test_a_rule_does_not_teach_what_another_answered(row):
     circuit = circuit_of("mlp", "backprop")
     x, y = NETWORKS["mlp"].batch()
     loss = loss_on(circuit, x, y)
-    circuit.learn_by(row.make())
-    with pytest.raises(CircuitError, match=r"rule was changed.*Answer again"):
+    circuit.set_rule(row.make())
+    with pytest.raises(CircuitError, match="rule was changed"):
         loss.backward()
 
 
@@ -718,7 +718,7 @@ def test_a_rule_belongs_to_one_circuit(row):
         apical.Circuit(NETWORKS["deep_tanh"].build(), circuit.rule)
     assert f"{type(circuit.rule).__name__}(...)" in str(refused.value)
     freed = circuit.rule
-    circuit.learn_by("backprop")
+    circuit.set_rule("backprop")
     x, y = NETWORKS["deep_tanh"].batch()
     other = apical.Circuit(NETWORKS["deep_tanh"].build(), freed)
     assert_same(learn(other, x, y), learn(circuit_of("deep_tanh", row), x, y))

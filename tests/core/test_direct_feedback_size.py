@@ -21,10 +21,10 @@ def teaching_signals(circuit: apical.Circuit, x: torch.Tensor, error: torch.Tens
     """The root mean square of what each layer's soma is taught."""
     wiring = circuit.wiring
     with torch.no_grad():
-        _, activity = circuit.rule.respond(wiring, x, wiring.reach((True,) * len(list(circuit.parameters())), False))
+        _, state = circuit.rule.forward(wiring, x, wiring.plan((True,) * len(list(circuit.parameters())), False))
         return {
             credit.layer.name: float(credit.post.square().mean().sqrt())
-            for credit in circuit.rule.teach(wiring, activity, error)
+            for credit in circuit.rule.assign_credit(wiring, state, error)
         }
 
 

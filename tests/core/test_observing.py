@@ -11,9 +11,9 @@ from circuits import NETWORKS
 from torch import Tensor, nn
 
 import apical
-from apical.layers import Layer, Record
+from apical.layers import Layer, NodeState
 from apical.rules import LearningRule
-from apical.wiring import Activity, Credit, Wiring
+from apical.wiring import Credit, ForwardState, Wiring
 
 
 def test_an_observer_sees_every_layers_teaching_signal_and_owns_it():
@@ -44,22 +44,22 @@ def test_a_copy_of_a_circuit_has_no_observers():
 class _TwoStreams(LearningRule):
     """Backpropagation of the error, and of twice the error, as two streams side by side."""
 
-    def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
-        descent = wiring.descend(activity, (error, 2 * error))
+    def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        descent = wiring.backward(state, (error, 2 * error))
         for layer, record, arrived in descent:
             if arrived is None:
                 continue
             first = descent.somatic(layer, record, arrived[0])
-            second = layer.through_neurons(record, arrived[1], activity.reach.learns, {})
+            second = layer.neurons_backward(record, arrived[1], state.plan.requires_grad, {})
             assert torch.allclose(2 * first, second, rtol=1e-5)
             assert record.pre is not None
             yield Credit(layer, record.pre, second - first)
             if descent.goes_on(layer):
                 descent.send(layer, (self._below(layer, record, first), self._below(layer, record, second)))
 
-    def _below(self, layer: Layer, record: Record, post: Tensor) -> Tensor:
+    def _below(self, layer: Layer, record: NodeState, post: Tensor) -> Tensor:
         assert record.pre is not None
-        return layer.synapses.transport(post, layer.weight, record.pre)
+        return layer.synapses.transpose_product(post, layer.weight, record.pre)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -68,7 +68,7 @@ def test_streams_go_every_way_that_an_error_goes(name):
     x = NETWORKS[name].batch()[0].double()
     gradients = []
     for rule in (apical.Backprop(), _TwoStreams()):
-        circuit.learn_by(rule)
+        circuit.set_rule(rule)
         circuit.zero_grad()
         torch.manual_seed(1)
         circuit(x).square().sum().backward()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import apical
 from apical.errors import CircuitError
-from apical.rules.randomness import Randomness, glorot, standard_deviation
+from apical.feedback.randomness import Randomness, glorot, standard_deviation, uniform
 
 every_network = pytest.mark.parametrize("network", NETWORKS)
 
@@ -119,7 +119,7 @@ def examples() -> tuple[Tensor, Tensor]:
 
 
 def feedback_of(circuit: apical.Circuit) -> dict[str, Tensor]:
-    prefix = "rule.weights."
+    prefix = "rule.pathway.weights."
     found = {name.removeprefix(prefix): t for name, t in circuit.state_dict().items() if name.startswith(prefix)}
     return {path.replace("/", "."): tensor.clone() for path, tensor in found.items() if isinstance(tensor, Tensor)}
 
@@ -151,7 +151,7 @@ def test_the_equations_in_loops(name, options, rule, function):
 def test_sign_symmetry_in_loops(magnitude):
     circuit = apical.Circuit(perceptron("tanh"), apical.SignSymmetry(magnitude=magnitude))
     x, y = examples()
-    feedback = {path: circuit.rule.feedback_weights(layer_of(circuit, path)) for path in ("2", "4", "6")}
+    feedback = {path: circuit.rule.pathway.weight(layer_of(circuit, path)) for path in ("2", "4", "6")}
     expected = referred(circuit, "tanh", reference.feedback_alignment, feedback)
     assert_same(learn(circuit, x, y), expected, rtol=1e-10, atol=1e-12)
 
@@ -266,16 +266,53 @@ def test_a_layer_of_zeros_is_still_taught():
 def test_a_source_of_random_numbers_goes_on_where_its_state_was_saved():
     like = torch.empty(3, 5)
     source, other = Randomness(3), Randomness(4)
-    assert not torch.equal(source.uniform(like, 1.0), other.uniform(like, 1.0))
     assert not torch.equal(source.noise((7,), like), other.noise((7,), like))
     other.load_state_dict(copy.deepcopy(source.state_dict()))
     assert other.seed == 3
     for _ in range(2):
-        assert torch.equal(source.uniform(like, 1.0), other.uniform(like, 1.0))
         assert torch.equal(source.noise((7,), like), other.noise((7,), like))
         assert torch.equal(source.odd_bytes(like), other.odd_bytes(like))
     fresh = Randomness(3)
-    assert not torch.equal(source.uniform(like, 1.0), fresh.uniform(like, 1.0))
+    assert not torch.equal(source.noise((7,), like), fresh.noise((7,), like))
+    assert all(isinstance(value, torch.Tensor) for value in source.state_dict().values())
+
+
+def test_initial_weights_depend_on_seed_and_name_alone():
+    like = torch.empty(3, 5)
+    first = uniform(like, 1.0, 3, "a.weight")
+    assert not torch.equal(first, uniform(like, 1.0, 3, "b.weight"))
+    assert not torch.equal(first, uniform(like, 1.0, 4, "a.weight"))
+    Randomness(3).noise((7,), like)
+    torch.manual_seed(5)
+    assert torch.equal(first, uniform(like, 1.0, 3, "a.weight"))
+
+
+@pytest.mark.parametrize("rule", ["feedback_alignment", "direct_feedback_alignment", "burst_ccn"])
+def test_feedback_weights_do_not_depend_on_the_other_layers(rule):
+    """Inserting a layer leaves the feedback weights of all others as they were."""
+    torch.manual_seed(0)
+    first, second, third = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    class Net(nn.Module):
+        def __init__(self, deep: bool) -> None:
+            super().__init__()
+            self.first, self.third, self.deep = first, third, deep
+            if deep:
+                self.second = second
+
+        def forward(self, x):
+            h = torch.tanh(self.first(x))
+            return self.third(torch.tanh(self.second(h)) if self.deep else h)
+
+    found = []
+    for deep in (False, True):
+        circuit = apical.Circuit(Net(deep), apical.rules.make(rule, init="outputs" if "direct" in rule else "match"))
+        circuit(torch.randn(5, 6))
+        own = {**dict(circuit.rule.named_buffers()), **dict(circuit.rule.named_parameters())}
+        found.append({name: value for name, value in own.items() if "first" in name or "third" in name})
+    assert found[0]
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name])
 
 
 def test_noise_has_mean_zero_and_variance_one():
@@ -304,7 +341,7 @@ def test_every_sign_is_kept_after_every_step(magnitude, init):
     for _ in range(5):
         train(circuit, "line", 2)
         for layer in circuit.layers[1:]:
-            B = circuit.rule.feedback_weights(layer)
+            B = circuit.rule.pathway.weight(layer)
             assert torch.equal(B.sign(), layer.weight.detach().sign())
             flipped += int((B.sign() != before[layer.name]).sum())
             spread = spreads[layer.name]
@@ -325,7 +362,7 @@ def test_batchwise_sizes_are_uniform_and_redrawn():
     )
     layer = circuit.layers[1]
     spread = standard_deviation(layer.weight)
-    drawn = torch.stack([circuit.rule.feedback_weights(layer).abs() for _ in range(8)]) / (math.sqrt(3) * spread)
+    drawn = torch.stack([circuit.rule.pathway.weight(layer).abs() for _ in range(8)]) / (math.sqrt(3) * spread)
     assert not torch.equal(drawn[0], drawn[1])
     count = drawn.numel()
     assert float(drawn.mean()) == pytest.approx(0.5, abs=5 * math.sqrt(1 / 12 / count))
@@ -357,7 +394,7 @@ def test_batchwise_sizes_teach_otherwise_in_every_batch():
 
 def pairs(circuit: apical.Circuit) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
     parameters = dict(circuit.named_parameters())
-    prefix = "rule.weights."
+    prefix = "rule.pathway.weights."
     return {
         path: (parameters[f"model.{path}.weight"], parameters[prefix + path])
         for path in (name.removeprefix(prefix) for name in parameters if name.startswith(prefix))
@@ -443,7 +480,7 @@ def test_feedback_that_converges_teaches_the_gradient():
     circuit = kolen_pollack()
     x, y = NETWORKS["line"].batch()
     early = apical.measure.alignment(circuit, x.double(), y, F.cross_entropy)
-    learn_on(circuit, torch.optim.SGD(circuit.parameters(), 0.5, weight_decay=0.02), 600)
+    learn_on(circuit, torch.optim.SGD(circuit.parameters(), 0.5, weight_decay=0.02), 700)
     assert all(apical.measure.angle(W.detach(), B.detach()) < 1 for W, B in pairs(circuit).values())
     late = apical.measure.alignment(circuit, x.double(), y, F.cross_entropy)
     assert early["first"] > 60
@@ -475,13 +512,13 @@ def test_a_mirror_phase_moves_towards_the_weights_on_average():
     circuit = mirror(every=1, rate=0.2, samples=8)
     start = feedback_of(circuit)
     weights = {layer.name: layer.weight.detach() for layer in circuit.layers}
-    state = copy.deepcopy(circuit.rule.weights.state_dict())
+    state = copy.deepcopy(circuit.rule.pathway.weights.state_dict())
     repeats = 600
     total = {path: torch.zeros_like(B) for path, B in start.items()}
     squares = {path: torch.zeros_like(B) for path, B in start.items()}
     for _ in range(repeats):
-        circuit.rule.weights.load_state_dict(state)
-        circuit.rule.between(circuit.wiring)
+        circuit.rule.pathway.weights.load_state_dict(state)
+        circuit.rule.before_forward(circuit.wiring)
         for path, B in feedback_of(circuit).items():
             total[path] += B / repeats
             squares[path] += B.square() / repeats
@@ -523,13 +560,13 @@ def test_a_loss_without_a_target_class_is_refused(loss):
     x, y = NETWORKS["mlp"].batch()
     with torch.no_grad():
         circuit.model[5].weight.mul_(40)  # a network that is sure of its answers
-    with pytest.raises(CircuitError, match=r"cannot be read off this loss.*negative at \d outputs.*Use cross-entropy"):
+    with pytest.raises(CircuitError, match=r"DirectRandomTargetProjection: .* negative at \d outputs"):
         loss(circuit(x), y).backward()
 
 
 def test_an_answer_that_is_no_list_of_classes_is_refused():
     circuit = apical.Circuit(nn.Conv1d(2, 3, 1), "direct_random_target_projection")
-    with pytest.raises(CircuitError, match=r"has shape \(4, 3, 5\)"):
+    with pytest.raises(CircuitError, match=r"DirectRandomTargetProjection: .*\(4, 3, 5\)"):
         F.cross_entropy(circuit(torch.randn(4, 2, 5)), torch.zeros(4, 5, dtype=torch.long)).backward()
 
 
@@ -572,7 +609,7 @@ def test_direct_feedback_refuses_another_size():
     model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 3, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten())
     circuit = apical.Circuit(model, "direct_feedback_alignment")
     learn(circuit, torch.randn(4, 2, 8), torch.tensor([0, 1, 2, 0]))
-    with pytest.raises(CircuitError, match=r"0: direct feedback was made for rates \(3, 6\).*now there are \(3, 8\)"):
+    with pytest.raises(CircuitError, match=r"^0: .*\(3, 6\).*\(3, 8\)"):
         learn(circuit, torch.randn(4, 2, 10), torch.tensor([0, 1, 2, 0]))
 
 

@@ -127,7 +127,7 @@ def test_a_circuit_does_with_a_random_network_what_autograd_does(model, seed, ru
     assert_same(plain(found), truth, rtol=1e-4, atol=1e-5)
     assert_same(dict(circuit.model.named_buffers()), dict(alone.named_buffers()), rtol=1e-5, atol=1e-6)
     try:
-        circuit.learn_by(rule)
+        circuit.set_rule(rule)
     except CircuitError as error:
         if "the answer is read from every layer" not in str(error):
             raise

@@ -193,7 +193,7 @@ def test_names_that_meet_stay_apart():
     circuit = reads_right(model)
     assert names(circuit) == ["add", "hold", "grows"]
     for name in apical.rules.names():
-        circuit.learn_by(name)
+        circuit.set_rule(name)
         loss_on(circuit, X, torch.zeros(6, dtype=torch.long)).backward()
         if name == "direct_feedback_alignment":
             assert len([key for key in circuit.state_dict() if key.startswith("rule.weights.")]) == 3
@@ -417,7 +417,7 @@ def test_a_closed_sum_a_closed_product_and_a_closed_concatenation():
     }
     for name, function in functions.items():
         circuit = reads_right(between(function))
-        meetings = [type(n.meeting).__name__ for n in circuit.wiring.nodes if isinstance(n, Junction)]
+        meetings = [type(n.merge).__name__ for n in circuit.wiring.nodes if isinstance(n, Junction)]
         assert kinds[name] in meetings
 
 
@@ -437,7 +437,7 @@ def test_nothing_learns_below_a_cut(name):
     found_by(model, X, 0)
     learn = {path for path, parameter in model.named_parameters() if parameter.grad is not None}
     for rule in apical.rules.names():
-        circuit.learn_by(rule)
+        circuit.set_rule(rule)
         circuit.zero_grad()
         loss_on(circuit, X, torch.zeros(6, dtype=torch.long)).backward()
         assert {path for path, parameter in model.named_parameters() if parameter.grad is not None} == learn
@@ -626,7 +626,7 @@ def test_a_further_kind_of_synapse_is_one_entry():
     try:
         circuit = reads_right(model)
         assert names(circuit) == ["0", "2", "4"]
-        circuit.learn_by("feedback_alignment")
+        circuit.set_rule("feedback_alignment")
         found_by(circuit, X, 0)
     finally:
         from apical.layers import synapses

@@ -13,7 +13,10 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 
 # For each part of the package, the parts that it may import at run time. `errors` is open to all; a part may
 # always import itself. This table is the design: a new part gets its line here first.
-CORE = {"options", "kernels", "layers", "functions", "tracing", "wiring", "rules", "circuit"}
+CORE = {
+    *("options", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback", "rules"),
+    *("finiteness", "autograd", "circuit"),
+}
 BESIDE = {"statistics", "interrupts", "models", "neurons", "optim", "data", "losses", "reinforcement"}
 MEASURED = {"measure", "continual", "hippocampus"}
 BELOW: dict[str, set[str]] = {
@@ -22,12 +25,16 @@ BELOW: dict[str, set[str]] = {
     "interrupts": set(),
     "options": set(),
     "kernels": set(),
-    "layers": set(),
+    "compat": set(),
+    "layers": {"kernels"},
     "functions": {"layers"},
     "tracing": {"layers", "functions"},
     "wiring": {"layers", "functions", "tracing"},
-    "rules": {"options", "kernels", "layers", "functions", "tracing", "wiring"},
-    "circuit": {"layers", "functions", "tracing", "wiring", "rules"},
+    "feedback": {"options", "layers", "wiring"},
+    "rules": {"options", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback"},
+    "finiteness": {"layers", "wiring", "rules"},
+    "autograd": {"compat", "layers"},
+    "circuit": {"compat", "layers", "tracing", "wiring", "rules", "finiteness", "autograd"},
     "neurons": {"options"},
     "models": {"options"},
     "optim": {"kernels"},

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,6 +16,7 @@ from apical.study.comparison import compare as comparing
 from apical.study.configuration.config import difference
 from apical.study.executors import jobs
 from apical.study.training import session
+from waiting import PATIENCE, program, until
 
 SMALL = ["model=mlp:6", "epochs=2", "batch_size=200"]
 PAIR = ["backprop", "feedback_alignment"]
@@ -266,32 +264,23 @@ def alive(group):
 @pytest.mark.parametrize("harm", ["ctrl-c", "kill the parent"])
 def test_stopped_in_processes_none_is_left_behind(harm, file, tmp_path):
     """Ctrl-C reaches the whole group, as from a terminal; SIGKILL only the parent, whose children must notice."""
-    program = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(file), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while len(begun(tmp_path)) < 2:
-        assert program.poll() is None, program.stderr.read()
-        time.sleep(0.02)
-    if harm == "ctrl-c":
-        os.killpg(program.pid, signal.SIGINT)
-        out, err = program.communicate()
-        assert "0 of 4 runs finished and the others saved" in out
-        assert err == ""
-        assert program.returncode == 0
-        for run in begun(tmp_path):
-            assert RunFolder(run).checkpoints.latest().content["epoch"] in (
-                len(RunFolder(run).epochs()),
-                len(RunFolder(run).epochs()) - 1,
-            )
-    else:
-        program.kill()
-        program.communicate()
-    while alive(program.pid):
-        time.sleep(0.02)
+    with program("-c", SCRIPT, file, tmp_path) as process:
+        process.until(lambda: len(begun(tmp_path)) == 2, "two runs at work")
+        if harm == "ctrl-c":
+            os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=PATIENCE)
+            assert "0 of 4 runs finished and the others saved" in out
+            assert err == ""
+            assert process.returncode == 0
+            for run in begun(tmp_path):
+                assert RunFolder(run).checkpoints.latest().content["epoch"] in (
+                    len(RunFolder(run).epochs()),
+                    len(RunFolder(run).epochs()) - 1,
+                )
+        else:
+            process.kill()
+            process.wait(PATIENCE)
+        until(lambda: not alive(process.pid), "the end of all processes")
     for run in begun(tmp_path):
         assert RunFolder(run).checkpoints.latest() is not None
         with RunFolder(run).locked():

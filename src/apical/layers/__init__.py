@@ -1,45 +1,36 @@
-"""What circuits are made of: synapses, the neurons that they drive, and the junctions between layers."""
+"""The building blocks of circuits: synapses, the neurons that they drive, and the junctions between layers."""
 
-from apical.layers import activations, norms, shapes
-from apical.layers.nodes import (
-    Add,
-    AnyMeeting,
-    Concatenate,
-    Cut,
-    Gradients,
-    Junction,
-    Layer,
-    Meeting,
-    Multiply,
-    Node,
-    PassOn,
-    Record,
-)
+from apical.layers import activations, merges, norms, shapes
+from apical.layers.credit import Credit
+from apical.layers.merges import Merge
+from apical.layers.nodes import Derivatives, Junction, Layer, Node, NodeState
+from apical.layers.passes import BackwardPass, BackwardPlan, ForwardState
 from apical.layers.steps import LocalGraph, Step, closed_form, closed_form_of, known_closed_forms
 from apical.layers.synapses import Synapses, kind_of, known_kinds, synapses_of
+from apical.layers.traits import Traits
 
 __all__ = [
-    "Add",
-    "AnyMeeting",
-    "Concatenate",
-    "Cut",
-    "Gradients",
+    "BackwardPass",
+    "BackwardPlan",
+    "Credit",
+    "Derivatives",
+    "ForwardState",
     "Junction",
     "Layer",
     "LocalGraph",
-    "Meeting",
-    "Multiply",
+    "Merge",
     "Node",
-    "PassOn",
-    "Record",
+    "NodeState",
     "Step",
     "Synapses",
+    "Traits",
     "activations",
     "closed_form",
     "closed_form_of",
     "kind_of",
     "known_closed_forms",
     "known_kinds",
+    "merges",
     "norms",
     "shapes",
     "synapses_of",

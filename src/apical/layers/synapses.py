@@ -1,21 +1,22 @@
-"""Synapses: the weighted modules, and the three things that every kind of synapse can do.
+"""Synapses: the weighted modules, and the three operations of every kind of synapse.
 
-- `drive`: what arrives at the synapses becomes what they deliver to the soma.
-- `transport`: a signal at the soma is carried down through weights of the same shape. The weights are an
+- `forward`: the rate that arrives becomes the drive of the soma.
+- `transpose_product`: a signal at the soma is carried down through weights of the same shape. The weights are an
   argument: the synapses' own give backpropagation, fixed random ones give feedback alignment.
-- `plasticity`: the update of the synapses from their own two ends, summed over the batch. It knows no rule,
-  and sees nothing but what arrives (`pre`) and the teaching signal at the soma (`post`). `decayed` adds what a synapse
-  loses in proportion to its own strength, for rules that ask for it.
+- `plasticity`: the update of the synapses from their own two ends, summed over the batch, from the rate that arrives
+  (`pre`) and the teaching signal at the soma (`post`) alone. `decayed` adds what a synapse loses in proportion to its
+  own strength.
 
 A further kind is one class and one entry in the table: `@synapses_of(nn.MyModule)`.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,21 +28,34 @@ aten = torch.ops.aten
 
 
 class Synapses(ABC):
-    """One weighted module, seen as synapses.
+    """Weights between two populations, the module that says how they connect, and their plasticity.
 
     Args:
-        module: the module that holds the weights; they stay there.
+        module: says how the synapses connect (their shape, a convolution's stride ...), and holds the weights.
         name: its path in the model.
 
     Attributes:
+        holder: the module that holds the weights: `module`, or a rule for weights of its own (see `like`).
+        weight_name: the weight's name in the holder.
+        bias_name: the bias' name in the holder, or None.
+        weight_index: index of the weight among the circuit's parameters; None if it is not learned.
+        bias_index: the same for the bias.
         unit_axis: the axis of a drive along which the units stand.
+        weight_unit_axis: the axis of the weight along which the units stand.
+        sample_axes: how many axes the rate of one sample has.
     """
 
     unit_axis: ClassVar[int] = -1
+    weight_unit_axis: ClassVar[int] = 0
+    sample_axes: ClassVar[int] = 1
 
     def __init__(self, module: nn.Module, name: str) -> None:
-        self.module = module
+        self.module = self.holder = module
         self.name = name
+        self.weight_name = "weight"
+        self.bias_name: str | None = "bias"
+        self.weight_index: int | None = None
+        self.bias_index: int | None = None
         for own in ("weight", "bias"):
             if own not in module._parameters:
                 raise CircuitError(
@@ -50,17 +64,37 @@ class Synapses(ABC):
                     "e.g. with torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove."
                 )
 
+    def like(self, holder: nn.Module, weight_name: str, bias_name: str | None = None) -> Self:
+        """Synapses that connect in the same way, with the weights of another module."""
+        other = copy.copy(self)
+        other.holder, other.weight_name, other.bias_name = holder, weight_name, bias_name
+        other.weight_index = other.bias_index = None
+        return other
+
     @property
     def weight(self) -> Tensor:
-        """The synaptic weights."""
-        weight = self.module._parameters["weight"]
+        """The synaptic weights: a parameter of the holder, or a buffer."""
+        weight: Tensor | None = self.holder._parameters.get(self.weight_name)
+        if weight is None:
+            weight = self.holder._buffers[self.weight_name]
         assert weight is not None
         return weight
 
     @property
     def bias(self) -> Tensor | None:
         """The soma's own drive, or None."""
-        return self.module._parameters["bias"]
+        return None if self.bias_name is None else self.holder._parameters[self.bias_name]
+
+    @property
+    def units(self) -> int:
+        """How many units the synapses drive, at each position where weights are shared."""
+        return self.weight.shape[self.weight_unit_axis]
+
+    def per_unit(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Values of the units, (units,), as they multiply a weight or a bias."""
+        if weight.dim() == 1:
+            return values
+        return values.view([-1 if axis == self.weight_unit_axis else 1 for axis in range(weight.dim())])
 
     @property
     @abstractmethod
@@ -73,16 +107,17 @@ class Synapses(ABC):
         """How many synapses one input feeds, on average."""
 
     @abstractmethod
-    def drive(self, pre: Tensor) -> Tensor:
-        """What the synapses deliver to the soma: (batch, fan-in ...) to (batch, units ...)."""
+    def forward(self, pre: Tensor) -> Tensor:
+        """The drive: (batch, fan-in ...) to (batch, units ...)."""
 
     @abstractmethod
-    def transport(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
-        """A signal at the soma, carried down through `weight`.
+    def transpose_product(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
+        """Carry a signal at the soma down through the transpose of `weight`.
 
         Args:
             post: (batch, units ...), at the soma.
-            weight: of the shape of the synapses' own weight.
+            weight: of the shape of the synapses' own weight, which gives backpropagation; any other gives feedback of
+                its own.
             pre: (batch, fan-in ...), for its shape and type alone.
 
         Returns:
@@ -91,24 +126,33 @@ class Synapses(ABC):
 
     @abstractmethod
     def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
-        """The sum over the batch of `post` times `pre`, for the weight and for the bias, where wanted."""
+        """The sum over samples and positions of `post` times `pre`, for the weight and for the bias, where wanted."""
 
-    def decayed(self, change: Tensor, own: Tensor, decay: Tensor) -> Tensor:
-        """An update from the synapses' two ends, and what each loses in proportion to its own strength.
+    def decayed(
+        self, changes: tuple[Tensor | None, Tensor | None], decay: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Updates of weight and bias, and what each synapse loses in proportion to its own strength.
 
         Args:
-            change: of the shape of the weight or of the bias.
-            own: the weight or the bias itself, units first.
+            changes: of the weight and of the bias, None where it does not learn.
             decay: (units,)
 
         Returns:
-            `change + decay * own`
+            `change + decay * own` for both
         """
-        return torch.addcmul(change, _as(decay, change.dtype).view(-1, *[1] * (own.dim() - 1)), _as(own, change.dtype))
+        weight, bias = (
+            None
+            if change is None or own is None
+            else torch.addcmul(change, self.per_unit(_as(decay, change.dtype), own), _as(own, change.dtype))
+            for change, own in zip(changes, (self.weight, self.bias), strict=True)
+        )
+        return weight, bias
 
-    @abstractmethod
-    def units_last(self, drive: Tensor) -> Tensor:
-        """Drive with the units as the last axis and all else flattened: (samples, units)."""
+    def lengths(self) -> Tensor:
+        """The length of every unit's weights, the bias included: (units,)."""
+        squares = self.weight.detach().movedim(self.weight_unit_axis, 0).flatten(1).square().sum(1)
+        bias = self.bias
+        return (squares if bias is None else squares + bias.detach().square()).sqrt()
 
 
 _KINDS: dict[type[nn.Module], type[Synapses]] = {}
@@ -160,13 +204,10 @@ class LinearSynapses(Synapses):
     def fan_out(self) -> float:
         return self.weight.shape[0]
 
-    def drive(self, pre: Tensor) -> Tensor:
-        parameters = self.module._parameters
-        weight = parameters["weight"]
-        assert weight is not None
-        return F.linear(pre, weight, parameters["bias"])
+    def forward(self, pre: Tensor) -> Tensor:
+        return F.linear(pre, self.weight, self.bias)
 
-    def transport(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
+    def transpose_product(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
         if post.dtype != weight.dtype:
             weight = weight.to(post.dtype)
         below = post.mm(weight) if post.dim() == 2 else post.matmul(weight)
@@ -179,9 +220,6 @@ class LinearSynapses(Synapses):
             post.t().mm(_as(pre, post.dtype)) if weight else None,
             post.sum(0) if bias else None,
         )
-
-    def units_last(self, drive: Tensor) -> Tensor:
-        return drive.reshape(-1, drive.shape[-1])
 
 
 class _ConvSynapses(Synapses):
@@ -219,12 +257,11 @@ class _ConvSynapses(Synapses):
     def _padded(self, pre: Tensor) -> Tensor:
         return pre if self.pads is None else F.pad(pre, self.pads, self.mode)
 
-    def drive(self, pre: Tensor) -> Tensor:
-        parameters = self.module._parameters
+    def forward(self, pre: Tensor) -> Tensor:
         return type(self).convolve(
             self._padded(pre),
-            parameters["weight"],
-            parameters["bias"],
+            self.weight,
+            self.bias,
             self.stride,
             self.padding,
             self.dilation,
@@ -249,9 +286,9 @@ class _ConvSynapses(Synapses):
         )
         return result
 
-    def transport(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
+    def transpose_product(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
         if pre.dim() == self.rank + 1:
-            return self.transport(post[None], weight, pre[None])[0]
+            return self.transpose_product(post[None], weight, pre[None])[0]
         padded = _as(self._padded(pre), post.dtype)
         below = self._backward(post, padded, weight, None, [True, False, False])[0]
         assert below is not None
@@ -271,9 +308,6 @@ class _ConvSynapses(Synapses):
         _, to_weight, to_bias = self._backward(post, padded, self.weight, units, [False, weight, bias])
         return to_weight, to_bias
 
-    def units_last(self, drive: Tensor) -> Tensor:
-        return drive.movedim(self.unit_axis, -1).reshape(-1, drive.shape[self.unit_axis])
-
 
 @synapses_of(nn.Conv1d)
 class Conv1dSynapses(_ConvSynapses):
@@ -282,6 +316,7 @@ class Conv1dSynapses(_ConvSynapses):
     convolve = F.conv1d
     rank = 1
     unit_axis = -2
+    sample_axes = 2
 
 
 @synapses_of(nn.Conv2d)
@@ -291,3 +326,4 @@ class Conv2dSynapses(_ConvSynapses):
     convolve = F.conv2d
     rank = 2
     unit_axis = -3
+    sample_axes = 3

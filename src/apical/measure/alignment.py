@@ -37,7 +37,7 @@ def alignment(circuit: Circuit, x: Tensor, y: Tensor, loss: Loss) -> dict[str, f
     if len(x) == 0:
         raise DataError("alignment needs examples, and the batch is empty.")
     rule = _weight_updates(copy.deepcopy(circuit), x, y, loss)
-    truth = _weight_updates(copy.deepcopy(circuit).learn_by(Backprop()), x, y, loss)
+    truth = _weight_updates(copy.deepcopy(circuit).set_rule(Backprop()), x, y, loss)
     return {name: angle(update, truth[name]) for name, update in rule.items()}
 
 

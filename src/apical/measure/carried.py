@@ -34,13 +34,13 @@ def carried(circuit: Circuit, x: Tensor, y: Tensor, loss: Loss) -> dict[str, dic
     if len(x) == 0:
         raise DataError("what a rule carries shows on examples, and the batch is empty.")
     twin = copy.deepcopy(circuit)
-    if not twin.rule.carries:
+    if not twin.rule.observables:
         return {}
     seen: dict[str, dict[str, list[float]]] = {layer.name: {} for layer in twin.layers}
 
     def note(layer: str, quantities: dict[str, Tensor]) -> None:
         for name, values in quantities.items():
-            if name in twin.rule.carries:
+            if name in twin.rule.observables:
                 seen.setdefault(layer, {}).setdefault(name, []).append(values.double().mean().item())
 
     devices = [x.device.index or 0] if x.device.type == "cuda" else []

@@ -17,6 +17,7 @@ from apical.rules import LearningRule
 from apical.statistics import quartiles
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+LEARNING_RATE = 1e-4  # of `sgd`
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class StepCost:
 
 def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Plain stochastic gradient descent, small enough that nothing diverges while it is timed."""
-    return torch.optim.SGD(parameters, lr=1e-4)
+    return torch.optim.SGD(parameters, lr=LEARNING_RATE)
 
 
 def step_cost(

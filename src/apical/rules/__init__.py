@@ -8,27 +8,27 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from apical.errors import ConfigError
-from apical.rules.attention import AGREL as AGREL
-from apical.rules.attention import BrainProp as BrainProp
-from apical.rules.backprop import Backprop as Backprop
-from apical.rules.burstccn import BurstCCN as BurstCCN
-from apical.rules.burstprop import Burstprop as Burstprop
-from apical.rules.direct_feedback import DirectFeedbackAlignment as DirectFeedbackAlignment
-from apical.rules.direct_feedback import DirectRandomTargetProjection as DirectRandomTargetProjection
-from apical.rules.equilibrium import EquilibriumPropagation as EquilibriumPropagation
-from apical.rules.feedback_alignment import FeedbackAlignment as FeedbackAlignment
-from apical.rules.feedback_alignment import KolenPollack as KolenPollack
-from apical.rules.feedback_alignment import WeightMirror as WeightMirror
-from apical.rules.hebbian import Oja as Oja
-from apical.rules.hebbian import SoftHebb as SoftHebb
-from apical.rules.hebbian import ThreeFactor as ThreeFactor
-from apical.rules.microcircuit import DendriticMicrocircuit as DendriticMicrocircuit
-from apical.rules.predictive_coding import PredictiveCoding as PredictiveCoding
+from apical.feedback.weights import PerLayer as PerLayer
+from apical.rules.alignment.backprop import Backprop as Backprop
+from apical.rules.alignment.direct_feedback import DirectFeedbackAlignment as DirectFeedbackAlignment
+from apical.rules.alignment.direct_feedback import DirectRandomTargetProjection as DirectRandomTargetProjection
+from apical.rules.alignment.feedback_alignment import FeedbackAlignment as FeedbackAlignment
+from apical.rules.alignment.feedback_alignment import KolenPollack as KolenPollack
+from apical.rules.alignment.feedback_alignment import SignSymmetry as SignSymmetry
+from apical.rules.alignment.feedback_alignment import WeightMirror as WeightMirror
+from apical.rules.bursts.burstccn import BurstCCN as BurstCCN
+from apical.rules.bursts.burstprop import Burstprop as Burstprop
+from apical.rules.dendrites.microcircuit import DendriticMicrocircuit as DendriticMicrocircuit
+from apical.rules.dendrites.segregated import SegregatedDendrites as SegregatedDendrites
+from apical.rules.energy.equilibrium import EquilibriumPropagation as EquilibriumPropagation
+from apical.rules.energy.predictive_coding import PredictiveCoding as PredictiveCoding
+from apical.rules.hebbian.rules import Oja as Oja
+from apical.rules.hebbian.rules import SoftHebb as SoftHebb
+from apical.rules.hebbian.rules import ThreeFactor as ThreeFactor
+from apical.rules.reward.attention import AGREL as AGREL
+from apical.rules.reward.attention import BrainProp as BrainProp
 from apical.rules.rule import LearningRule as LearningRule
-from apical.rules.rule import PerLayer as PerLayer
 from apical.rules.rule import Sweep as Sweep
-from apical.rules.segregated import SegregatedDendrites as SegregatedDendrites
-from apical.rules.sign_symmetry import SignSymmetry as SignSymmetry
 
 # Every rule that is exported above, backpropagation first: to export a rule is to register it.
 _OWN: dict[str, type[LearningRule]] = {

@@ -1,4 +1,4 @@
-"""What a learning rule is: how a circuit responds, and how it is taught."""
+"""Learning rules: how a circuit computes its output, and how credit is assigned."""
 
 from __future__ import annotations
 
@@ -8,36 +8,44 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from apical.layers import Layer, Node, Record
-from apical.wiring import Activity, Credit, Reach, Wiring
+from apical.feedback import Pathway
+from apical.feedback.registry import Given, resolve
+from apical.feedback.weights import PerLayer
+from apical.layers import BackwardPass, BackwardPlan, Credit, ForwardState, Layer, NodeState
+from apical.wiring import Wiring
+
+NO_HOMEOSTASIS = "it learns from burst rates, which only BurstCCN has"
+NO_DIRECT = "it leads from the output straight to each layer, which is DirectFeedbackAlignment"
 
 
 class LearningRule(nn.Module, ABC):
-    """A backward pass of its own.
+    """A learning rule: a teaching signal times a feedback pathway times plasticity.
 
-    A rule lets the circuit respond, and turns the loss's derivative and the activity into teaching signals:
-    for each layer what its synapses see before and after them. What the synapses make of it is not the
-    rule's business (see `apical.layers.Synapses.plasticity`), so no rule can reach around locality.
+    A rule computes the circuit's output, and turns the loss' derivative and the state of the forward pass into credit:
+    for each layer the signals before and after its synapses. The synapses' own plasticity makes the update
+    (see `apical.layers.Synapses.plasticity`), so that a rule cannot reach around locality.
 
     Options are keyword arguments of the constructor, kept as attributes of the same names.
 
     Attributes:
         name: the name in the registry.
-        title: what people call it.
+        title: the name that people use.
         summary: one line.
-        paper: where it comes from.
-        needs: what it asks of a circuit.
-        recommended: settings that the rule is known to want, where they differ from backpropagation's:
-            "learning_rate_factor" and "weight_decay".
-        learns_from: "error" (the derivative of any loss), or the name of the one in `apical.losses` that it needs.
-        carries: what an observer of the circuit is shown in every layer beside its teaching signal: the quantity's
-            name, and what it is, with its unit.
-        records_drives: keep every layer's drive for `teach`.
-        records_rates: keep every node's rate for `teach`.
-        signals_travel: whether a teaching signal is made of the one above it, as far as to the lowest layer.
+        paper: its source.
+        needs: the circuits that it can teach.
+        recommended: settings that the rule needs, where they differ from backpropagation's: "learning_rate_factor" and
+            "weight_decay".
+        learns_from: "error" (the derivative of any loss), or the name of the loss in `apical.losses` that it needs.
+        observables: the quantities that observers of the circuit receive for every layer beside its teaching signal, by
+            name, each with its unit.
+        saves_drives: save every layer's drive for `assign_credit`.
+        saves_rates: save every node's rate for `assign_credit`.
+        propagates: whether each layer's teaching signal is computed from the layer above it.
+        needs_batch: whether it needs to know the samples of a batch; rates without a batch axis are then refused.
+        refused_pathways: the feedback pathways that have no meaning for the rule, each with the reason.
+        pathway: the feedback pathway, where the rule has one.
     """
 
     name: ClassVar[str]
@@ -47,64 +55,107 @@ class LearningRule(nn.Module, ABC):
     needs: ClassVar[str] = "any circuit"
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({})
     learns_from: ClassVar[str] = "error"
-    carries: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    records_drives: ClassVar[bool] = False
-    records_rates: ClassVar[bool] = False
-    signals_travel: ClassVar[bool] = True
+    observables: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    saves_drives: ClassVar[bool] = False
+    saves_rates: ClassVar[bool] = False
+    propagates: ClassVar[bool] = True
+    needs_batch: ClassVar[bool] = True
+    refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"homeostatic": NO_HOMEOSTASIS, "direct": NO_DIRECT}
+    )
+    pathway: Pathway
+
+    def take_pathway(self, given: Given, **defaults: Any) -> None:
+        """Set the feedback pathway from the option `feedback`.
+
+        Args:
+            given: a name, an object of `apical.feedback`, or a mapping with "name" and options.
+            defaults: options for a pathway given by name.
+
+        Raises:
+            ConfigError: an unknown pathway, or one that has no meaning for the rule.
+        """
+        if isinstance(given, Mapping) and "name" not in given:
+            default = inspect.signature(type(self).__init__).parameters["feedback"].default
+            given = {"name": default, **given}
+        self._given_feedback = given if isinstance(given, str) else None
+        self.pathway = resolve(type(self).__name__, given, self.refused_pathways, **defaults)
 
     @property
-    def ready(self) -> bool:
-        """Whether the rule has all the state that it needs; if not, `prepare` is called with a first answer."""
-        return True
+    def feedback(self) -> str | Pathway:
+        """The feedback pathway as it was given: a name, or the object."""
+        return self.pathway if self._given_feedback is None else self._given_feedback
+
+    @property
+    def has_uninitialized_state(self) -> bool:
+        """Whether `initialize_lazily` still has to make state whose shape only a forward pass shows."""
+        return False
 
     @property
     def teaches_input(self) -> bool:
-        """Whether the rule can hand an error to the circuit's input without feedback weights of its own."""
-        return False
+        """Whether the rule can send a signal to the circuit's input without feedback weights made for it."""
+        pathway = self._modules.get("pathway")
+        return isinstance(pathway, Pathway) and pathway.teaches_input
 
     def recommends(self) -> Mapping[str, float]:
-        """What of `recommended` applies with the options that the rule was made with."""
-        return self.recommended
+        """The part of `recommended` that applies with the options that the rule was made with."""
+        pathway = self._modules.get("pathway")
+        return {**(pathway.recommended if isinstance(pathway, Pathway) else {}), **self.recommended}
 
-    def bind(self, wiring: Wiring) -> None:
+    def setup(self, wiring: Wiring) -> None:
         """Check what the rule needs of a circuit, and make the rule's own state.
 
         Raises:
             CircuitError: the rule cannot teach this circuit.
         """
+        pathway = self._modules.get("pathway")
+        if isinstance(pathway, Pathway):
+            pathway.setup(wiring)
 
-    def prepare(self, wiring: Wiring, activity: Activity, y: Tensor) -> None:
-        """Make the state that depends on shapes that only an answer shows."""
+    def index_parameters(self, places: Mapping[str, int]) -> None:
+        """Give the rule's own synapses the indices of their parameters in the circuit, by the names in the rule."""
+        for path, module in self.named_modules():
+            if isinstance(module, PerLayer):
+                prefix = f"{path}." if path else ""
+                module.index_parameters(
+                    {name.removeprefix(prefix): index for name, index in places.items() if name.startswith(prefix)}
+                )
 
-    def between(self, wiring: Wiring) -> None:
-        """What the rule does between responses while the circuit trains."""
+    def initialize_lazily(self, wiring: Wiring, state: ForwardState, y: Tensor) -> None:
+        """Make the state whose shape only a forward pass shows."""
 
-    def answer(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Answer an input where nothing is learned from it."""
+    def before_forward(self, wiring: Wiring) -> None:
+        """Act between forward passes while the circuit trains."""
+        pathway = self._modules.get("pathway")
+        if isinstance(pathway, Pathway):
+            pathway.before_forward(wiring)
+
+    def evaluate(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Compute the output where nothing is learned from it."""
         result: Tensor = model(x)
         return result
 
-    def respond(self, wiring: Wiring, x: Tensor, reach: Reach) -> tuple[Tensor, Activity]:
-        """Answer an input, and keep what `teach` needs.
+    def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+        """Compute the output, and save what `assign_credit` needs.
 
         Args:
-            wiring: the circuit's wiring.
+            wiring: of the circuit.
             x: (batch, ...).
-            reach: what can learn.
+            plan: what can learn.
         """
-        return wiring.respond(x, reach, drives=self.records_drives, rates=self.records_rates)
+        return wiring.forward(x, plan, save_drives=self.saves_drives, save_rates=self.saves_rates)
 
     @abstractmethod
-    def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
-        """Turn the loss's derivative into a teaching signal for every layer.
+    def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        """Turn the loss' derivative into credit for every layer.
 
         Args:
-            wiring: the circuit's wiring.
-            activity: what `respond` kept.
-            error: dL/dy, of the shape of the answer.
+            wiring: of the circuit.
+            state: of the forward pass.
+            error: dL/dy, of the shape of the output.
 
         Yields:
-            for each layer what its synapses see before and after them.
+            for each layer the signals before and after its synapses, and the derivatives of its neurons' parameters.
         """
 
     @classmethod
@@ -114,7 +165,7 @@ class LearningRule(nn.Module, ABC):
         return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
     def options(self) -> dict[str, Any]:
-        """The options that the rule was made with."""
+        """The options with which the rule was made."""
         return {name: getattr(self, name) for name in self.option_names()}
 
     def extra_repr(self) -> str:
@@ -122,84 +173,49 @@ class LearningRule(nn.Module, ABC):
 
 
 class Sweep(LearningRule):
-    """The rules that go down once: an error arrives at a layer, passes its neurons, teaches, and goes on."""
+    """One pass down: a signal arrives at a layer, passes its neurons, teaches its synapses, and is sent on.
 
-    def teach(self, wiring: Wiring, activity: Activity, error: Tensor) -> Iterator[Credit]:
-        descent = wiring.descend(activity, error, once=True)
-        for layer, record, arrived in descent:
-            if arrived is None:
-                continue
-            post = descent.somatic(layer, record, arrived) if layer.steps else arrived
-            del arrived  # its memory is free for what comes
-            assert record.pre is not None
-            # First down, then the credit: so no synapses' update takes memory while an error is on its way.
-            if descent.goes_on(layer):
-                descent.send(layer, self.feedback(layer, record, post))
-            yield self.credit(layer, record.pre, post)
-            del record, post
-
-    def credit(self, layer: Layer, pre: Tensor, post: Tensor) -> Credit:
-        """What the layer's synapses see."""
-        return Credit(layer, pre, post)
-
-    @abstractmethod
-    def feedback(self, layer: Layer, record: Record, post: Tensor) -> Tensor:
-        """The error that a layer sends down: (batch, units ...) at its soma to (batch, fan-in ...) below."""
-
-
-class PerLayer(nn.Module):
-    """A rule's own tensors, one a layer: buffers, or parameters where they are learned by the optimizer.
-
-    Args:
-        grows: take up tensors from a state_dict for layers that have none yet.
+    Subclasses set a pathway (`take_pathway`), or override `send_down` (what a layer sends to the one below), `somatic`
+    (another teaching signal at the soma) or `visit` (all that happens at a layer).
     """
 
-    grows = False
+    needs_batch = False
 
-    def __init__(self, *, grows: bool = False) -> None:
-        super().__init__()
-        self.grows = grows
-        self._keys: dict[str, str] = {}
+    def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        walk = wiring.backward(state, error)
+        for layer, own in walk:
+            yield from self.visit(walk, layer, own)
+            del own
+        yield from walk.credits()
 
-    def _key(self, layer: Node) -> str:
-        known = self._keys.get(layer.name)
-        if known is not None:
-            return known
-        key = layer.name.replace(".", "/")
-        # A layer may be called what this module calls something of its own.
-        return f"/{key}" if hasattr(PerLayer, key) or key in ("_keys", "grows") else key
+    def visit(self, walk: BackwardPass, layer: Layer, own: NodeState) -> Iterator[Credit]:
+        """Assign credit to a layer, and send its signal down."""
+        post = self.somatic(walk, layer, own)
+        if post is None:
+            return
+        assert own.pre is not None
+        # First down, then the credit: no update takes memory while a signal is on its way.
+        if walk.needs_input_grad(layer):
+            walk.send(layer, self.send_down(layer, own, post))
+        pathway = self._modules.get("pathway")
+        reciprocal = pathway.reciprocal(layer) if isinstance(pathway, Pathway) else None
+        yield Credit(layer, own.pre, post, reciprocal=reciprocal)
 
-    def hold(self, layer: Node, tensor: Tensor, *, learned: bool = False) -> None:
-        """Keep a tensor for a layer."""
-        self._keys[layer.name] = self._key(layer)
-        if learned:
-            self.register_parameter(self._key(layer), nn.Parameter(tensor))
-        else:
-            self.register_buffer(self._key(layer), tensor)
+    def send_down(self, layer: Layer, own: NodeState, post: Tensor) -> Tensor:
+        """The signal that a layer sends down, by the pathway.
 
-    def __contains__(self, layer: Node) -> bool:
-        key = self._key(layer)
-        return key in self._buffers or key in self._parameters
+        Args:
+            layer: that sends.
+            own: its state.
+            post: (batch, units ...), the teaching signal at its soma.
 
-    def __getitem__(self, layer: Node) -> Tensor:
-        key = self._key(layer)
-        tensor = self._buffers.get(key)
-        if tensor is None:
-            tensor = self._parameters[key]
-        assert tensor is not None
-        return tensor
+        Returns:
+            (batch, fan-in ...), of the shape of `own.pre`.
+        """
+        assert own.pre is not None
+        return self.pathway.send(layer, post, own.pre)
 
-    def learned(self, layer: Node) -> nn.Parameter | None:
-        """The layer's parameter, or None where it has none."""
-        return self._parameters.get(self._key(layer))
-
-    def __len__(self) -> int:
-        return len(self._buffers) + len(self._parameters)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if self.grows:
-            for key, tensor in state_dict.items():
-                own = key.removeprefix(prefix)
-                if key.startswith(prefix) and own not in self._buffers:
-                    self.register_buffer(own, torch.empty_like(tensor))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def somatic(self, walk: BackwardPass, layer: Layer, own: NodeState) -> Tensor | None:
+        """The teaching signal at a layer's soma; None where no signal arrived."""
+        signal = walk.receive(layer)
+        return None if signal is None else walk.somatic(layer, own, signal)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from apical.tracing.graph import read_graph
-from apical.tracing.reader import Plan, Reader
+from apical.tracing.reader import ModelGraph, Reader
 from apical.tracing.refusals import refuse_more_inputs, refuse_unknown_weights, warn_of_hooks
 
-__all__ = ["Plan", "trace"]
+__all__ = ["ModelGraph", "trace"]
 
 
-def trace(model: nn.Module, *, teach_input: bool = False) -> Plan:
+def trace(model: nn.Module, *, teach_input: bool = False) -> ModelGraph:
     """Read a model's layers and junctions.
 
     Args:

@@ -24,21 +24,16 @@ from apical.functions import (
     works_in_place,
 )
 from apical.layers import (
-    Add,
-    AnyMeeting,
-    Concatenate,
-    Cut,
     Junction,
     Layer,
     LocalGraph,
-    Meeting,
-    Multiply,
+    Merge,
     Node,
-    PassOn,
     Step,
     closed_form_of,
     kind_of,
     known_kinds,
+    merges,
 )
 from apical.layers.activations import ReLU
 from apical.layers.norms import Norm
@@ -47,20 +42,20 @@ from apical.tracing.graph import Root
 
 
 @dataclass
-class Plan:
+class ModelGraph:
     """A model, read.
 
     Attributes:
         nodes: layers and junctions in the order in which they answer; value 0 is the input, value i + 1 the
             rate of node i.
         output: the value that the model returns.
-        slots: where each of the model's parameters lives: the module, and the name there.
+        parameters: where each of the model's parameters is: the module, and the name there.
         last_use: for every node, the values that no later node needs.
     """
 
     nodes: list[Node]
     output: int
-    slots: list[tuple[nn.Module, str]]
+    parameters: list[tuple[nn.Module, str]]
     last_use: list[tuple[int, ...]]
 
 
@@ -78,14 +73,14 @@ class Reader:
         self.learns = [teach_input]
         self.calls: dict[nn.Module, str] = {}
         self.names = {path or self.model for path, module in root.model.named_modules() if kind_of(module)}
-        self.slots: list[tuple[nn.Module, str]] = []
-        self.slot_of: dict[nn.Parameter, int] = {}
+        self.parameters: list[tuple[nn.Module, str]] = []
+        self.index_of: dict[nn.Parameter, int] = {}
         for name, parameter in root.named_parameters():
             owner, _, own = name.rpartition(".")
-            self.slot_of[parameter] = len(self.slots)
-            self.slots.append((root.get_submodule(owner), own))
+            self.index_of[parameter] = len(self.parameters)
+            self.parameters.append((root.get_submodule(owner), own))
 
-    def read(self) -> Plan:
+    def read(self) -> ModelGraph:
         """The model's layers and junctions."""
         self._pass_identities()
         self._respect_in_place()
@@ -213,20 +208,23 @@ class Reader:
                 self.values[direct[0]],
                 kind(module, self._path(node.target)),
             )
-            layer.weight_slot = self.slot_of[module._parameters["weight"]]  # type: ignore[index]
+            layer.synapses.weight_index = self.index_of[module._parameters["weight"]]  # type: ignore[index]
             bias = module._parameters["bias"]
-            layer.bias_slot = None if bias is None else self.slot_of[bias]
+            layer.synapses.bias_index = None if bias is None else self.index_of[bias]
             self._append(layer, node, learns=True, fresh=True)
         elif node.target in CUTS:
             value = self.values[direct[0]]
             self._append(
-                Junction(len(self.nodes), self._unique(node), (value,), Cut()), node, learns=False, fresh=False
+                Junction(len(self.nodes), self._unique(node), (value,), merges.Detach()),
+                node,
+                learns=False,
+                fresh=False,
             )
             del self.tails[len(self.nodes)]  # what follows is beyond the cut
         elif len(direct) == 1 and not read_off:
             self._follow(self._step(node, module, direct[0]), node, direct[0])
         else:
-            self._meet(node, module, direct, read_off)
+            self._merge_rates(node, module, direct, read_off)
 
     def _arriving(self, node: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
         """The rates that the operation takes, and those that it only reads a size off."""
@@ -286,16 +284,16 @@ class Reader:
         value = self.values[source]
         alone = value > 0 and self.tails.get(value) is source and self._readers(source) == {node}
         if not alone:
-            junction = Junction(len(self.nodes), self._unique(node), (value,), PassOn())
+            junction = Junction(len(self.nodes), self._unique(node), (value,), merges.Identity())
             self._append(junction, node, learns=self.learns[value], fresh=False)
             value = self.values[node]
         owner = self.nodes[value - 1]
         if isinstance(step, ReLU):
             wanted = bool(step.module.inplace) or works_in_place(node, None)
             step.in_place = wanted and value in self.fresh
-        slots = tuple(self.slot_of[step.module.get_parameter(name)] for name in step.parameters)
-        owner.add(step, slots)
-        if slots:
+        indices = tuple(self.index_of[step.module.get_parameter(name)] for name in step.parameters)
+        owner.add(step, indices)
+        if indices:
             self.learns[value] = True
         # Norms make a new tensor and keep their argument; other steps may keep what they made.
         if isinstance(step, Norm):
@@ -305,7 +303,7 @@ class Reader:
         self.values[node] = value
         self.tails[value] = node
 
-    def _meet(
+    def _merge_rates(
         self, node: fx.Node, module: nn.Module | None, direct: Sequence[fx.Node], read_off: Sequence[fx.Node]
     ) -> None:
         if module is not None and any(True for _ in module.parameters()):
@@ -313,28 +311,28 @@ class Reader:
                 f"{self._path(node.target)} ({type(module).__name__}): a junction, where rates meet, has no parameters "
                 "of its own. Put them into a layer before or after it."
             )
-        meeting = self._meeting(node, direct) if not read_off else None
-        if meeting is None:
+        merge = self._known_merge(node, direct) if not read_off else None
+        if merge is None:
             places = {source: place for place, source in enumerate((*direct, *read_off))}
-            meeting = AnyMeeting(expression(node, places, self.root), self._named(node))
+            merge = merges.Function(expression(node, places, self.root), self._named(node))
         sources = tuple(self.values[n] for n in (*direct, *read_off))
-        if isinstance(meeting, (Add, Multiply, Concatenate)):
+        if isinstance(merge, (merges.Sum, merges.Product, merges.Concatenate)):
             sources = tuple(self.values[n] for n in _operands(node))
-        junction = Junction(len(self.nodes), self._unique(node), sources, meeting)
+        junction = Junction(len(self.nodes), self._unique(node), sources, merge)
         learns = any(self.learns[self.values[n]] for n in direct)
-        self._append(junction, node, learns=learns, fresh=isinstance(meeting, (Add, Multiply)))
+        self._append(junction, node, learns=learns, fresh=isinstance(merge, (merges.Sum, merges.Product)))
 
-    def _meeting(self, node: fx.Node, direct: Sequence[fx.Node]) -> Meeting | None:
+    def _known_merge(self, node: fx.Node, direct: Sequence[fx.Node]) -> Merge | None:
         operands = _operands(node)
         plain = bool(operands) and all(n in self.values for n in operands)
         if node.target in ADDITIONS and plain and len(operands) == 2 and not node.kwargs:
-            return Add()
+            return merges.Sum()
         if node.target in MULTIPLICATIONS and plain and len(operands) == 2 and not node.kwargs:
-            return Multiply()
+            return merges.Product()
         if node.target in CONCATENATIONS and plain:
             axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
             if isinstance(axis, int):
-                return Concatenate(axis)
+                return merges.Concatenate(axis)
         return None
 
     def _append(self, new: Node, node: fx.Node, *, learns: bool, fresh: bool) -> None:
@@ -347,15 +345,15 @@ class Reader:
         if fresh:
             self.fresh.add(value)
 
-    def _without_dead_ends(self, output: int) -> Plan:
+    def _without_dead_ends(self, output: int) -> ModelGraph:
         """Nodes whose rate nobody uses are dropped, and those that no error ever reaches are marked."""
         alive, taught = {output}, {output}
         for node in reversed(self.nodes):
             if node.index + 1 in alive:
                 alive.update(node.sources)
-            cut = isinstance(node, Junction) and isinstance(node.meeting, Cut)
-            node.taught = node.index + 1 in taught and not cut
-            if node.taught:
+            cut = isinstance(node, Junction) and isinstance(node.merge, merges.Detach)
+            node.reachable = node.index + 1 in taught and not cut
+            if node.reachable:
                 taught.update(node.sources)
         places = {0: 0}
         nodes: list[Node] = []
@@ -372,7 +370,7 @@ class Reader:
                 last[source] = node.index
         output = places[output]
         done = [tuple(value for value, at in last.items() if at == node.index and value != output) for node in nodes]
-        return Plan(nodes, output, self.slots, done)
+        return ModelGraph(nodes, output, self.parameters, done)
 
 
 def _operands(node: fx.Node) -> tuple[fx.Node, ...]:

@@ -5,6 +5,7 @@ All of them lead to one tree of pydantic models. This module finds the line of a
 meant, and what is allowed.
 """
 
+import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias, get_args
@@ -15,6 +16,7 @@ from apical.errors import ConfigError
 from apical.options import unknown
 
 KeyPath: TypeAlias = tuple[str, ...]
+_NUMBER = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?")  # as Python writes numbers and TOML does not: .5 and 5.
 
 
 class SettingError(ValueError):
@@ -80,7 +82,7 @@ def parse_setting(setting: str, flag: str = "--set") -> tuple[KeyPath, Any]:
     except tomllib.TOMLDecodeError as error:
         if value[:1] in {'"', "'", "[", "{"}:
             raise ConfigError(f"{flag} {setting}: the value is not valid TOML ({error})") from error
-        return path, value
+        return path, float(value) if _NUMBER.fullmatch(value) else value
     return path, table["value"] if table.keys() == {"value"} else value
 
 
@@ -106,7 +108,11 @@ def put(table: dict[str, Any], path: KeyPath, value: Any, *, origin: str, named:
             raise ConfigError(f"{origin}: {'.'.join(parents[:depth])!r} is one value, not a table of settings")
         table[key] = inner
         table = inner
-    table[last] = value
+    inner = table.get(last)
+    if last in named and isinstance(inner, dict) and isinstance(value, str):
+        inner["name"] = value
+    else:
+        table[last] = value
 
 
 def explain(error: ValidationError, model: type[BaseModel], place: Callable[[KeyPath], str]) -> ConfigError:

@@ -6,7 +6,7 @@ typing error costs no training time.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
@@ -43,7 +43,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "adaptation": {"lr": 0.1, "gain": 0.1, "slope": 10.0, "relaxation": 0.07},
     }
 )
-NAMED_TABLES = ("rule", "optimizer", "schedule")
+NAMED_TABLES = ("rule", "optimizer", "schedule", "feedback")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -108,7 +108,7 @@ class RuleConfig(NamedTable):
         table: dict[str, Any] = {"name": name.strip()}
         for option in filter(None, options.split(",")):
             path, value = parsing.parse_setting(option, flag=f"rule {text!r}:")
-            parsing.put(table, path, value, origin=f"rule {text!r}", named=())
+            parsing.put(table, path, value, origin=f"rule {text!r}", named=NAMED_TABLES)
         return validate(cls, table, lambda path: f"rule {text!r}")
 
     def make(self) -> "LearningRule":
@@ -120,7 +120,7 @@ class RuleConfig(NamedTable):
     @property
     def label(self) -> str:
         """The rule on one line, the reverse of `parse`: `sign_symmetry:magnitude=fixed`."""
-        options = ",".join(f"{key}={value}" for key, value in self.options.items())
+        options = ",".join(f"{key}={value}" for key, value in _flat(self.options))
         return f"{self.name}:{options}" if options else self.name
 
     def without_seed(self) -> "RuleConfig":
@@ -244,6 +244,16 @@ def _check_like(key: str, value: Any, default: Any) -> None:
 
 def _decays(kind: type[torch.optim.Optimizer]) -> bool:
     return "weight_decay" in inspect.signature(kind).parameters
+
+
+def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Options as they are written on one line: `feedback=kolen_pollack`, `feedback.scale=0.5`."""
+    for key, value in options.items():
+        if not isinstance(value, Mapping):
+            yield key, value
+            continue
+        for inner, own in value.items():
+            yield (key if inner == "name" else f"{key}.{inner}"), own
 
 
 def _named_in(message: str, options: Mapping[str, Any]) -> str | None:

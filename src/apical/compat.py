@@ -1,0 +1,81 @@
+"""Every private call of torch, each with a public fallback.
+
+`PRIVATE = False` takes the fallbacks everywhere, which the tests do once: results stay the same, steps take longer.
+Tested with torch 2.13; the fallbacks need torch 2.6 or later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PRIVATE = True
+
+
+def set_grad_enabled(mode: bool) -> None:
+    """Turn autograd's recording on or off; `torch.no_grad` takes a hundredth of a small network's step."""
+    setter = getattr(torch._C, "_set_grad_enabled", None) if PRIVATE else None
+    if setter is None:
+        torch.set_grad_enabled(mode)
+    else:
+        setter(mode)
+
+
+def keeps_graph() -> bool:
+    """Whether the backward pass that runs now keeps its graph; True if torch does not tell, which costs a copy."""
+    ask: Callable[[], bool] | None = None
+    if PRIVATE:
+        ask = getattr(getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", None)
+    return True if ask is None else ask()
+
+
+def autograd_must_save() -> bool:
+    """Whether autograd has to save the tensors itself: under `torch.func`, or with hooks on saved tensors.
+
+    True if torch does not tell, which costs time.
+    """
+    try:
+        if not PRIVATE:
+            return True
+        return bool(
+            torch._C._are_functorch_transforms_active()
+            or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        )
+    except (AttributeError, TypeError):
+        return True
+
+
+def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Tensor]:
+    """`function.apply` without the signature and the search for wrappers that `Function.apply` makes at each call."""
+    try:
+        quick: Callable[..., Tensor] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    except AttributeError:
+        quick = function.apply
+
+    def apply(*arguments: Any) -> Tensor:
+        return quick(*arguments) if PRIVATE else function.apply(*arguments)  # type: ignore[no-untyped-call]
+
+    return apply
+
+
+_ONEDNN: Any = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    else None
+)
+
+
+def onednn_linear() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """OneDNN's `x @ weight.T + bias`, where it is there and faster than torch's own; it has no derivative."""
+    if _ONEDNN is None or not PRIVATE or not torch.backends.mkldnn.enabled:
+        return None
+    return _linear
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = _ONEDNN(x, weight, bias, "none", [], "")
+    return product

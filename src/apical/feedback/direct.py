@@ -1,0 +1,204 @@
+"""Direct feedback: weights that lead from the output straight to each layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apical.errors import CircuitError, ConfigError
+from apical.feedback.pathway import Pathway
+from apical.feedback.randomness import check_init, standard_deviation, uniform
+from apical.feedback.weights import PerLayer
+from apical.layers import ForwardState, Layer, Node, NodeState
+from apical.layers.axes import batch_at, batch_first
+from apical.layers.synapses import LinearSynapses
+from apical.wiring import Wiring
+
+
+class Direct(Pathway):
+    """Fixed random weights from the output straight to each layer.
+
+    A convolution gets a dense map from the outputs of a sample to its whole feature map, as in Nokland's paper. Where a
+    layer of `nn.Linear` and the output share all axes but the last (tokens, moments), the same weights are used at
+    every position. Nothing travels over skip connections.
+
+    Args:
+        density: the part of the weights that are there; the others are zero, and those that are there larger by as much
+            as keeps their power.
+        symmetric: in place of random weights the product of the forward weights above each layer, at every step; only
+            in chains of `nn.Linear`.
+        init: standard deviation (uniform): "match" (signals arrive at each layer in the size that the weights would
+            give them under backpropagation at the start) or "outputs" (1 / sqrt(outputs)).
+        scale: multiplies the weights.
+        seed: of the weights; each layer's depend on the seed and the layer's name alone.
+
+    Shapes: (outputs, units of the layer ...), made with the circuit if it has an example, and otherwise at the first
+    forward pass, since only that shows the size of a feature map.
+
+    Raises:
+        ConfigError: an unknown init, a scale that is not positive, or a density outside (0, 1].
+        CircuitError: symmetric weights in another circuit than a chain of `nn.Linear`; a later output or rate of
+            another size.
+
+    Source: Nokland, NeurIPS 2016, eq. 4; sparse and symmetric: Guerguiev, Lillicrap and Richards, eLife 6, e22901
+        (2017).
+
+    Example:
+        >>> import apical
+        >>> apical.DirectFeedbackAlignment(feedback=apical.feedback.Direct(density=0.5)).feedback.density
+        0.5
+    """
+
+    name = "direct"
+    summary = "Fixed random weights from the output straight to each layer."
+    sends_down = False
+
+    def __init__(
+        self,
+        *,
+        density: float = 1.0,
+        symmetric: bool = False,
+        init: str = "match",
+        scale: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_init("Direct", init, scale, ("match", "outputs"))
+        if not 0 < density <= 1:
+            raise ConfigError(f"Direct: density={density!r} must be above 0 and at most 1.")
+        self.density = density
+        self.symmetric = symmetric
+        self.init = init
+        self.scale = scale
+        self.seed = seed
+        self.weights = PerLayer(grows=True)
+
+    def setup(self, wiring: Wiring) -> None:
+        if self.symmetric and not (
+            wiring.is_chain() and all(isinstance(layer.synapses, LinearSynapses) for layer in wiring.layers)
+        ):
+            raise CircuitError(
+                "Direct: symmetric feedback is the product of the forward weights above each layer, which exists only "
+                "in a plain chain of nn.Linear. Use random weights (symmetric=False)."
+            )
+        self.weights = PerLayer(grows=True)
+
+    @property
+    def has_uninitialized_state(self) -> bool:
+        """Whether the weights are still to be made by `initialize_lazily`."""
+        return not self.symmetric and not len(self.weights)
+
+    def initialize_lazily(self, wiring: Wiring, state: ForwardState, y: Tensor) -> None:
+        """Make the weights for rates and outputs of these shapes."""
+        readouts = wiring.readouts()
+        for node in wiring.nodes:
+            own = state.nodes[node.index]
+            if own is None or node in readouts or not node.own_indices:
+                continue
+            positionwise = _positionwise(node, own.shape, y.shape)
+            outputs = y.shape[-1] if positionwise else y.numel() // y.shape[state.batch_axis(wiring.output) or 0]
+            units = own.shape[-1:] if positionwise else _without(own.shape, state.batch_axis(node.index + 1))
+            spread = _as_backprop_at_first(wiring, outputs)[node.index] if self.init == "match" else outputs**-0.5
+            like = y.new_empty((outputs, *units), dtype=wiring.layers[0].weight.dtype)
+            made = uniform(like, self.scale * spread, self.seed, node.name)
+            if self.density < 1:
+                # Uniform numbers from 0 to 1: below the density the synapse is there.
+                drawn = uniform(like, 1 / math.sqrt(12), self.seed, f"{node.name}/density") + 0.5
+                made.mul_((drawn < self.density) / math.sqrt(self.density))
+            self.weights.hold(node, made)
+        if not len(self.weights):  # one layer: nothing to send, and nothing to make later
+            self.weights.register_buffer("none", y.new_zeros(0))
+
+    def products(self, wiring: Wiring) -> dict[int, Tensor]:
+        """Symmetric feedback: for every layer, by its index, the product of the forward weights above it."""
+        found: dict[int, Tensor] = {}
+        if not self.symmetric:
+            return found
+        *lower, last = wiring.layers
+        product, above = last.weight.detach() * self.scale, last
+        for layer in reversed(lower):
+            if above is not last:
+                product = product.mm(above.weight.detach())
+            found[layer.index], above = product, layer
+        return found
+
+    def bring(
+        self, node: Node, own: NodeState, state: ForwardState, signal: Tensor, output: int, products: dict[int, Tensor]
+    ) -> Tensor | None:
+        """Carry a signal at the output to the rate of a node.
+
+        Args:
+            node: that receives it.
+            own: its state.
+            state: of the forward pass.
+            signal: of the shape of the output.
+            output: the value that is the output.
+            products: symmetric weights of this pass.
+
+        Returns:
+            of the shape of the node's rate, or None where no weights lead.
+        """
+        weights = products.get(node.index)
+        if weights is None:
+            if node not in self.weights:
+                return None
+            weights = self.weights[node]
+        if _positionwise(node, own.shape, signal.shape):
+            self._check(node, weights, own.shape[-1:], signal.shape[-1])
+            return signal.matmul(weights.flatten(1).to(signal.dtype))
+        sent = batch_first(signal, state.batch_axis(output))
+        sent = sent.reshape(sent.shape[0], -1)
+        axis = state.batch_axis(node.index + 1)
+        units = _without(own.shape, axis)
+        self._check(node, weights, units, sent.shape[1])
+        brought = sent.mm(weights.flatten(1).to(sent.dtype)).view(-1, *units)
+        return batch_at(brought, axis)
+
+    def _check(self, node: Node, weights: Tensor, units: tuple[int, ...], outputs: int) -> None:
+        if tuple(weights.shape) != (outputs, *units):
+            raise CircuitError(
+                f"{node.name}: its direct feedback weights were made for rates {tuple(weights.shape[1:])} and "
+                f"{weights.shape[0]} outputs, and this pass has {tuple(units)} and {outputs}. Keep the size of the "
+                "input fixed, or use FeedbackAlignment, which has no dense maps."
+            )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # The state of a circuit before its first forward pass: the weights are to be drawn again.
+        if not any(key.startswith(f"{prefix}weights.") for key in state_dict):
+            self.weights = PerLayer(grows=True)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _positionwise(node: Node, rate: torch.Size, output: torch.Size) -> bool:
+    """Whether node and output share all axes but the units, which stand last."""
+    last = not isinstance(node, Layer) or node.synapses.unit_axis == -1
+    return last and len(rate) == len(output) > 1 and rate[:-1] == output[:-1] and (len(rate) == 2 or _is_layer(node))
+
+
+def _is_layer(node: Node) -> bool:
+    return isinstance(node, Layer)
+
+
+def _without(shape: torch.Size, axis: int | None) -> tuple[int, ...]:
+    return tuple(size for place, size in enumerate(shape) if place != axis)
+
+
+def _as_backprop_at_first(wiring: Wiring, outputs: int) -> list[float]:
+    """For every node the spread of direct weights that brings errors of the size that backpropagation would.
+
+    Computed from the weights alone, so that all processes of a group agree: each layer sends a signal down times its
+    weights' spread and the root of how many synapses an input feeds, and neurons pass half its power.
+    """
+    power = [0.0] * (len(wiring.nodes) + 1)
+    power[wiring.output] = 1 / outputs
+    for node in reversed(wiring.nodes):
+        sent = power[node.index + 1]
+        if isinstance(node, Layer):
+            passed = sent / 2 if node.steps else sent
+            sent = passed * standard_deviation(node.weight) ** 2 * node.synapses.fan_out
+        for source in node.sources:
+            power[source] += sent
+    return [math.sqrt(arriving) for arriving in power[1:]]

@@ -1,0 +1,1 @@
+"""Backpropagation, and the rules whose feedback is not the transpose of the forward weights."""

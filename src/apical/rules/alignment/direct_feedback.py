@@ -1,0 +1,183 @@
+"""Direct feedback: the output's error, or the target, reaches every layer over weights of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from apical.errors import CircuitError
+from apical.feedback import Direct
+from apical.feedback.registry import Given
+from apical.layers import Credit, ForwardState, Node, NodeState
+from apical.layers.passes import DefaultSignal
+from apical.rules.rule import LearningRule
+from apical.wiring import Wiring
+
+_SENDS_DOWN = "it carries a signal from layer to layer, and here every layer receives the output's"
+
+
+class DirectFeedback(LearningRule):
+    """Base of the rules whose teaching signals reach each layer straight from the output."""
+
+    needs = "any circuit; outputs of one size"
+    propagates = False
+    refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
+        dict.fromkeys(("tied", "fixed", "sign_symmetric", "kolen_pollack", "weight_mirror", "homeostatic"), _SENDS_DOWN)
+    )
+
+    def take_direct(self, given: Given, **defaults: Any) -> None:
+        """Set the pathway, which must be direct."""
+        self.take_pathway(given, **defaults)
+
+    @property
+    def direct(self) -> Direct:
+        """The pathway."""
+        assert isinstance(self.pathway, Direct)
+        return self.pathway
+
+    @property
+    def has_uninitialized_state(self) -> bool:
+        return self.direct.has_uninitialized_state
+
+    def initialize_lazily(self, wiring: Wiring, state: ForwardState, y: Tensor) -> None:
+        self.direct.initialize_lazily(wiring, state, y)
+
+    def setup(self, wiring: Wiring) -> None:
+        if wiring.teach_input:
+            raise CircuitError(
+                f"{type(self).__name__}: teach_input=True, but direct feedback has no path to the input: it leads from "
+                "the output to every layer. Use FeedbackAlignment, or teach_input=False."
+            )
+        super().setup(wiring)
+
+    def teach_each(self, wiring: Wiring, state: ForwardState, error: Tensor, bring: DefaultSignal) -> Iterator[Credit]:
+        """Credit every layer by the signal that `bring` gives at its rate; read-outs by the error itself."""
+        walk = wiring.backward(state, error, bring)
+        for layer, own in walk:
+            signal = walk.receive(layer)
+            if signal is None:
+                continue
+            post = walk.somatic(layer, own, signal)
+            del signal  # releases its memory
+            assert own.pre is not None
+            yield Credit(layer, own.pre, post)
+            del own, post
+        yield from walk.credits()
+
+
+class DirectFeedbackAlignment(DirectFeedback):
+    """Direct feedback alignment: fixed random weights carry the output's error straight to every layer.
+
+        delta_l = (B_l e) * phi'(a_l),   e = dL/dy,   B_l (units of layer l, outputs), fixed
+        dW_l    = -eta delta_l h_(l-1)^T
+
+    The layers that the output is read from use the error itself. A convolution gets a dense map from the outputs to its
+    whole feature map, as in the paper; layers of `nn.Linear` that share all axes but the last with the output (tokens,
+    moments) get the same weights at every position. Nothing travels over skip connections, so a residual network gets
+    direct feedback at every layer and from nowhere else.
+
+    Args:
+        feedback: "direct", or an object `apical.feedback.Direct(density=, symmetric=, init=, scale=, seed=)`.
+        init: standard deviation of B (uniform): "match" (errors arrive at each layer in the size that the weights would
+            give them under backpropagation at the start) or "outputs" (1 / sqrt(outputs)).
+        scale: multiplies the feedback weights.
+        seed: of the feedback weights.
+
+    Shapes: B_l is kept as (outputs, units of layer l ...). It is made with the circuit if it has an example, and
+    otherwise at the first forward pass, since only that shows the size of a feature map.
+
+    Needs: any circuit whose outputs have one size. Raises: CircuitError where the input is to be taught (no direct path
+    leads there), where a later output has another size, or where a rate has no batch axis.
+
+    Source: Nokland, NeurIPS 2016, eq. 4.
+
+    Example:
+        >>> import torch, apical
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> circuit = apical.Circuit(model, apical.DirectFeedbackAlignment(), example=torch.randn(5, 4))
+    """
+
+    name = "direct_feedback_alignment"
+    title = "Direct feedback alignment"
+    summary = "Fixed random weights carry the output's error straight to every layer."
+    paper = "Nokland 2016"
+
+    def __init__(self, *, feedback: Given = "direct", init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        self.init = init
+        self.scale = scale
+        self.seed = seed
+        self.take_direct(feedback, init=init, scale=scale, seed=seed)
+
+    def signal(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Tensor:
+        """The signal that is sent to every layer, of the shape of the output."""
+        return error
+
+    def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        sent = self.signal(wiring, state, error)
+        products = self.direct.products(wiring)
+
+        def bring(node: Node, own: NodeState) -> Tensor | None:
+            brought = self.direct.bring(node, own, state, sent, wiring.output, products)
+            return None if brought is None else brought.to(own.dtype)
+
+        return self.teach_each(wiring, state, error, bring)
+
+
+class DirectRandomTargetProjection(DirectFeedbackAlignment):
+    """Direct random target projection: the target, not the error, goes to every layer.
+
+        delta_l = -(B_l y*) * phi'(a_l),   y* the one-hot target;   the output layer uses its own error
+
+    y* stands in for minus the error's sign, so no layer has to wait for the output. It is read off the error itself:
+    under cross-entropy, or squared error with one-hot targets and outputs in [0, 1], the true class is the one place
+    where the error is negative. A sample whose error has vanished teaches the hidden layers nothing. The sign does not
+    show the loss' size: a factor of the loss (a weight, a GradScaler) multiplies the read-out's update alone.
+
+    Args:
+        feedback: as for direct feedback alignment.
+        init: as for direct feedback alignment.
+        scale: as for direct feedback alignment.
+        seed: of the feedback weights.
+
+    Needs: a loss over classes whose derivative is negative at the true class alone, and neurons that saturate, such as
+    tanh: the target never vanishes as an error does, so every unit is pushed without end, and ReLU units die or grow
+    without bound. Raises: CircuitError for any other loss.
+
+    Source: Frenkel, Lefebvre and Bol, Frontiers in Neuroscience 15, 629892 (2021).
+
+    Example:
+        >>> import torch, apical
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> circuit = apical.Circuit(model, apical.DirectRandomTargetProjection())
+    """
+
+    name = "direct_random_target_projection"
+    title = "Direct random target projection"
+    summary = "Fixed random weights carry the target, not the error, to every layer."
+    paper = "Frenkel et al. 2021"
+    needs = "neurons that saturate (tanh); a loss whose derivative is negative at the true class alone"
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.5})
+
+    def signal(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Tensor:
+        if error.dim() != 2 or state.batch_axis(wiring.output) != 0:
+            raise CircuitError(
+                "DirectRandomTargetProjection: the target cannot be read off this loss: its derivative has the shape "
+                f"{tuple(error.shape)}, and it must be (batch, classes). Use DirectFeedbackAlignment, which needs no "
+                "target."
+            )
+        negative = error < 0
+        if not torch.compiler.is_compiling():
+            most = int(negative.sum(1).max())
+            if most > 1:
+                raise CircuitError(
+                    "DirectRandomTargetProjection: the target cannot be read off this loss: its derivative is negative "
+                    f"at {most} outputs of one sample, and must be negative at the true class alone. Use cross-entropy "
+                    "without label smoothing, or squared error to one-hot targets with outputs in [0, 1], or "
+                    "DirectFeedbackAlignment, which needs no target."
+                )
+        return negative.to(error.dtype) * (-1.0 / wiring.samples(state, error))

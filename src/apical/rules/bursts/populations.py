@@ -1,0 +1,165 @@
+"""What the rules that learn by bursts share: populations with event and burst rates, and their feedback weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from apical.errors import ConfigError
+from apical.feedback.randomness import check_init
+from apical.feedback.registry import Given
+from apical.layers import BackwardPass, BackwardPlan, ForwardState, Layer, NodeState, Step
+from apical.layers.nodes import steps_backward
+from apical.options import check_positive
+from apical.rules.rule import Sweep
+from apical.wiring import Wiring
+
+
+class Population:
+    """The neurons of a layer as a population with an event rate, of which no part is ever negative.
+
+    - Neurons with a lowest rate (ReLU, sigmoid, tanh, ...): the event rate is the rate above it.
+    - All others (no activation of their own, leaky ones), and the output: a pair of populations, ON and OFF, whose
+      difference is the rate v, and which fire |v| + tonic events together.
+
+    Events and bursts are where the activation is: signals come down to it over what follows (pooling, dropout), and
+    from it over what stands before (norms) to the soma. Where there is none, they are at the layer's rate. A rectified
+    population under max-pooling is spared work: only the strongest of a patch hear a signal, so that signals are heard
+    where the pooled rate is, which is the event rate of the strongest.
+
+    Args:
+        layer: whose neurons these are.
+        output: whether an error at the output reaches them over no synapse.
+        tonic: events that a pair fires at rest.
+
+    Attributes:
+        keeps_shape: whether the layer's rate has the shape of its event rates.
+        pooled: whether signals are heard where the pooled rate is.
+        needs_rate: whether the layer's own rate is asked for.
+    """
+
+    def __init__(self, layer: Layer, output: bool, tonic: float) -> None:
+        self.output = output
+        self.tonic = tonic
+        self.floor: float | None = None
+        self.place = len(layer.steps)
+        for place, step in enumerate(layer.steps):
+            if step.traits.activation:
+                self.place = place
+                if not output and step.traits.lowest_rate is not None:
+                    self.floor = min(0.0, step.traits.lowest_rate)
+                break
+        self.pooled = self.floor == 0 and _rectified_and_pooled(layer.steps[self.place :])
+        self.needs_rate = self.pooled or self.place == len(layer.steps)
+        self.keeps_shape = all(step.traits.keeps_shape for step in layer.steps[self.place :])
+
+    def heard(self, layer: Layer, record: NodeState) -> Tensor:
+        """The rate of those that hear a signal."""
+        if not self.pooled:
+            return self.rate(layer, record)
+        assert record.rate is not None
+        return record.rate
+
+    def rate(self, layer: Layer, record: NodeState) -> Tensor:
+        """The activation's answer, or the layer's rate where there is none."""
+        if self.place == len(layer.steps):
+            assert record.rate is not None
+            return record.rate
+        return layer.steps[self.place].output(record.saved[self.place])
+
+    def arrive(
+        self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass, *, learning: bool = True
+    ) -> Tensor:
+        """A signal at the layer's rate, propagated through the steps after the activation and its derivative."""
+        return signal if self.pooled else self._propagate(layer, own, signal, walk, slice(self.place, None), learning)
+
+    def spread(self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass) -> Tensor:
+        """A signal at the units that receive it, spread over all."""
+        return signal if not self.pooled else self._propagate(layer, own, signal, walk, slice(self.place, None), False)
+
+    def leave(
+        self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass, *, learning: bool = True
+    ) -> Tensor:
+        """A signal before the activation, propagated to the soma."""
+        return self._propagate(layer, own, signal, walk, slice(0, self.place), learning)
+
+    def _propagate(
+        self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass, part: slice, learning: bool
+    ) -> Tensor:
+        steps = reversed(list(zip(layer.steps[part], layer.parameter_indices[part], strict=True)))
+        requires_grad = walk.requires_grad if learning else None
+        return steps_backward(steps, own.saved[part], signal, requires_grad, walk.derivatives)
+
+    def events(self, rate: Tensor, unit: float) -> Tensor:
+        """The event rate over `unit`, above zero by so little that a ratio with it is a number."""
+        if self.floor is None:
+            return rate.abs().add_(self.tonic).div_(unit)
+        least = torch.finfo(rate.dtype)
+        above = least.tiny - self.floor / unit * (1 + 4 * least.eps)
+        return torch.rsub(rate, above, alpha=-1 / unit)
+
+    def net(self, rate: Tensor, events: Tensor, unit: float) -> Tensor:
+        """The events that synapses see over `unit`: of a pair, ON's without OFF's."""
+        return rate / unit if self.floor is None else events
+
+
+def _rectified_and_pooled(steps: Sequence[Step]) -> bool:
+    """Whether these are a rectification and max-pooling over patches that do not overlap."""
+    if not steps or not steps[0].traits.rectifies:
+        return False
+    after = [step.traits for step in steps[1:]]
+    apart = all(step.moves or (step.pools == "max" and step.disjoint) for step in after)
+    return apart and any(step.pools for step in after)
+
+
+class Bursts(Sweep):
+    """A rule whose neurons send events up and bursts down: what all such rules share.
+
+    See `BurstCCN` and `Burstprop`.
+    """
+
+    needs = "any circuit"
+    needs_batch = True
+    saves_rates = True
+
+    def __init__(
+        self, *, feedback: Given, error_scale: float, baseline: float, tonic: float, init: str, scale: float, seed: int
+    ) -> None:
+        super().__init__()
+        rule = type(self).__name__
+        check_init(rule, init, scale, ("match", "xavier", "weights"))
+        check_positive(rule, error_scale=error_scale, tonic=tonic)
+        if not 0 < baseline <= 0.5:
+            raise ConfigError(
+                f"{rule}: baseline={baseline!r} must be above 0 and at most 0.5: probabilities go up to twice that."
+            )
+        self.error_scale = error_scale
+        self.baseline = baseline
+        self.tonic = tonic
+        self.init = init
+        self.scale = scale
+        self.seed = seed
+        self.take_pathway(feedback, init=init, scale=scale, seed=seed)
+        self._populations: dict[int, Population] = {}
+
+    def setup(self, wiring: Wiring) -> None:
+        super().setup(wiring)
+        outputs = wiring.readouts()
+        self._populations = {layer.index: Population(layer, layer in outputs, self.tonic) for layer in wiring.layers}
+
+    def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+        y, state = super().forward(wiring, x, plan)
+        for node in wiring.nodes:
+            own = state.nodes[node.index]
+            population = self._populations.get(node.index)
+            if own is not None and not (population is not None and population.needs_rate):
+                own.rate = None  # not needed: releases its memory
+        return y, state
+
+
+def bounded(signal: Tensor, events: Tensor) -> Tensor:
+    """An output's teaching signal, where its burst probability is linear between never and twice the baseline."""
+    # Not a number and infinity stay what they are, or they would not be noticed.
+    return signal.clamp(-events, events).add_(signal, alpha=0)

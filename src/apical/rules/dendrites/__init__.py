@@ -1,0 +1,1 @@
+"""Learning by dendrites of pyramidal neurons."""

@@ -1,0 +1,464 @@
+"""The dendritic cortical microcircuit: errors are what interneurons fail to predict of the area above."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from apical.errors import CircuitError, ConfigError
+from apical.feedback import Fixed
+from apical.feedback.randomness import check_init, feedback_like, standard_deviation, uniform
+from apical.feedback.registry import Given
+from apical.feedback.weights import PerLayer
+from apical.layers import BackwardPlan, Credit, ForwardState, Layer
+from apical.options import check_choice
+from apical.rules.dendrites.settling import Settling, settle
+from apical.rules.dendrites.somas import Area, Mirror, Soma, area_of, precise
+from apical.rules.energy.nudging import UnsettledWarning
+from apical.rules.rule import LearningRule
+from apical.wiring import Wiring
+
+_CHOICES = {
+    "dynamics": ("two_step", "steady_state"),
+    "interneurons": ("learned", "tied"),
+}
+
+
+class Inverse(Fixed):
+    """Feedback weights W^TD that learn to predict the rates below from the rates above; for the microcircuit alone.
+
+    Args:
+        init: of the weights, as for `apical.feedback.Fixed`.
+        scale: of the weights, as for `apical.feedback.Fixed`.
+        seed: of the weights, as for `apical.feedback.Fixed`.
+
+    Source: Sacramento, Ponte Costa, Bengio and Senn, NeurIPS 2018, eq. 9.
+    """
+
+    name = "inverse"
+    summary = "Weights that predict the rates below from those above (dendritic microcircuit)."
+    learned = True
+
+
+class DendriticMicrocircuit(LearningRule):
+    """Dendritic microcircuits: the apical dendrite of a pyramid carries what its interneurons cannot explain.
+
+    Each layer k is a population of pyramids with a soma u_k, a basal dendrite and an apical one. Interneurons, one for
+    each pyramid of the layer above, learn to predict those from the same input, and inhibit the apical dendrites;
+    what remains there is the part of the feedback that nobody expected: the error. With phi the layer's activation,
+
+        leak u_k  : u_k = v^_k + lambda_k vA_k,             v^_k = W_k r_(k-1) + b_k       (the model's own drive)
+        apical    : vA_k = W^TD phi(u_(k+1)) + W^PI phi(u^I_k)
+        interneur.: u^I_k = (1 - lambda_I) v^I_k + lambda_I u_(k+1),   v^I_k = W^IP r_k + b^I
+        output    : u_N = (1 - lambda_N) v^_N + lambda_N u_trgt
+
+        dW_k  = eta_k [phi(u_k) - phi(v^_k)] r_(k-1)^T             eta_k = eta / (lambda_N prod (1 - lambda_I) lambda)
+        dW^IP ~ [phi(u^I) - phi(v^I)] r_k^T,   dW^PI ~ -vA phi(u^I)^T
+        dW^TD ~ [r_k - phi(W^TD phi(u_(k+1)))] phi(u_(k+1))^T
+
+    In the self-predicting state, W^IP = W_(k+1) and W^PI = -W^TD, apical dendrites are silent without a teacher, and
+    with a weak one the update is that of backpropagation (W^TD = W^T) or feedback alignment (W^TD random).
+
+    The model's weights are the basal synapses *after* attenuation: the paper's W^PP is (g_lk + g_B + g_A) / g_B times
+    W (without g_A at the output), and its W^IP is (g_lk + g_D) / g_D times ours. So a circuit without teacher answers
+    as the plain model does. u_trgt is the free potential minus the loss's derivative: any loss will do.
+
+    Args:
+        dynamics: "two_step" (what the paper used on MNIST: the free answer, and one way down from the taught output)
+            or "steady_state" (the fixed point of all equations above, found by iteration). The two differ by
+            O(lambda_N lambda_k): what the moving hidden layers do to the output's prediction.
+        feedback: W^TD, a pathway of `apical.feedback` by name or object, or "inverse" (learns to predict the rates
+            below from those above).
+        interneurons: "learned" (W^IP and its bias learn by their own rule) or "tied" (always self-predicting: W^IP
+            is the forward weights, which costs nothing).
+        init: of W^TD where it has weights of its own, as for feedback alignment; "weights" starts at a copy of the
+            forward ones.
+        scale: multiplies W^TD at the start, and is not divided out.
+        self_predicting: where learned interneurons start; otherwise W^IP (and W^PI, where it learns) is random.
+        prediction_rate: how much faster than W the interneurons correct what they predict wrongly without a teacher.
+        cancellation_rate: the same for W^PI; 0 keeps it where it is, as the paper does on MNIST.
+        inverse_rate: the same for W^TD where it is "inverse".
+        leak: g_lk.
+        basal: g_B.
+        apical: g_A.
+        dendritic: g_D.
+        somatic: g_som of the interneurons.
+        teaching: g_som of the output: the teacher's strength.
+        settle_steps: most iterations of the steady state.
+        tolerance: the steady state is found when no potential's shift moves by more than this part of the largest.
+        seed: of W^TD.
+
+    Shapes: W^TD, W^PI and W^IP have the shape of the layer's weight, of the area above; convolutions share them over
+    space. They belong to the synapses between two areas, and layers with nothing to teach below them have none. Unless
+    tied or fixed they are Parameters of the rule, with a `.grad` of their own.
+
+    Needs: any circuit in two steps; learned interneurons want an optimizer over `circuit.parameters()`. The steady
+    state needs a chain of synapses, activations and pooling. "inverse" needs layers whose rates arrive at the next
+    one as they are. Raises: ConfigError on unknown or contradictory options; CircuitError as just said.
+
+    Pooling, norms and junctions hand signals down by their own derivative. A layer with a norm (or a module without
+    a closed form) before its activation answers linearly to its apical dendrite, and its mirror is tied. Under a
+    residual sum paths of several lengths meet; top-down synapses of the shorter ones count as weaker by the mixing
+    factors that they skip, so that one learning rate a layer suits all.
+
+    The shifts shrink by lambda (1 - lambda_I) = 0.24 with every layer, as the paper's do: in float32 ten layers are
+    at the limit of what rounding leaves.
+
+    Departs from the paper: learning rates are rescaled by the exact mixing factors, so that one suits this and
+    backpropagation; in two steps, r is the free rate; the teacher's part of W^IP's increment is that of W (its own
+    is the same to first order, and what interneurons lag behind drowns the error); the part that corrects its
+    prediction is divided by the number of its synapses, as are the increments of W^PI and W^TD, instead of by the
+    mixing factors. So random interneurons (self_predicting=False) want small steps until they have learned to predict.
+
+    Source: Sacramento, Ponte Costa, Bengio and Senn, NeurIPS 2018, eqs. 1-9 and the section on MNIST.
+    """
+
+    name = "dendritic_microcircuit"
+    title = "Dendritic microcircuit"
+    summary = "Apical dendrites carry what interneurons fail to predict of the area above."
+    paper = "Sacramento et al. 2018"
+    needs = "any circuit (steady state: a chain); an optimizer over circuit.parameters() where interneurons learn"
+    observables: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "apical_potential": "vA of hidden layers' pyramids, in units of the drive: zero where all is predicted",
+            "somatic_potential": "u with its teacher, in units of the drive (of layers that are not linearised)",
+            "interneuron_rate": "rate of the interneurons below that mirror this layer, where anything learns there",
+        }
+    )
+    saves_drives = True
+
+    def __init__(
+        self,
+        *,
+        dynamics: str = "two_step",
+        feedback: Given = "fixed",
+        interneurons: str = "learned",
+        init: str = "match",
+        scale: float = 1.0,
+        self_predicting: bool = True,
+        prediction_rate: float = 1.0,
+        cancellation_rate: float = 0.0,
+        inverse_rate: float = 1.0,
+        leak: float = 0.1,
+        basal: float = 1.0,
+        apical: float = 0.8,
+        dendritic: float = 1.0,
+        somatic: float = 0.8,
+        teaching: float = 0.8,
+        settle_steps: int = 100,
+        tolerance: float = 1e-5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_init("DendriticMicrocircuit", init, scale, ("match", "xavier", "weights"))
+        self.dynamics = dynamics
+        self.interneurons = interneurons
+        self.init = init
+        self.scale = scale
+        self.self_predicting = self_predicting
+        self.prediction_rate = prediction_rate
+        self.cancellation_rate = cancellation_rate
+        self.inverse_rate = inverse_rate
+        self.leak = leak
+        self.basal = basal
+        self.apical = apical
+        self.dendritic = dendritic
+        self.somatic = somatic
+        self.teaching = teaching
+        self.settle_steps = settle_steps
+        self.tolerance = tolerance
+        self.seed = seed
+        if feedback == Inverse.name:  # for this rule alone, so it is not in the registry
+            self.take_pathway(Inverse(init=init, scale=scale, seed=seed))
+            self._given_feedback = Inverse.name
+        else:
+            self.take_pathway(feedback, init=init, scale=scale, seed=seed)
+        self._check()
+        self.interneuron_weights = PerLayer()
+        self.inhibition = PerLayer()
+        self._areas: dict[int, Area] = {}
+        self._lowest: set[int] = set()
+        self._told = False
+
+    def _check(self) -> None:
+        for option, known in _CHOICES.items():
+            check_choice("DendriticMicrocircuit", option, getattr(self, option), known)
+        for option in ("basal", "apical", "dendritic", "somatic", "teaching", "tolerance"):
+            if not (math.isfinite(getattr(self, option)) and getattr(self, option) > 0):
+                raise ConfigError(f"DendriticMicrocircuit: {option}={getattr(self, option)!r} must be above 0.")
+        for option in ("leak", "prediction_rate", "cancellation_rate", "inverse_rate"):
+            if not (math.isfinite(getattr(self, option)) and getattr(self, option) >= 0):
+                raise ConfigError(f"DendriticMicrocircuit: {option}={getattr(self, option)!r} must not be negative.")
+        if self.settle_steps < 1:
+            raise ConfigError(f"DendriticMicrocircuit: settle_steps={self.settle_steps!r} must be at least 1.")
+        if self.interneurons == "tied" and not self.self_predicting:
+            raise ConfigError(
+                "DendriticMicrocircuit: interneurons='tied' are always self-predicting. Say interneurons='learned' "
+                "with self_predicting=False."
+            )
+        inverse = isinstance(self.pathway, Inverse)
+        if self.cancellation_rate and not (inverse or type(self.pathway) is Fixed):
+            raise ConfigError(
+                f"DendriticMicrocircuit: feedback={self.pathway.name!r} moves, and W_PI = -W_TD with it; a "
+                "cancellation_rate has nothing to learn. Leave it 0, or use feedback='fixed' or 'inverse'."
+            )
+        if inverse and not self.cancellation_rate:
+            raise ConfigError(
+                "DendriticMicrocircuit: with feedback='inverse', W_PI has to follow, or uncancelled feedback fills the "
+                "apical dendrites. Set a cancellation_rate, e.g. 1.0."
+            )
+
+    @property
+    def output_mixing(self) -> float:
+        """lambda_N: the target's share of an output pyramid's potential, which has no apical dendrite."""
+        return self.teaching / (self.leak + self.basal + self.teaching)
+
+    @property
+    def apical_mixing(self) -> float:
+        """lambda_k: the apical dendrite's share of a hidden pyramid's potential."""
+        return self.apical / (self.leak + self.basal + self.apical)
+
+    @property
+    def interneuron_mixing(self) -> float:
+        """lambda_I: the pyramid's share of the potential of the interneuron that mirrors it."""
+        return self.somatic / (self.leak + self.dendritic + self.somatic)
+
+    @property
+    def teaches_input(self) -> bool:
+        return super().teaches_input and self.interneurons == "tied" and self.dynamics == "two_step"
+
+    def setup(self, wiring: Wiring) -> None:
+        areas = self._read(wiring)
+        if self.dynamics == "steady_state":
+            _refuse_what_cannot_settle(wiring, areas)
+        if isinstance(self.pathway, Inverse):
+            _refuse_what_cannot_be_inverted(wiring, areas)
+        self._areas = areas
+        self._lowest = {layer.index for layer in wiring.lowest()}
+        super().setup(wiring)
+        self.interneuron_weights, self.inhibition = PerLayer(), PerLayer()
+        for layer in wiring.layers:
+            if layer.feeds_back:
+                self._grow(layer)
+
+    def _read(self, wiring: Wiring) -> dict[int, Area]:
+        """What the theory makes of every layer, from the output down."""
+        readouts = wiring.readouts()
+        step_down = (1 - self.interneuron_mixing) * self.apical_mixing
+        depth = [0] * (len(wiring.nodes) + 1)
+        areas: dict[int, Area] = {}
+        for node in reversed(wiring.nodes):
+            below = depth[node.index + 1]
+            if isinstance(node, Layer):
+                gain = self.output_mixing * step_down**below
+                mixing = self.output_mixing if node in readouts else self.apical_mixing
+                areas[node.index] = area_of(node, mixing, gain)
+                below += 1
+            for source in node.sources:
+                depth[source] = max(depth[source], below)
+        return areas
+
+    def _grow(self, layer: Layer) -> None:
+        """Make the synapses of the interneurons that mirror a layer, in the area below."""
+        weight = layer.weight.detach()
+        if self._areas[layer.index].linearised:
+            return
+        bias = layer.synapses.bias
+        known = self.self_predicting
+        if self.interneurons == "learned":
+            name = f"{layer.name}/interneurons"
+            start = weight.clone() if known else feedback_like(weight, "match", 1.0, self.seed, name)
+            own = None if bias is None else bias.detach().clone() if known else torch.zeros_like(bias)
+            self.interneuron_weights.hold(layer, start, learned=True, bias=own)
+        if self.cancellation_rate:
+            top_down = self.pathway.weight(layer)
+            name = f"{layer.name}/inhibition"
+            start = -top_down if known else uniform(weight, standard_deviation(top_down), self.seed, name)
+            self.inhibition.hold(layer, start, learned=True)
+
+    def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+        if self.dynamics == "two_step":
+            return super().forward(wiring, x, plan)
+        # What settles, settles as a whole: whether anything is frozen is no matter of the dynamics.
+        y, state = super().forward(wiring, x, wiring.plan((True,) * len(plan.requires_grad), False))
+        state.plan = plan
+        return y, state
+
+    def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        if self.dynamics == "steady_state":
+            yield from self._credit_settled(wiring, state, error)
+            return
+        samples, batch = wiring.samples(state, error), wiring.batch_size(state, error)
+        walk = wiring.backward(state, error)
+        for layer, own in walk:
+            signal = walk.receive(layer)
+            if signal is None:
+                continue
+            area, pre = self._areas[layer.index], own.pre
+            assert pre is not None
+            assert own.drive is not None
+            sends = walk.needs_input_grad(layer)
+            # Synapses onto a taught input learn in every pass, whether its signal is needed or not.
+            cancels = sends or (layer.index in self._lowest and layer.feeds_back)
+            feedback = self.pathway.weight(layer) if cancels else None
+            if area.linearised:
+                if wiring.observers and layer not in wiring.readouts():
+                    wiring.show(layer, apical_potential=signal * (-samples * area.gain / area.mixing))
+                post = walk.somatic(layer, own, signal)
+                yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
+                if sends and feedback is not None:
+                    walk.send(layer, layer.synapses.transpose_product(post, feedback, pre))
+                continue
+            apical = area.to_pyramids(signal, own.saved)
+            soma = Soma(area, *precise(layer, own.drive, pre, apical), samples, batch)
+            post = soma.teaching_signal()
+            yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
+            mirror = self._mirror(layer, pre, soma)
+            yield from self._prediction(layer, pre, soma, mirror, post)
+            if feedback is not None:
+                below = self._unexplained(layer, pre, soma, mirror, feedback)
+                yield from self._cancellation(layer, pre, soma, mirror, below, feedback)
+                if sends:
+                    walk.send(layer, below)
+            if wiring.observers:
+                self._show(wiring, layer, soma, mirror)
+        yield from walk.credits()
+
+    def _credit_settled(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        samples, batch = wiring.samples(state, error), wiring.batch_size(state, error)
+        feedback = {layer.index: self.pathway.weight(layer) for layer in wiring.layers if layer.feeds_back}
+
+        def message(layer: Layer, pre: Tensor, basal: Tensor, signal: Tensor) -> Tensor:
+            soma = Soma(self._areas[layer.index], basal, signal, samples, batch)
+            return self._unexplained(layer, pre, soma, self._mirror(layer, pre, soma), feedback[layer.index])
+
+        settling = Settling(self._areas, message, samples, self.settle_steps, self.tolerance)
+        states, residual = settle(settling, wiring, state, error)
+        self._tell(residual)
+        for layer, pre, basal, signal in states:
+            if not state.plan.needs_signal[layer.index + 1]:
+                break
+            soma = Soma(self._areas[layer.index], basal, signal, samples, batch)
+            post = soma.teaching_signal()
+            yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
+            mirror = self._mirror(layer, pre, soma)
+            yield from self._prediction(layer, pre, soma, mirror, post)
+            if layer in self.inhibition:
+                below = self._unexplained(layer, pre, soma, mirror, feedback[layer.index])
+                yield from self._cancellation(layer, pre, soma, mirror, below, feedback[layer.index])
+            if wiring.observers:
+                self._show(wiring, layer, soma, mirror)
+
+    def _tell(self, residual: float) -> None:
+        """Say once that the dynamics have not settled."""
+        if residual <= self.tolerance or self._told:
+            return
+        self._told = True
+        warnings.warn(
+            f"DendriticMicrocircuit: after {self.settle_steps} iterations the dynamics have not settled: potentials "
+            f"still move by {residual:.1e} of the teacher's shift, and {self.tolerance:.1e} was asked for. Raise "
+            "settle_steps or tolerance, or weaken the feedback (teaching, apical or scale). This is said once.",
+            UnsettledWarning,
+            stacklevel=2,
+        )
+
+    def _mirror(self, layer: Layer, pre: Tensor, soma: Soma) -> Mirror:
+        """The interneurons that mirror a layer's pyramids."""
+        if layer not in self.interneuron_weights:
+            return Mirror(soma, self.interneuron_mixing, None)
+        synapses = self.interneuron_weights.synapses(layer)
+        return Mirror(soma, self.interneuron_mixing, synapses.forward(pre.to(synapses.weight.dtype)))
+
+    def _unexplained(self, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, feedback: Tensor) -> Tensor:
+        """The signal at the apical dendrites below, as an error there: vA over -samples times the gain so far."""
+        unit = -1 / (soma.samples * soma.area.gain * (1 - self.interneuron_mixing))
+        below = layer.synapses.transpose_product(mirror.unexplained() * unit, feedback, pre)
+        if layer in self.inhibition:
+            apart = feedback + self.inhibition[layer].detach()  # zero in the self-predicting state, to the last bit
+            below = below + layer.synapses.transpose_product(mirror.rate.to(soma.dtype) * unit, apart, pre)
+        return below
+
+    def _prediction(self, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, post: Tensor) -> Iterator[Credit]:
+        """Credit for the interneurons, dW^IP ~ [phi(u^I) - phi(v^I)] r^T, in its two parts.
+
+        The teacher's effect on the mirrored pyramids (`post`) is used unscaled, as in the update of W. The
+        interneuron's own change is smaller by lambda_I; that small difference would let uncancelled feedback dominate
+        the error. The error of the prediction has a rate of its own.
+        """
+        if layer not in self.interneuron_weights:
+            return
+        positions = self._positions(layer, soma)
+        corrected = self.prediction_rate / (soma.samples * positions * (layer.synapses.fan_in + 1))
+        lesson = post - mirror.lag() * (corrected / mirror.mixing)
+        yield Credit(layer, pre, lesson, synapses=self.interneuron_weights.synapses(layer))
+
+    def _cancellation(
+        self, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, below: Tensor, feedback: Tensor
+    ) -> Iterator[Credit]:
+        """Credit for W^PI, which silences the apical dendrite, and for W^TD, which predicts the rates below."""
+        unit = 1 / (soma.samples * self._positions(layer, soma) * (layer.synapses.fan_out + 1))
+        if layer in self.inhibition:
+            apical = below * (-soma.samples * soma.area.gain * (1 - self.interneuron_mixing))
+            post = mirror.rate.to(soma.dtype) * (self.cancellation_rate * unit)
+            yield Credit(layer, apical.to(post.dtype), post, synapses=self.inhibition.synapses(layer))
+        if isinstance(self.pathway, Inverse):
+            rate = soma.area.fire(soma.basal).to(soma.dtype)
+            guess = layer.synapses.transpose_product(rate, feedback, pre)
+            source = self._areas.get(layer.sources[0] - 1)
+            wrong = pre - (guess if source is None else source.fire(guess))
+            own = self.pathway.weights.synapses(layer)
+            yield Credit(layer, wrong, rate * (-self.inverse_rate * unit), synapses=own)
+
+    def _positions(self, layer: Layer, soma: Soma) -> float:
+        """At how many positions of a sample the layer's weights are shared."""
+        return soma.basal.numel() / (layer.synapses.units * soma.batch)
+
+    def _show(self, wiring: Wiring, layer: Layer, soma: Soma, mirror: Mirror) -> None:
+        shown = {"somatic_potential": (soma.basal + soma.shift).to(soma.dtype)}
+        if layer not in wiring.readouts():
+            shown["apical_potential"] = (soma.shift / soma.area.mixing).to(soma.dtype)
+        if layer.feeds_back:
+            shown["interneuron_rate"] = mirror.rate.to(soma.dtype)
+        wiring.show(layer, **shown)
+
+
+def _refuse_what_cannot_settle(wiring: Wiring, areas: dict[int, Area]) -> None:
+    remedy = "Use dynamics='two_step', which works in any circuit."
+    if not wiring.is_chain():
+        raise CircuitError(
+            "DendriticMicrocircuit: dynamics='steady_state' needs a plain chain of layers, each with interneurons that "
+            f"mirror the next, and in this circuit rates part or meet. {remedy}"
+        )
+    if wiring.teach_input:
+        raise CircuitError(
+            "DendriticMicrocircuit: teach_input=True, but with dynamics='steady_state' the input has no pyramids that "
+            f"could settle. {remedy}"
+        )
+    for layer in wiring.layers:
+        area = areas[layer.index]
+        random = [step for step in area.after if step.traits.random]
+        if area.linearised or random:
+            reason = f"{random[0]!r} draws anew" if random else f"one of {layer.steps!r} is no activation or pooling"
+            raise CircuitError(
+                f"{layer.name}: dynamics='steady_state' has the neurons answer again and again until they settle, and "
+                f"{reason}. Take it out, or: {remedy}"
+            )
+
+
+def _refuse_what_cannot_be_inverted(wiring: Wiring, areas: dict[int, Area]) -> None:
+    for layer in wiring.layers:
+        if not layer.feeds_back or layer.sources[0] == 0:
+            continue
+        source = wiring.nodes[layer.sources[0] - 1]
+        area = areas.get(source.index)
+        if area is None or area.linearised or area.after:
+            raise CircuitError(
+                f"{layer.name}: feedback='inverse' predicts the rates below through their own activation, and between "
+                f"{source.name} and this layer they are pooled, normalised or joined. Use feedback='fixed' or 'tied'."
+            )

@@ -1,0 +1,1 @@
+"""Rules that settle: predictive coding and equilibrium propagation."""

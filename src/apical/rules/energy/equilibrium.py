@@ -1,0 +1,424 @@
+"""Equilibrium propagation: credit from the difference between a network's states under opposite nudges."""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from apical.errors import CircuitError, ConfigError
+from apical.feedback import Tied
+from apical.feedback.randomness import Randomness, check_init
+from apical.feedback.registry import Given
+from apical.layers import BackwardPlan, Credit, Derivatives, ForwardState, Junction, Layer, Node
+from apical.layers.credit import neuron_credits
+from apical.options import check_choice
+from apical.rules.energy.again import refuse_what_cannot_fire_again, widened
+from apical.rules.energy.hopfield import SHAPES, Hopfield
+from apical.rules.energy.nudged import Course, Free, Neurons, Nudged
+from apical.rules.energy.nudging import Nudge, Watch, check_loss
+from apical.rules.energy.products import real_pairs
+from apical.rules.rule import LearningRule
+from apical.wiring import Wiring
+
+_NUDGINGS = ("centered", "positive", "negative", "random", "holomorphic", "clamped")
+
+
+class EquilibriumPropagation(LearningRule):
+    """Equilibrium propagation: the loss nudges a network that settles; what moves is the error.
+
+        F(theta, s, beta) = E(theta, x, s) + beta C(y),      s_beta minimises F
+        dC/dtheta = (1 / 2 beta) (dF/dtheta(s_beta) - dF/dtheta(s_-beta)) + O(beta^2)
+
+    Each synapse sees its own two ends in states of the network, and nothing else is carried anywhere.
+
+    **feedforward**: E = 1/2 sum_k |h_k - f_k(h_<k)|^2, so the free phase is one forward pass and the answer the model's
+    own. In the nudged phase, layers at an even and at an odd distance from the output move in turns,
+
+        h_k <- f_k(h_<k) + J_(k+1)^T eps_(k+1),   eps_k = h_k - f_k(h_<k),   at the output h <- f - beta dC/dy
+
+    and where neurons rectify, by the paper's "mod-PGD": h_k <- ReLU(a_k + J_(k+1)^T eps_(k+1)) with the drive a_k, so
+    that a state is a rate. It is defined on any graph of layers and junctions. Dropout masks and batch statistics are
+    the free pass's, and running statistics move once.
+
+    **hopfield**: synapses carry rates both ways, and the circuit answers with what it settles to:
+
+        s_l <- sigma(P(W_l s_(l-1) + b_l) + W_(l+1)^T P^-1(s_(l+1)) [- beta dC/ds_l]),   y = W_L s_(L-1) + b_L
+
+    with pooling P and unpooling P^-1 (to the argmax of the moment), for `free_steps` from silence and `nudged_steps`
+    from there; the last layer is a linear read-out. `circuit.model` alone remains the feed-forward network of these
+    weights and answers differently: evaluate the circuit.
+
+    Args:
+        network: "feedforward" or "hopfield".
+        nudging: "centered" (beta and -beta: error of order beta^2), "positive" or "negative" (one nudged state: order
+            beta; in a Hopfield network known to fail on hard tasks), "random" (one of the two, drawn for each
+            batch), "holomorphic" (`points` complex betas on a circle: order beta^points), or "clamped" (the output is
+            held a step of size beta down the loss, with both signs: **this does not converge to the gradient**;
+            feedforward only).
+        points: of "holomorphic", an even number; 2 is "centered".
+        beta: the nudging strength; None: 0.001 (feedforward), 0.1 (hopfield).
+        sweeps: feedforward: how often each layer moves when nudged; None: as often as a signal takes from the output
+            to the lowest layer (two layers a sweep), and once more.
+        free_steps: hopfield: steps of the free phase.
+        nudged_steps: hopfield: steps of the nudged one.
+        schedule: "asynchronous" (even and odd layers in turns) or "synchronous" (all at once).
+        step: how far a state goes, of the way to what is asked of it; below 1 (with more sweeps) for networks that
+            would not settle, as clamped ones often do not.
+        activation: hopfield: None (the model's own), "hard_sigmoid" (x cut to 0..1), "half_hard_sigmoid" (x/2 cut to
+            0..1), "centered_hard_sigmoid" (x cut to -1/2..1/2) or "shifted_sigmoid" (1 / (1 + exp(-4 (x - 1/2)))).
+        loss: what nudges at outputs other than the free one: None (the loss's derivative there, held constant),
+            "cross_entropy" or "mse" (exact, see `apical.rules.nudging.Nudge`).
+        feedback: a pathway of `apical.feedback` by name or object: "tied" (symmetric synapses), "kolen_pollack"
+            (weights of their own that learn by the forward ones' increments), "fixed" (random), "sign_symmetric" or,
+            feedforward, "weight_mirror". In a Hopfield network they change the output too, and it may not settle.
+        init: of feedback weights, as for feedback alignment.
+        scale: of feedback weights.
+        tolerance: warn, once, where the last sweep still moved signals (hopfield: the last step states) by more than
+            this part of all.
+        seed: of feedback weights and random nudging.
+
+    Shapes: states are as the layers' rates, (batch, units ...).
+
+    A Hopfield network's gradient is exact for the circuit that settles, which learns best from the squared error, told
+    (`loss="mse"`); by cross-entropy it wants learning rates some ten times smaller than its feed-forward twin.
+
+    Needs: feedforward: any circuit whose neurons can fire twice alike. hopfield: a chain of layers with one monotone
+    activation each, max pooling anywhere or average pooling before the activation, and a linear read-out.
+
+    Raises: ConfigError on unknown options; CircuitError on networks that the theory does not cover.
+    Warns: UnsettledWarning, once, where a relaxation has not settled.
+
+    Departs from the papers: feedforward: credit is what each state was asked to move by when it moved last, which is
+    its error eps_k once settled, in half the sweeps; neurons that do not rectify move to f_k + J^T eps, since
+    phi(a_k + J^T eps) is no minimum of F for any other phi; beta is carried as a unit, so that small ones lose no
+    digits. hopfield: no output state; any loss nudges the last hidden layer through the read-out, as Laborieux et al.
+    do for cross-entropy.
+
+    Source: Scellier and Bengio, Front. Comput. Neurosci. 11, 24 (2017); hopfield: Ernoult et al., NeurIPS 2019,
+    Laborieux et al., Front. Neurosci. 15, 633674 (2021), Scellier et al., NeurIPS 2023; holomorphic: Laborieux and
+    Zenke, NeurIPS 2022; feedforward: Kerjan, Hoier and Scellier, arXiv 2606.03584 (2026).
+    """
+
+    name = "equilibrium_propagation"
+    title = "Equilibrium propagation"
+    summary = "The loss nudges a network that settles; the difference between two states is the error."
+    paper = "Scellier & Bengio 2017; Kerjan et al. 2026"
+    needs = "any circuit (hopfield: a chain with monotone activations and a linear read-out)"
+    observables: ClassVar[Mapping[str, str]] = {
+        "energy": "the layer's part of F, (batch): 1/2 |h - f|^2 (hopfield: 1/2 |s|^2 less what its drive makes of it)",
+        "residual": "how far the last step went, as a part of the whole way, one number",
+        "steps": "how many sweeps or nudged steps there were",
+    }
+    saves_drives = True
+    saves_rates = True
+
+    def __init__(
+        self,
+        *,
+        network: str = "feedforward",
+        nudging: str = "centered",
+        points: int = 6,
+        beta: float | None = None,
+        sweeps: int | None = None,
+        free_steps: int = 60,
+        nudged_steps: int = 15,
+        schedule: str = "asynchronous",
+        step: float = 1.0,
+        activation: str | None = None,
+        loss: str | None = None,
+        feedback: Given = "tied",
+        init: str = "match",
+        scale: float = 1.0,
+        tolerance: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        own = type(self).__name__
+        check_loss(own, loss)
+        check_init(own, init, scale, ("match", "xavier", "weights"))
+        for option, value, known in (
+            ("network", network, ("feedforward", "hopfield")),
+            ("nudging", nudging, _NUDGINGS),
+            ("schedule", schedule, ("asynchronous", "synchronous")),
+            ("activation", activation, (None, *SHAPES)),
+        ):
+            check_choice(own, option, value, known)
+        counts = {"sweeps": sweeps, "free_steps": free_steps, "nudged_steps": nudged_steps}
+        for option, count in counts.items():
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise ConfigError(f"{own}: {option}={count!r} must be a whole number, at least 1.")
+        if not isinstance(points, int) or points < 2 or points % 2:
+            raise ConfigError(
+                f"{own}: points={points!r} must be an even number, at least 2: they come in opposite pairs."
+            )
+        if beta is not None and not (math.isfinite(beta) and beta > 0):
+            raise ConfigError(f"{own}: beta={beta!r} must be a positive number; nudging='negative' turns its sign.")
+        if not 0 < step <= 1:
+            raise ConfigError(f"{own}: step={step!r} must be above 0 and at most 1: it is a part of the way.")
+        if not tolerance > 0:
+            raise ConfigError(f"{own}: tolerance={tolerance!r} must be positive: it is a part of the whole way.")
+        if network == "hopfield" and nudging == "clamped":
+            raise ConfigError(
+                f"{own}: nudging='clamped' holds an output state, and a Hopfield network's output is none."
+            )
+        self.network = network
+        self.nudging = nudging
+        self.points = points
+        self.beta = beta
+        self.sweeps = sweeps
+        self.free_steps = free_steps
+        self.nudged_steps = nudged_steps
+        self.schedule = schedule
+        self.step = step
+        self.activation = activation
+        self.loss = loss
+        self.init = init
+        self.scale = scale
+        self.tolerance = tolerance
+        self.seed = seed
+        self.take_pathway(feedback, init=init, scale=scale, seed=seed)
+        self._check_pathway()
+        self.randomness = Randomness(seed)
+        self._watch = self._watched()
+        self._hopfield: Hopfield | None = None
+        self._neurons: dict[int, Neurons] = {}
+
+    def _check_pathway(self) -> None:
+        """Refuse feedback that a Hopfield network has no use for."""
+        own = type(self).__name__
+        if self.network == "hopfield" and self.pathway.name in ("weight_mirror",):
+            raise ConfigError(
+                f"{own}(network='hopfield'): feedback={self.pathway.name!r} has no meaning here: the feedback weights "
+                "are part of the network that computes the output, and noise between forward passes would change it. "
+                "Use 'tied', 'fixed', 'sign_symmetric' or 'kolen_pollack'."
+            )
+        if self.network == "hopfield" and getattr(self.pathway, "magnitude", None) == "batchwise":
+            raise ConfigError(
+                f"{own}(network='hopfield'): feedback weights drawn for every batch have no meaning here: they are "
+                "part of the network that computes the output. Use magnitude='uniform' or 'fixed'."
+            )
+
+    def _watched(self) -> Watch:
+        return Watch(
+            type(self).__name__,
+            "Raise sweeps (feedforward) or free_steps and nudged_steps (hopfield), lower beta, or set step below 1.",
+            "Set step below 1 or lower beta, lower the learning rate, or, in a Hopfield network, take a bounded "
+            "activation (activation='hard_sigmoid').",
+        )
+
+    # What it asks of a circuit
+
+    def setup(self, wiring: Wiring) -> None:
+        super().setup(wiring)
+        self.randomness = Randomness(self.seed)
+        self._watch = self._watched()
+        self._hopfield = None
+        if self.network == "hopfield":
+            self._hopfield = Hopfield(
+                wiring,
+                type(self).__name__,
+                activation=self.activation,
+                synchronous=self.schedule == "synchronous",
+                step=self.step,
+                holomorphic=self._complex,
+            )
+        else:
+            self._check(wiring)
+            self._neurons = {layer.index: Neurons(layer) for layer in wiring.layers}
+
+    @property
+    def _complex(self) -> bool:
+        return self.nudging == "holomorphic" and self.points > 2
+
+    def _check(self, wiring: Wiring) -> None:
+        own = type(self).__name__
+        refuse_what_cannot_fire_again(wiring, own)
+        if self.nudging == "clamped" and not (wiring.output and isinstance(wiring.nodes[wiring.output - 1], Layer)):
+            raise CircuitError(
+                f"{own}(nudging='clamped') holds the state of the layer that answers, and this answer is read off a "
+                f"junction, {wiring.nodes[wiring.output - 1].name}. Let a layer come last, or take nudging='centered'."
+            )
+        if not self._complex:
+            return
+        for node in wiring.nodes:
+            for step in node.steps:
+                if not step.traits.holomorphic:
+                    raise CircuitError(
+                        f"{node.name}: {step!r} has no derivative in the complex plane, where "
+                        f"{own}(nudging='holomorphic') nudges. Use nn.Tanh or nn.Sigmoid without norms and pooling, or "
+                        "nudging='centered'."
+                    )
+            if isinstance(node, Junction) and not node.merge.holomorphic:
+                raise CircuitError(
+                    f"{node.name}: a {node.merge.name} of rates cannot be nudged in the complex plane here; sums and "
+                    "concatenations can. Use nudging='centered'."
+                )
+
+    # Answering
+
+    def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+        if self._hopfield is not None:
+            y, state, residual = self._hopfield.forward(x, plan, self._feedback_weights(wiring), self.free_steps)
+            self._look(residual, self.free_steps)
+            return y, state
+        y, state = super().forward(wiring, x, widened(plan))
+        state.plan = plan
+        return y, state
+
+    def evaluate(self, model: nn.Module, x: Tensor) -> Tensor:
+        if self._hopfield is None:
+            return super().evaluate(model, x)
+        with torch.no_grad():
+            return self._hopfield.evaluate(x, self._feedback_weights(self._hopfield.wiring), self.free_steps)
+
+    def _look(self, residual: float, steps: int) -> None:
+        if not torch.compiler.is_compiling():
+            self._watch.look(residual, self.tolerance, steps)
+
+    # Teaching
+
+    def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        samples = wiring.samples(state, error)
+        y = state.nodes[wiring.output - 1]
+        assert y is not None
+        assert y.rate is not None
+        dtype = wiring.layers[0].weight.dtype
+        nudge = Nudge(
+            self.loss,
+            y.rate.to(dtype),
+            error.to(dtype),
+            samples,
+            batch_axis=state.batch_axis(wiring.output),
+            mean=wiring.reduction == "mean",
+        )
+        if self._hopfield is None:
+            yield from self._teach_feedforward(wiring, state, nudge, samples)
+            return
+        taught = self._hopfield.nudge_and_compare(
+            state, nudge, samples, self._betas(0.1), self._feedback_weights(wiring), self.nudged_steps
+        )
+        self._look(taught.residual, self.nudged_steps)
+        for layer, pre, post in taught.credits:
+            yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
+        if wiring.observers:
+            for layer, energy in taught.energies:
+                self._show(wiring, layer, energy, taught.residual, self.nudged_steps)
+
+    def _betas(self, otherwise: float) -> Sequence[complex]:
+        """The nudging strengths."""
+        beta = otherwise if self.beta is None else self.beta
+        if self._complex:
+            return [beta * cmath.exp(2j * math.pi * k / self.points) for k in range(self.points)]
+        if self.nudging == "random":
+            return [beta if self.randomness.coin() else -beta]
+        return {"positive": [beta], "negative": [-beta]}.get(self.nudging, [beta, -beta])
+
+    def _feedback_weights(self, wiring: Wiring) -> dict[int, Tensor]:
+        if isinstance(self.pathway, Tied):
+            return {}
+        return {layer.index: self.pathway.weight(layer) for layer in wiring.layers if layer.feeds_back}
+
+    def _teach_feedforward(self, wiring: Wiring, state: ForwardState, nudge: Nudge, samples: float) -> Iterator[Credit]:
+        course = Course(state.plan, wiring.output, 2 if self.schedule == "asynchronous" else 1)
+        free = Free(wiring, state, course, self._neurons)
+        enough = math.ceil(course.depth / len(course.layers))
+        sweeps = enough + 1 if self.sweeps is None else self.sweeps
+        betas = self._betas(0.001)
+        weights = self._feedback_weights(wiring)
+
+        def settle(beta: complex, sweeps: int, *, watched: bool) -> tuple[Nudged, float]:
+            states = Nudged(
+                *(wiring, free, course, self._neurons, weights, nudge, beta),
+                step=self.step,
+                clamped=self.nudging == "clamped",
+            )
+            return states, states.relax(sweeps, watched=watched)
+
+        # States under conjugate nudges are each other's conjugates: one of the two will do.
+        strengths = betas[: len(betas) // 2 + 1] if self._complex else betas
+        settled = [
+            settle(beta, sweeps, watched=number == 0 and not torch.compiler.is_compiling())
+            for number, beta in enumerate(strengths)
+        ]
+        residual = settled[0][1]
+        if math.isfinite(residual):
+            self._look(residual, sweeps)
+        else:
+            # Did it diverge? If not, the first signals tell the circuit in which layer numbers were lost.
+            settled = [settle(beta, enough, watched=True) for beta in strengths]
+            if math.isfinite(settled[0][1]):
+                self._look(residual, sweeps)
+        states = [found for found, _ in settled]
+        requires_grad, derivatives = state.plan.requires_grad, dict[int, Tensor]()
+        unit = 1 / (samples * len(betas))
+        for layer in (node for node, _ in state.plan.order if isinstance(node, Layer)):
+            index = layer.index
+            if index not in states[0].posts:
+                continue
+            if any(requires_grad[number] for number in layer.neuron_indices):
+                for found in states:
+                    found.teach_neurons(layer, requires_grad, derivatives)
+            if wiring.observers:
+                energies = torch.stack([found.energy(layer) for found in states])
+                self._show(wiring, layer, energies.mean(0), residual, sweeps)
+            for pre, post in self._ends(states, index):
+                yield Credit(layer, pre, post * unit, reciprocal=self.pathway.reciprocal(layer))
+        self._finish(wiring, state, states, nudge, unit, derivatives)
+        scaled = {number: derivative * unit for number, derivative in derivatives.items()}
+        yield from neuron_credits([node for node, _ in state.plan.order], scaled)
+
+    def _ends(self, states: list[Nudged], index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What a layer's synapses see in all states, before and after them."""
+        if self._complex:
+            yield _real(states, index)
+        elif all(index in found.untouched for found in states):
+            post = states[0].posts[index]
+            for found in states[1:]:
+                post = post + found.posts[index]
+            yield states[0].pres[index], post
+        else:
+            for found in states:
+                yield found.pres[index], found.posts[index]
+
+    def _finish(
+        self,
+        wiring: Wiring,
+        state: ForwardState,
+        states: list[Nudged],
+        nudge: Nudge,
+        unit: float,
+        derivatives: Derivatives,
+    ) -> None:
+        """Add the derivatives of the junctions' own parameters, and compute the error at the input."""
+        plan = state.plan
+        needs = [False] * len(plan.needs_signal)
+        needs[0] = plan.needs_signal[0]
+        for node, is_layer in reversed(plan.order):
+            learns = any(plan.requires_grad[number] for number in node.neuron_indices)
+            needs[node.index + 1] = not is_layer and (learns or any(needs[source] for source in node.sources))
+        if not any(needs):
+            return
+        for number, found in enumerate(states):
+            arrived = found.descend(needs, plan.requires_grad, derivatives)
+            if needs[0] and 0 in arrived:
+                twice = self._complex and 0 < number < len(states) - 1
+                error = (arrived[0].real if self._complex else arrived[0]) * (2 * unit if twice else unit)
+                state.input_signal = error if state.input_signal is None else state.input_signal + error
+
+    def _show(self, wiring: Wiring, node: Node, energy: Tensor, residual: float, steps: int) -> None:
+        wiring.show(node, energy=energy, residual=torch.tensor(residual), steps=torch.tensor(steps))
+
+
+def _real(states: list[Nudged], index: int) -> tuple[Tensor, Tensor]:
+    """The states under half a circle of nudges, and their conjugates, as real pairs."""
+    pairs = []
+    for number, found in enumerate(states):
+        pre, post = real_pairs(found.pres[index], found.posts[index])
+        pairs.append((pre, post * 2 if 0 < number < len(states) - 1 else post))
+    pres, posts = zip(*pairs, strict=True)
+    return torch.cat(pres), torch.cat(posts)

@@ -1,0 +1,155 @@
+"""Nudging: what a loss asks of an output that is not the free one, and whether a nudged network has settled."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from apical.errors import CircuitError, ConfigError, NonFiniteError
+
+LOSSES = (None, "cross_entropy", "mse", "squared_error")
+"""What a rule can be told of the loss."""
+
+
+class UnsettledWarning(RuntimeWarning):
+    """A relaxation ended before its network had settled."""
+
+
+def check_loss(rule: str, loss: str | None) -> None:
+    """Check the option `loss` of a rule.
+
+    Raises:
+        ConfigError: there is no such loss.
+    """
+    if loss not in LOSSES:
+        raise ConfigError(
+            f"{rule}: loss={loss!r} is unknown: say 'cross_entropy' or 'mse' where the loss is F.cross_entropy or "
+            "F.mse_loss, 'squared_error' where it is half the squared distance, summed over outputs (that of "
+            "`apical train --set loss=mse`), or None for any other (its derivative is then held constant while the "
+            "network settles)."
+        )
+
+
+class Nudge:
+    """The derivative of one sample's loss at any output, worked out from the derivative at the free one.
+
+        dC/dy(y') = dC/dy(y) + A'(y') - A'(y)
+        A' = 0 (None), softmax ("cross_entropy"), c times the identity ("mse", "squared_error")
+
+    Nobody needs the target for this: it is in the free derivative. PyTorch's mean squared error divides by the number
+    of outputs, too, so c is 2 over that number, and 2 where the loss is a sum; for half the squared distance, summed
+    over the outputs of a sample ("squared_error"), it is 1. A mean cross-entropy of (batch, classes, positions ...)
+    divides by the positions in the same way.
+
+    Args:
+        loss: None (constant: the linearised loss), "cross_entropy", "mse" or "squared_error".
+        y: (batch, outputs ...), the free output.
+        error: dL/dy there, of the batch's loss.
+        samples: the number by which the loss divided each sample's part.
+        batch_axis: of the output. Classes are at axis 1 where the batch is at axis 0, as `F.cross_entropy` takes them,
+            and last otherwise.
+        mean: whether the loss is a mean over the outputs of a sample, too.
+
+    Raises:
+        CircuitError: the loss is not the cross-entropy over that axis.
+    """
+
+    def __init__(
+        self,
+        loss: str | None,
+        y: Tensor,
+        error: Tensor,
+        samples: float,
+        *,
+        batch_axis: int | None = 0,
+        mean: bool = True,
+    ) -> None:
+        self.loss = loss
+        self.error = error * samples
+        self._axis = 1 - y.dim() if batch_axis == 0 and y.dim() > 1 else -1
+        if loss == "cross_entropy":
+            self._check_classes(error)
+            classes = y.shape[self._axis]
+            self._unit = samples * classes / y.numel() if mean else 1.0
+            self._rest = self.error - self._softmax(y)
+        elif loss == "mse":
+            self._unit = 2.0 * samples / y.numel() if mean else 2.0
+            self._rest = self.error - self._unit * y
+        elif loss == "squared_error":
+            self._unit = 1.0
+            self._rest = self.error - y
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """The derivative of the loss of each sample, (batch, outputs ...), at another output of that shape.
+
+        Axes may lead, (states, batch, outputs ...), and the output may be complex.
+        """
+        if self.loss == "cross_entropy":
+            return self._rest + self._softmax(y)
+        if self.loss in ("mse", "squared_error"):
+            return torch.add(self._rest, y, alpha=self._unit)
+        return self.error
+
+    def _check_classes(self, error: Tensor) -> None:
+        """Refuse an error that cannot be that of a cross-entropy over the axis of the classes: it would add up to 0."""
+        if error.dim() < 3 or torch.compiler.is_compiling():
+            return
+        size = float(error.abs().sum())
+        if float(error.sum(self._axis).abs().sum()) > 1e-2 * size:
+            raise CircuitError(
+                f"loss='cross_entropy': dL/dy {tuple(error.shape)} does not add up to zero over axis {self._axis} of "
+                "the output, where its classes are expected: at axis 1 if the batch is at axis 0, as F.cross_entropy "
+                "takes them, and last otherwise. Move the classes there, or leave out loss."
+            )
+
+    def _softmax(self, y: Tensor) -> Tensor:
+        if y.is_complex():
+            powers = torch.exp(y - y.real.amax(self._axis, keepdim=True))
+            shares = powers / powers.sum(self._axis, keepdim=True)
+        else:
+            shares = torch.softmax(y, self._axis)
+        return shares if self._unit == 1.0 else shares * self._unit
+
+
+class Watch:
+    """Tells, once for a rule, that its network has not settled; stops one that diverges.
+
+    Args:
+        rule: the rule's name, for the message.
+        remedy: what to change where a relaxation needs more steps.
+        cure: what to change where one diverges.
+    """
+
+    def __init__(self, rule: str, remedy: str, cure: str) -> None:
+        self.rule = rule
+        self.remedy = remedy
+        self.cure = cure
+        self.told = False
+
+    def look(self, residual: float, tolerance: float, steps: int) -> None:
+        """Judge the end of a relaxation.
+
+        Args:
+            residual: what still moved in the last step, as a part of what had moved in all.
+            tolerance: the residual at which a network has settled.
+            steps: how many there were.
+
+        Raises:
+            NonFiniteError: the residual is no number.
+        """
+        if not math.isfinite(residual):
+            raise NonFiniteError(
+                f"{self.rule}: the states grew beyond all bounds within {steps} steps of settling. {self.cure}",
+                layer="loss",
+            )
+        if residual > tolerance and not self.told:
+            self.told = True
+            warnings.warn(
+                f"{self.rule}: after {steps} steps the network has not settled: its last step was {residual:.1e} of "
+                f"the whole way, and at most {tolerance:.1e} was asked for. {self.remedy} This is said once.",
+                UnsettledWarning,
+                stacklevel=3,
+            )

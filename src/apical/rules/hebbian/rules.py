@@ -1,0 +1,301 @@
+"""Hebbian learning: synapses change by what they see before and after them, and no error travels."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from apical.errors import CircuitError, ConfigError
+from apical.layers import Credit, ForwardState, Layer, Node, NodeState
+from apical.options import check_positive
+from apical.rules.reward.choices import reward_prediction_error
+from apical.rules.rule import LearningRule
+from apical.wiring import Wiring
+
+
+class Hebbian(LearningRule):
+    """What Hebbian rules share: hidden layers learn from their own state, and the read-out by the delta rule.
+
+        dW_l = eta (post_l h_(l-1)^T - decay_l W_l),   post_l and decay_l from the layer's own drive u_l
+
+    The mean goes over the batch and, where weights are shared, over the positions that share them. A bias is the
+    weight of a synapse whose input is always 1. What neurons and junctions above hidden layers learn by themselves
+    (the gain of a norm, the slope of a PReLU) has no Hebbian rule: its `.grad` is zero. All layers learn at once.
+
+    Attributes:
+        readout: whether the layers that the answer is read from learn by the delta rule, dW = -eta (dL/du) h^T. If not,
+            they learn by the Hebbian rule as all others do.
+    """
+
+    needs = "hidden layers (or readout=False)"
+    saves_drives = True
+    propagates = False
+
+    def __init__(self, *, readout: bool = True) -> None:
+        super().__init__()
+        self.readout = readout
+
+    def _readouts(self, wiring: Wiring) -> set[Node]:
+        return wiring.readouts() if self.readout else set()
+
+    def setup(self, wiring: Wiring) -> None:
+        if wiring.teach_input:
+            raise CircuitError(
+                f"{type(self).__name__}: teach_input=True, but Hebbian learning sends no error to the input. "
+                "Leave the input untaught, or use a rule whose errors travel, such as FeedbackAlignment."
+            )
+        readouts = self._readouts(wiring)
+        hidden = [layer for layer in wiring.layers if layer not in readouts]
+        if not hidden:
+            raise CircuitError(
+                f"{type(self).__name__}: the answer is read from every layer of this network, so none is left for the "
+                f"Hebbian rule. Say {type(self).__name__}(readout=False) to let the read-out learn by it too, or add a "
+                "hidden layer."
+            )
+        for layer in hidden:
+            self.check(layer)
+
+    def check(self, layer: Layer) -> None:
+        """Refuse a layer that the rule cannot teach."""
+
+    def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        requires_grad = state.plan.requires_grad
+        readouts = self._readouts(wiring)
+        samples, batch = wiring.samples(state, error), wiring.batch_size(state, error)
+        third = self.third_factor(error * samples)
+        walk = wiring.backward(state, error if self.readout else torch.zeros_like(error))
+        for layer, own in walk:
+            if layer in readouts:
+                signal = walk.receive(layer)
+                if signal is not None:
+                    assert own.pre is not None
+                    yield Credit(layer, own.pre, walk.somatic(layer, own, signal))
+                continue
+            synapses = layer.synapses
+            if any(requires_grad[index] for index in (synapses.weight_index, synapses.bias_index) if index is not None):
+                # A drive has its batch where the rate has it that arrives: steps that follow may move the axes.
+                yield self._hebbian(layer, own, third, state.batch_axis(layer.sources[0]), batch, samples)
+        yield from walk.credits()
+        yield from self._zeros(wiring, state, readouts)
+
+    def _hebbian(
+        self, layer: Layer, own: NodeState, third: Tensor | None, batch_axis: int | None, batch: int, samples: float
+    ) -> Credit:
+        """A hidden layer's credit: the rule's own, averaged over batch and positions, with a gradient's sign."""
+        assert own.drive is not None
+        assert own.pre is not None
+        # Under autocast the drive may be bfloat16, too coarse to decide a winner.
+        drive = own.drive.to(layer.weight.dtype)
+        axis = layer.synapses.unit_axis % drive.dim()
+        others = [other for other in range(drive.dim()) if other != axis]
+        if third is not None:
+            if batch_axis is None:
+                raise CircuitError(
+                    f"{layer.name}: {type(self).__name__} brings one number for each of {batch} samples, and no axis "
+                    f"of this layer's drive {tuple(drive.shape)} holds them. Keep the batch an axis of its own."
+                )
+            third = third.to(drive.dtype).view([-1 if other == batch_axis else 1 for other in range(drive.dim())])
+        post, lost = self.change(layer, drive, axis, third)
+        positions = drive.numel() / drive.shape[axis] / batch
+        share = 1 / (positions * samples)
+        # Divided before the sum, which could overflow where the mean does not.
+        return Credit(layer, own.pre, post * -share, decay=(lost * share).sum(others))
+
+    def _zeros(self, wiring: Wiring, state: ForwardState, readouts: set[Node]) -> Iterator[Credit]:
+        """Zero gradients for neuron parameters that Hebbian rules do not train; DDP expects one for every parameter."""
+        for node, _ in state.plan.order:
+            if node in readouts:
+                continue
+            found = {}
+            for index in node.neuron_indices:
+                module, name = wiring.parameters[index]
+                parameter = module._parameters[name]
+                if parameter is not None and state.plan.requires_grad[index]:
+                    found[index] = torch.zeros_like(parameter)
+            if found:
+                yield Credit(node, derivatives=found)
+
+    def third_factor(self, error: Tensor) -> Tensor | None:
+        """What all hidden synapses are told of a sample beside their own state: (batch,), or None for nothing.
+
+        Args:
+            error: (batch, outputs ...), the derivative of each sample's own loss.
+        """
+        return None
+
+    @abstractmethod
+    def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What a synapse gains for each unit of its input, and what it loses for each unit of its strength.
+
+        Args:
+            layer: whose synapses learn.
+            drive: (batch, units ...), what they delivered.
+            axis: of the units.
+            third: (batch, 1 ...), or None.
+
+        Returns:
+            two tensors of the drive's shape: dw = eta (first * input - second * w) at every sample and position
+        """
+
+
+class Oja(Hebbian):
+    """Oja's rule: a Hebbian synapse that forgets, so that every unit finds the first principal component of its input.
+
+        dw_j = eta y_j (x - y_j w_j),   y_j = w_j x
+
+    The weights of a unit come to length 1 along the eigenvector of <x x^T> with the largest eigenvalue. Units do not
+    know of each other: all units of a layer find the same component, up to the sign, and a network of such layers
+    keeps one number of its input. Take `SoftHebb` where units have to differ.
+
+    Args:
+        readout: whether the layers that the answer is read from learn by the delta rule instead.
+
+    Shapes: y is the drive, (batch, units ...), whatever neurons follow. A unit with a bias finds the component of the
+    input with a constant 1 appended.
+
+    Needs: hidden layers (or readout=False); inputs with mean zero, if the component should be the covariance's; and a
+    learning rate below about 1 / (the largest eigenvalue of <x x^T>), beyond which weights grow without bound. Uses
+    nothing of the loss in hidden layers. What multiplies a loss (a weight, a GradScaler) multiplies the read-out's
+    update alone. Raises: CircuitError where no layer is hidden, or the input is to be taught.
+
+    Departs from the paper: the mean over the batch, and over the positions that share weights, in place of one sample.
+
+    Source: Oja, Journal of Mathematical Biology 15, 267-273 (1982).
+    """
+
+    name = "oja"
+    title = "Oja's rule"
+    summary = "Hebbian synapses that forget: each unit finds its input's first principal component."
+    paper = "Oja 1982"
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.05})
+
+    def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
+        return drive, drive * drive
+
+
+class SoftHebb(Hebbian):
+    """SoftHebb: units compete by a softmax, the winner learns its input, and the losers unlearn it.
+
+        y     = softmax(u / temperature) over the units,   u = W x
+        s_j   = +1 for the unit with the largest u, -1 for all others (or +1, without `anti_hebbian`)
+        dw_j  = eta |r_j - 1|^norm_power s_j y_j (x - u_j w_j),   r_j the length of w_j
+
+    In a convolution the channels compete at each position. The competition is for learning alone: the layer answers by
+    whatever neurons follow. Weights come to length 1, and there the factor |r - 1|^norm_power ends learning by itself.
+
+    Args:
+        temperature: of the softmax, in units of the drive. Small: the winner takes all. Large: the losers' shares
+            outweigh the winner's, and all units flee from the inputs' mean.
+        anti_hebbian: let losers unlearn. Without it, this is the rule of 2022.
+        norm_power: of a unit's distance from length 1, which scales its learning rate; 0 for one rate for all.
+        readout: whether the layers that the answer is read from learn by the delta rule instead.
+
+    Shapes: y and u are (batch, units ...). r_j counts the bias, if there is one.
+
+    Needs: hidden layers (or readout=False) of at least two units. Uses nothing of the loss in hidden layers. What
+    multiplies a loss (a weight, a GradScaler) multiplies the read-out's update alone. The published networks
+    normalise each layer's input (`BatchNorm2d(affine=False)`), have no bias, and rectify what exceeds the units'
+    mean, to a power. Raises: CircuitError for a hidden layer of one unit, where no layer is hidden, or the input is
+    to be taught.
+
+    Departs from the papers: the mean over batch and positions, where the published code divides the batch's sum by
+    its largest entry, which no synapse could know; so learning rates are not the published ones. A bias is a synapse
+    whose input is always 1; the paper of 2022 has a rule for biases of its own, the paper of 2023 has none. All
+    layers learn at once; the paper of 2023 trains them one after the other, and its code's documentation says that at
+    once is as good.
+
+    Source: Moraitis, Toichkin, Journe, Chua and Guo, Neuromorphic Computing and Engineering 2, 044017 (2022): the
+    soft winner-take-all and its plasticity; Journe, Rodriguez, Guo and Moraitis, ICLR 2023: anti-Hebbian losers, the
+    learning rate by length, many layers.
+    """
+
+    name = "soft_hebb"
+    title = "SoftHebb"
+    summary = "Units compete by a softmax; the winner learns its input, the losers unlearn it."
+    paper = "Moraitis et al. 2022; Journe et al. 2023"
+    needs = "hidden layers (or readout=False) of two units or more"
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.1,
+        anti_hebbian: bool = True,
+        norm_power: float = 0.5,
+        readout: bool = True,
+    ) -> None:
+        super().__init__(readout=readout)
+        check_positive(type(self).__name__, temperature=temperature)
+        if not (math.isfinite(norm_power) and norm_power >= 0):
+            raise ConfigError(f"SoftHebb: norm_power={norm_power!r} must be a number of at least 0.")
+        self.temperature = temperature
+        self.anti_hebbian = anti_hebbian
+        self.norm_power = norm_power
+
+    def check(self, layer: Layer) -> None:
+        if layer.synapses.units < 2:
+            raise CircuitError(
+                f"{layer.name}: SoftHebb lets the units of a layer compete, and this layer has one. Give it more, or "
+                "use Oja, whose units are each on their own."
+            )
+
+    def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
+        y = torch.softmax(drive / self.temperature, axis)
+        if self.anti_hebbian:
+            winner = drive.argmax(axis, keepdim=True)
+            y = torch.scatter(-y, axis, winner, y.gather(axis, winner))
+        if self.norm_power:
+            rate = (layer.synapses.lengths() - 1).abs().pow(self.norm_power)
+            y = y * rate.view(-1, *[1] * (drive.dim() - 1 - axis))
+        return y, y * drive
+
+
+class ThreeFactor(Hebbian):
+    """Three-factor learning: one number a sample, broadcast to all, decides what a Hebbian synapse makes of it.
+
+        dw_j = eta (M y_j x - |M| y_j^2 w_j),   y_j = w_j x,   M = r - q_s
+
+    M is the third factor, a neuromodulator that tells by how much the reward r exceeded what the chosen action s was
+    worth; y_j x is the eligibility, and Oja's decay keeps weights bounded. The read-out learns q by the same number.
+
+    M has mean zero where rewards are predicted well for each input, and a product of M and a Hebbian term then measures
+    their covariance, without the bias that a plain reward would bring (Fremaux et al. 2010). But these hidden units
+    answer without noise, and nothing explores but the choice at the output. So the rule follows no gradient of reward,
+    and is not to be expected to: what a single number lacks is the attention by which `BrainProp` says who was at it.
+
+    Args:
+        readout: whether the layers that the answer is read from learn by the delta rule instead.
+
+    Shapes: M is (batch,), y the drive, (batch, units ...).
+
+    Needs: hidden layers (or readout=False) whose drives have the batch as first axis; answers (batch, actions); a loss
+    that says what one choice was worth (`apical.losses.reward_prediction`). Raises: CircuitError where no layer is
+    hidden, where the input is to be taught, or when it is taught by a loss whose derivative lives on more than one unit
+    of a sample, such as cross-entropy. (Inside `torch.compile` only the shape is looked at.)
+
+    Departs from the papers: they give the family dw = eta M H(pre, post), and leave H open. Oja's decay, by |M|, is
+    added here, since a plain product grows without bound; the eligibility lasts for one sample.
+
+    Source: Fremaux and Gerstner, Frontiers in Neural Circuits 9, 85 (2016): the family; Fremaux, Sprekeler and
+    Gerstner, Journal of Neuroscience 30, 13326 (2010): why M should be a reward-prediction error.
+    """
+
+    name = "three_factor"
+    title = "Three-factor learning"
+    summary = "One number a sample, broadcast to all, gates Hebbian synapses that forget."
+    paper = "Fremaux & Gerstner 2016"
+    needs = "hidden layers (or readout=False); answers (batch, actions); a loss that says what one choice was worth"
+    learns_from = "reward_prediction"
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.05})
+
+    def third_factor(self, error: Tensor) -> Tensor | None:
+        return reward_prediction_error(self, error)
+
+    def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert third is not None
+        return third * drive, third.abs() * drive * drive
