@@ -82,6 +82,17 @@ class Step(ABC):
         return self.forward(x)
 
 
+def refire_all(
+    steps: Sequence[Step], x: Tensor, free: Sequence[Saved], *, anchored: bool
+) -> tuple[Tensor, list[Saved]]:
+    """The output of several steps, one after the other, and what each saved; see `Step.refire`."""
+    saved = []
+    for step, known in zip(steps, free, strict=True):
+        x, own = step.refire(x, known, anchored=anchored)
+        saved.append(own)
+    return x, saved
+
+
 class Elementwise(Step):
     """A step without parameters: `backward` in one line."""
 

@@ -20,7 +20,7 @@ from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.options import check_choice
 from apical.rules.dendrites.settling import Settling, settle
 from apical.rules.dendrites.somas import Area, Mirror, Soma, area_of, precise
-from apical.rules.energy.nudging import UnsettledWarning
+from apical.rules.energy.relax import UnsettledWarning
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
 

@@ -1,19 +1,14 @@
-"""Firing again: what neurons do when a network settles, and what has to stay as it was in the free pass."""
+"""Neurons that fire again while a network settles: what is saved for it, and which neurons cannot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import Tensor
-
 from apical.errors import CircuitError
-from apical.layers import BackwardPlan, Step
-from apical.layers.steps import Saved
+from apical.layers import BackwardPlan
 from apical.wiring import Wiring
 
 
 def widened(plan: BackwardPlan) -> BackwardPlan:
-    """The same plan, with a record for what lies below all that learns but meets at a junction what moves."""
+    """The same plan, with a state for what lies below all that learns but meets at a junction what moves."""
     values = list(plan.needs_signal)
     for node, is_layer in plan.order:
         if not is_layer:
@@ -23,7 +18,7 @@ def widened(plan: BackwardPlan) -> BackwardPlan:
 
 
 def refuse_what_cannot_fire_again(wiring: Wiring, rule: str, instead: str = "") -> None:
-    """Refuse neurons whose answer to one drive changes from one call to the next.
+    """Refuse neurons whose output for one drive changes from one call to the next.
 
     Raises:
         CircuitError: one of them draws random numbers, or moves statistics, out of the rule's sight.
@@ -38,14 +33,3 @@ def refuse_what_cannot_fire_again(wiring: Wiring, rule: str, instead: str = "") 
                     "each time. Use nn.Dropout, nn.Dropout1d to 3d, nn.BatchNorm1d or 2d, or a norm without running "
                     f"statistics in its place{instead}."
                 )
-
-
-def fire_all_again(
-    steps: Sequence[Step], x: Tensor, free: Sequence[Saved], *, anchored: bool
-) -> tuple[Tensor, list[Saved]]:
-    """What several steps answer, one after the other, and what each keeps."""
-    saved = []
-    for step, known in zip(steps, free, strict=True):
-        x, kept = step.refire(x, known, anchored=anchored)
-        saved.append(kept)
-    return x, saved

@@ -16,12 +16,13 @@ from apical.feedback.randomness import Randomness, check_init
 from apical.feedback.registry import Given
 from apical.layers import BackwardPlan, Credit, Derivatives, ForwardState, Junction, Layer, Node
 from apical.layers.credit import neuron_credits
+from apical.layers.products import real_pairs
 from apical.options import check_choice
 from apical.rules.energy.again import refuse_what_cannot_fire_again, widened
 from apical.rules.energy.hopfield import SHAPES, Hopfield
 from apical.rules.energy.nudged import Course, Free, Neurons, Nudged
-from apical.rules.energy.nudging import Nudge, Watch, check_loss
-from apical.rules.energy.products import real_pairs
+from apical.rules.energy.nudging import Nudge, check_loss
+from apical.rules.energy.relax import ConvergenceMonitor, Outcome
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
 
@@ -184,7 +185,7 @@ class EquilibriumPropagation(LearningRule):
         self.take_pathway(feedback, init=init, scale=scale, seed=seed)
         self._check_pathway()
         self.randomness = Randomness(seed)
-        self._watch = self._watched()
+        self.monitor = self._make_monitor()
         self._hopfield: Hopfield | None = None
         self._neurons: dict[int, Neurons] = {}
 
@@ -203,12 +204,14 @@ class EquilibriumPropagation(LearningRule):
                 "part of the network that computes the output. Use magnitude='uniform' or 'fixed'."
             )
 
-    def _watched(self) -> Watch:
-        return Watch(
+    def _make_monitor(self) -> ConvergenceMonitor:
+        return ConvergenceMonitor(
             type(self).__name__,
-            "Raise sweeps (feedforward) or free_steps and nudged_steps (hopfield), lower beta, or set step below 1.",
-            "Set step below 1 or lower beta, lower the learning rate, or, in a Hopfield network, take a bounded "
-            "activation (activation='hard_sigmoid').",
+            "the last step, as a part of the whole way,",
+            if_unsettled="Raise sweeps (feedforward) or free_steps and nudged_steps (hopfield), lower beta, or set "
+            "step below 1.",
+            if_diverged="Set step below 1 or lower beta, lower the learning rate, or, in a Hopfield network, choose a "
+            "bounded activation (activation='hard_sigmoid').",
         )
 
     # What it asks of a circuit
@@ -216,7 +219,7 @@ class EquilibriumPropagation(LearningRule):
     def setup(self, wiring: Wiring) -> None:
         super().setup(wiring)
         self.randomness = Randomness(self.seed)
-        self._watch = self._watched()
+        self.monitor = self._make_monitor()
         self._hopfield = None
         if self.network == "hopfield":
             self._hopfield = Hopfield(
@@ -278,7 +281,8 @@ class EquilibriumPropagation(LearningRule):
 
     def _look(self, residual: float, steps: int) -> None:
         if not torch.compiler.is_compiling():
-            self._watch.look(residual, self.tolerance, steps)
+            residual = residual if math.isfinite(residual) else math.nan
+            self.monitor.check(Outcome(steps, residual, self.tolerance))
 
     # Teaching
 

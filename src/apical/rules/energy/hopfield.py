@@ -17,10 +17,12 @@ from torch import Tensor
 
 from apical.errors import CircuitError
 from apical.layers import BackwardPlan, ForwardState, Junction, Layer, NodeState, Step
+from apical.layers.products import by_onednn, real_pairs
+from apical.layers.products import forward as drive
+from apical.layers.products import transpose_product as carry
 from apical.layers.steps import Saved
 from apical.layers.synapses import LinearSynapses
 from apical.rules.energy.nudging import Nudge
-from apical.rules.energy.products import by_onednn, carry, drive, real_pairs
 from apical.wiring import Wiring
 
 Activation = Callable[[Tensor], Tensor]

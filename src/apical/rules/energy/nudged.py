@@ -23,9 +23,10 @@ from torch import Tensor
 
 from apical.layers import BackwardPlan, Derivatives, ForwardState, Junction, Layer, Node, NodeState
 from apical.layers.nodes import steps_backward
+from apical.layers.products import forward as drive
+from apical.layers.products import transpose_product as carry
 from apical.layers.steps import Saved
-from apical.rules.energy.again import fire_all_again
-from apical.rules.energy.products import carry, drive
+from apical.layers.steps import refire_all as fire_all_again
 from apical.wiring import Wiring
 
 Nudging = Callable[[Tensor], Tensor]

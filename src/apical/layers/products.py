@@ -1,9 +1,9 @@
-"""A layer's products while a network settles: many of them, in states that may be complex.
+"""A layer's two products while a network settles: many of them, with states that may be complex.
 
-Weights are real, and take the real and the imaginary part of a state alike. Products of single precision on processors
-with AVX-512 are made by oneDNN, which PyTorch brings along and uses for convolutions anyway: its matrix products are
-MKL's, and MKL does not use AVX-512 on processors that are not Intel's, which doubles the time. The results differ by
-rounding. `torch.backends.mkldnn.enabled = False` turns it off.
+Weights are real, and multiply the real and the imaginary part of a state in the same way. Products in single precision
+on processors with AVX-512 are computed by oneDNN, which PyTorch contains and uses for convolutions: its matrix products
+are MKL's, and MKL does not use AVX-512 on processors that are not Intel's, which doubles the time. The results differ
+by rounding. `torch.backends.mkldnn.enabled = False` turns it off.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from apical import compat
-from apical.layers import Layer
+from apical.layers.nodes import Layer
 from apical.layers.synapses import LinearSynapses
 
 _WORTH_IT = 2**21  # multiplications; below, the call costs more than it saves
 
 
 def by_onednn(layer: Layer, x: Tensor, weight: Tensor) -> bool:
-    """Whether a product of (batch, ...) with a layer's weights is made by oneDNN."""
+    """Whether oneDNN computes a product of (batch, ...) with a layer's weights."""
     return (
         x.dim() == 2
         and x.dtype == weight.dtype == torch.float32
@@ -38,24 +38,25 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product(x, weight, bias)
 
 
-def drive(layer: Layer, pre: Tensor) -> Tensor:
-    """What a layer's synapses deliver: (batch, fan-in ...) to (batch, units ...), in the type of `pre`."""
+def forward(layer: Layer, pre: Tensor) -> Tensor:
+    """The drive of a layer: (batch, fan-in ...) to (batch, units ...), in the type of `pre`."""
     synapses = layer.synapses
     if by_onednn(layer, pre, synapses.weight):
         return _linear(pre, synapses.weight, synapses.bias)
     if not pre.is_complex():
-        return synapses.forward(pre).to(pre.dtype)
-    silent = synapses.forward(torch.zeros_like(pre.real[:1]))  # the bias is real
-    return torch.complex(synapses.forward(pre.real.contiguous()), synapses.forward(pre.imag.contiguous()) - silent)
+        drive = synapses.forward(pre)
+        return drive if drive.dtype == pre.dtype else drive.to(pre.dtype)
+    bias_alone = synapses.forward(torch.zeros_like(pre.real[:1]))  # it is real
+    return torch.complex(synapses.forward(pre.real.contiguous()), synapses.forward(pre.imag.contiguous()) - bias_alone)
 
 
-def carry(layer: Layer, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
-    """A signal at a layer's soma, carried down: (batch, units ...) to (batch, fan-in ...).
+def transpose_product(layer: Layer, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
+    """Carry a signal at a layer's soma down: (batch, units ...) to (batch, fan-in ...).
 
     Args:
-        layer: whose synapses carry it.
+        layer: through which it is carried.
         post: the signal.
-        weight: what carries it.
+        weight: of the shape of the layer's own.
         pre: real, for its shape and type alone.
     """
     if pre.dtype == post.dtype and by_onednn(layer, post, weight):
@@ -69,9 +70,9 @@ def carry(layer: Layer, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
 
 
 def real_pairs(pre: Tensor, post: Tensor) -> tuple[Tensor, Tensor]:
-    """Real pairs whose products add up to the real part of complex ones, and their posts to the real part of theirs.
+    """Real pairs whose products sum to the real part of the complex pairs' products, and their posts likewise.
 
-    The second is what biases learn from: so the imaginary parts, which the products need, appear with both signs.
+    Biases learn from the sum of the posts: so the imaginary parts, which the products need, appear with both signs.
     """
     if not pre.is_complex():
         return pre, post.real.contiguous()
