@@ -14,7 +14,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # Lines of code of src without comments, docstrings and blank lines. Raise it on purpose only, with the reason in the
 # commit that does. While the core is being rebuilt it is above the goal, 15,339.
-BUDGET = 16_100
+BUDGET = 16_200
 LONGEST = 400
 MOST_BRANCHED = 15
 # Files and functions above the limits, until the rest of the core is rebuilt. The sets may only become smaller.
@@ -23,8 +23,6 @@ STILL_LONG = {
     "rules/energy/equilibrium.py",
     "rules/energy/hopfield.py",
     "rules/energy/nudged.py",
-    "rules/energy/predictive_coding.py",
-    "study/benchmark.py",
 }
 STILL_BRANCHED = {
     "circuit.py": {"Circuit.assign_gradients"},
@@ -32,10 +30,6 @@ STILL_BRANCHED = {
     "rules/dendrites/settling.py": {"settle"},
     "rules/energy/equilibrium.py": {"EquilibriumPropagation.__init__", "EquilibriumPropagation._teach_feedforward"},
     "rules/energy/hopfield.py": {"Hopfield.nudge_and_compare"},
-    "rules/energy/incremental.py": {"learn_while_inferring"},
-    "rules/energy/inference.py": {"Inference._move_value"},
-    "rules/energy/predictive_coding.py": {"PredictiveCoding._check"},
-    "rules/energy/relaxation.py": {"Relaxation.predict"},
 }
 PRIVATE = re.compile(r"\btorch\._C\b")
 COMPAT = "compat.py"
