@@ -275,16 +275,14 @@ class Training:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `state` returned.
+        """Continue from a state that `state` returned.
 
         Raises:
-            CheckpointError: it belongs to another network, rule or optimizer.
+            CheckpointError: it belongs to another network, rule, optimizer or version of apical.
         """
-        try:
+        with _explained():
             self.circuit.load_state_dict(state["circuit"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint is of another network, rule or optimizer: {error}") from error
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
         self._epoch_order = state["order"]
         self._choices.set_state(state["choices"])
@@ -307,6 +305,26 @@ def make_circuit(config: Config, input_shape: Sequence[int], classes: int) -> Ci
     circuit = Circuit(model.to(config.device), config.rule.make(), check_finite=config.check_finite)
     circuit.to(config.device)
     return circuit
+
+
+def load_circuit(circuit: Circuit, state: Mapping[str, Any]) -> None:
+    """Load the circuit of a checkpoint: the network and the rule's own state.
+
+    Raises:
+        CheckpointError: it belongs to another network, rule or version of apical.
+    """
+    with _explained():
+        circuit.load_state_dict(state)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint is of another network, rule, optimizer or version of apical: {error}"
+        ) from error
 
 
 def answer_all(circuit: Circuit, examples: data.Examples, loss_function: Loss) -> tuple[float, Tensor]:
