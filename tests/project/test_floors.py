@@ -27,7 +27,7 @@ BELOW: dict[str, set[str]] = {
     "options": set(),
     "kernels": set(),
     "compat": set(),
-    "layers": {"kernels"},
+    "layers": {"kernels", "compat"},
     "functions": {"layers"},
     "tracing": {"layers", "functions"},
     "wiring": {"layers", "functions", "tracing"},

@@ -20,7 +20,7 @@ class Result:
         validation_loss, validation_accuracy: of the same weights; None without a validation part.
         angles: between the rule's update and the true gradient, of the same weights, by layer; None: not asked
             for, or for a layer where either is zero.
-        notes: what somebody who reads the numbers should know, a sentence each.
+        notes: facts that readers of the numbers need, a sentence each.
     """
 
     folder: Path
