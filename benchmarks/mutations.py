@@ -84,7 +84,9 @@ def main() -> int:
             print("the tests do not import the copy of src: is another apical ahead on the path?")
             return 1
         for tests in sorted({m.tests for m in mutations}):
-            if failed := run(whole, tests, "").failed:
+            wanted = sorted({m.only for m in mutations if m.tests == tests})
+            only = "" if "" in wanted else " or ".join(f"({one})" for one in wanted)
+            if failed := run(whole, tests, only).failed:
                 print(f"a test fails without any mutation: {failed}")
                 return 1
         width = max(len(mutation.name) for mutation in mutations)

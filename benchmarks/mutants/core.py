@@ -61,7 +61,7 @@ MUTATIONS = (
         "        signal = signal.sum_to_size(shape)\n",
         "        signal = signal[(0,) * (signal.dim() - len(shape))].expand(shape)\n",
         CLOSED,
-        "meeting",
+        "merge",
     ),
     Mutation(
         "a signal forgets its type under autocast",
@@ -69,7 +69,7 @@ MUTATIONS = (
         "    return signal if signal.dtype == dtype or signal.is_complex() else signal.to(dtype)\n",
         "    return signal\n",
         CLOSED,
-        "meeting",
+        "merge",
     ),
     Mutation(
         "frozen layers are taught all the same",

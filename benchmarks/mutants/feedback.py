@@ -84,14 +84,6 @@ MUTATIONS = (
         "increments",
     ),
     Mutation(
-        "frozen feedback takes increments",
-        "layers/credit.py",
-        " or not (requires_grad[weight] and requires_grad[feedback]):",
-        ":",
-        PATHWAYS,
-        "frozen",
-    ),
-    Mutation(
         "feedback weights are drawn without the layer's name",
         "feedback/fixed.py",
         "self.seed, layer.name)",
