@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import apical
 from apical import kernels
 from apical.errors import CircuitError, ConfigError, NonFiniteError
-from apical.rules.energy import products
-from apical.rules.energy.nudging import Nudge, UnsettledWarning
+from apical.layers import products
+from apical.rules.energy.nudging import Nudge
+from apical.rules.energy.relax import UnsettledWarning
 
 Named = dict[str, Tensor]
 
@@ -608,10 +609,12 @@ def test_products_by_onednn_are_the_same_products(monkeypatch):
     with torch.no_grad():
         if torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available():
             assert products.by_onednn(own, pre, layer.weight)
-        found = products.drive(own, pre), products.carry(own, post, layer.weight, pre)
+        found = products.forward(own, pre), products.transpose_product(own, post, layer.weight, pre)
         monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
         assert not products.by_onednn(own, pre, layer.weight)
-        torch.testing.assert_close(found, (products.drive(own, pre), products.carry(own, post, layer.weight, pre)))
+        torch.testing.assert_close(
+            found, (products.forward(own, pre), products.transpose_product(own, post, layer.weight, pre))
+        )
         monkeypatch.undo()
     torch.testing.assert_close(found[0], layer(pre))
     torch.testing.assert_close(found[1], post @ layer.weight)

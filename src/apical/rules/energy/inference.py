@@ -274,5 +274,6 @@ class Inference(ABC):
 
     def show_error(self, layer: Layer, post: Tensor, taken: int, **more: Tensor) -> None:
         """Give a layer's prediction error to the circuit's observers."""
-        energy = sum_per_sample(post.square(), self.free.batch_axis(layer.index + 1)) / 2
+        # At the soma the batch is where it is in the rate that arrives: the neurons may move it.
+        energy = sum_per_sample(post.square(), self.free.batch_axis(layer.sources[0])) / 2
         self.wiring.show(layer, step=torch.tensor(taken), prediction_error=-post, energy=energy, **more)
