@@ -605,7 +605,7 @@ def test_products_by_onednn_are_the_same_products(monkeypatch):
     layer = nn.Linear(256, 160)
     wiring = apical.Circuit(nn.Sequential(layer, nn.Tanh(), nn.Linear(160, 3)), apical.Backprop()).wiring
     pre, post = torch.randn(64, 256), torch.randn(64, 160)
-    own = wiring.layers[0]
+    own = wiring.layers[0].synapses
     with torch.no_grad():
         if torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available():
             assert products.by_onednn(own, pre, layer.weight)

@@ -12,6 +12,7 @@ from apical.layers import products
 from apical.layers.nodes import Junction, Layer, Node
 from apical.layers.passes import ForwardState
 from apical.layers.refiring import refire_all
+from apical.layers.synapses import Synapses
 
 Potential = Callable[[Layer, bool], Tensor | None]
 """Given a layer, and whether the rate that arrives there has moved: the potential at which its neurons fire, or None
@@ -32,11 +33,13 @@ class MovingState:
     Attributes:
         free: as given.
         state: of the nodes as they are now, for a `BackwardPass`.
+        synapses: other synapses that take the place of a layer's own.
     """
 
     def __init__(self, free: ForwardState, *, anchored: bool) -> None:
         self.free = free
         self.state = free.copy()
+        self.synapses: dict[Layer, Synapses] = {}
         self._anchored = anchored
         self._upwards = free.plan.order[::-1]
         self._junctions = [node for node, is_layer in self._upwards if not is_layer]
@@ -72,7 +75,7 @@ class MovingState:
         """Evaluate a layer's drive for the rate that arrives there now."""
         own = self.state[layer]
         own.pre = pre = self.pre(layer)
-        own.drive = drive = products.forward(layer, pre)
+        own.drive = drive = products.forward(self.synapses.get(layer, layer.synapses), pre)
         self._clock += 1
         self._evaluated[layer.index] = self._clock
         return drive
@@ -147,7 +150,7 @@ class MovingState:
             if isinstance(node, Layer):
                 own = self.state[node]
                 own.pre = self.pre(node)
-                own.drive = products.forward(node, own.pre)
+                own.drive = products.forward(node.synapses, own.pre)
                 self._fire(node, own.drive)
             else:
                 self._merge(node)

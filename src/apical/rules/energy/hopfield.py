@@ -202,7 +202,7 @@ class Hopfield:
 
     def _up(self, place: int, pre: Tensor, saved: list[list[Saved]]) -> Tensor:
         """What arrives at a layer from below, pooled; what the pooling keeps of it."""
-        x = drive(self.layers[place], pre)
+        x = drive(self.layers[place].synapses, pre)
         kept = []
         for step in self.pools[place]:
             x, one = step.forward(x)
@@ -222,9 +222,9 @@ class Hopfield:
         """What arrives from below, and what comes down from a layer; `once`: nobody needs the former again."""
         weight = weights.get(layer.index, layer.weight)
         alike = isinstance(layer.synapses, LinearSynapses) and post.dim() == 2 and post.dtype == weight.dtype
-        if alike and not by_onednn(layer, post, weight):
+        if alike and not by_onednn(layer.synapses, post, weight):
             return up.addmm_(post, weight) if once else torch.addmm(up, post, weight)
-        down = carry(layer, post, weight, below.real if below.is_complex() else below)
+        down = carry(layer.synapses, post, weight, below.real if below.is_complex() else below)
         return up.add_(down) if once else up + down
 
     def _settle(
@@ -265,7 +265,7 @@ class Hopfield:
         if place + 1 < len(self.layers):
             above, post = self.layers[place + 1], self._unpool(place + 1, states[place + 1], saved)
         elif nudge is not None:
-            above, post = self.readout, nudge(drive(self.readout, state))
+            above, post = self.readout, nudge(drive(self.readout.synapses, state))
         else:
             return self._fire(place, up if place else up.clone())
         return self._fire(place, self._down(above, post, state, weights, up, once=place > 0))
@@ -297,7 +297,7 @@ class Hopfield:
             states.append(pre)
         before = self._settle(states, bottom, saved, weights, steps, None)
         residual = 0.0 if torch.compiler.is_compiling() else _part(states, before, [torch.zeros(()) for _ in states])
-        return drive(self.readout, states[-1] if states else x), states, bottom, residual
+        return drive(self.readout.synapses, states[-1] if states else x), states, bottom, residual
 
     def evaluate(self, x: Tensor, weights: Mapping[int, Tensor], steps: int) -> Tensor:
         """What the network settles to."""
@@ -371,7 +371,7 @@ class Hopfield:
         asymmetric = bool(weights)
         found: list[tuple[Layer, Tensor, Tensor]] = []
         way = {node for node, _ in state.plan.order}
-        y = drive(self.readout, pres[-1])
+        y = drive(self.readout.synapses, pres[-1])
         even = each([beta * share for beta, share in zip(betas, shares, strict=True)], y)
         found.append((self.readout, *_pair(pres[-1], error(y) * even / samples)))
         rest = sum(shares)
@@ -415,7 +415,7 @@ class Hopfield:
     ) -> None:
         """The error at the circuit's input, by what leads from there to the lowest layer."""
         layer, pre, post = lowest
-        signal = carry(layer, post, weights.get(layer.index, layer.weight), pre)
+        signal = carry(layer.synapses, post, weights.get(layer.index, layer.weight), pre)
         for node in reversed(self.wiring.nodes[: layer.index]):
             assert isinstance(node, Junction)
             (signal,) = node.backward(state[node], signal, state.plan.requires_grad, {})

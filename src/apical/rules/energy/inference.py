@@ -177,7 +177,7 @@ class Inference(ABC):
 
     def send(self, layer: Layer, post: Tensor) -> Tensor:
         """Carry a signal at a layer's soma down to the rate that arrives there."""
-        return transpose_product(layer, post, self.weights[layer], self.moving.pre(layer))
+        return transpose_product(layer.synapses, post, self.weights[layer], self.moving.pre(layer))
 
     def nearer(self, index: int, signal: Tensor, *, in_place: bool) -> Tensor:
         """A layer's error, moved towards the signal: post + rate (signal - post)."""

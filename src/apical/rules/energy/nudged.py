@@ -180,7 +180,7 @@ class Free:
         pre = self.values[layer.sources[0]]
         self.pres[index] = record.pre.to(dtype) if pre is None else pre
         if anew:
-            self.drives[index] = drive(layer, self.pres[index].to(dtype))
+            self.drives[index] = drive(layer.synapses, self.pres[index].to(dtype))
         else:
             self.drives[index] = record.drive
             if not self.neurons[index].rectify:
@@ -344,7 +344,7 @@ class Nudged:
         pre = self.values[source]
         assert pre is not None
         self.pres[index] = pre
-        found = self.neurons[index].fire(drive(layer, pre), self.free.state[layer].saved)
+        found = self.neurons[index].fire(drive(layer.synapses, pre), self.free.state[layer].saved)
         before, rate, self._saved[index] = found
         self._predicted[index] = before, rate
 
@@ -401,7 +401,7 @@ class Nudged:
                 arrived[layer.index + 1] = signal
             if layer.index in self.posts and walk.needs_input_grad(layer):
                 weight = self.weights.get(layer.index, layer.weight)
-                walk.send(layer, carry(layer, self.posts[layer.index], weight, self.free.pres[layer.index]))
+                walk.send(layer, carry(layer.synapses, self.posts[layer.index], weight, self.free.pres[layer.index]))
         if self.state.input_signal is not None:
             arrived[0], self.state.input_signal = self.state.input_signal, None
         return arrived
