@@ -45,7 +45,7 @@ class MovingState:
         self._junctions = [node for node, is_layer in self._upwards if not is_layer]
         if any(_is_lowered(node, free) for node, _ in self._upwards):
             self._raise_precision()
-        self._clock = 0
+        self._turn = 0
         self._moved = [0] * (len(free.nodes) + 1)
         self._evaluated = [0] * len(free.nodes)
 
@@ -76,8 +76,7 @@ class MovingState:
         own = self.state[layer]
         own.pre = pre = self.pre(layer)
         own.drive = drive = products.forward(self.synapses.get(layer, layer.synapses), pre)
-        self._clock += 1
-        self._evaluated[layer.index] = self._clock
+        self._evaluated[layer.index] = self._turn
         return drive
 
     def fire(self, node: Node, x: Tensor) -> None:
@@ -105,6 +104,7 @@ class MovingState:
         Args:
             potential: of a layer.
         """
+        self._turn += 1
         for node, is_layer in self._upwards:
             if not is_layer:
                 self._merge_moved(node)
@@ -116,14 +116,14 @@ class MovingState:
 
     def update_junctions(self) -> None:
         """Evaluate the junctions at which a moved rate arrives."""
+        self._turn += 1
         for node in self._junctions:
             self._merge_moved(node)
 
     def _merge_moved(self, node: Node) -> None:
         if self.has_moved_input(node):
             self._merge(node)
-            self._clock += 1
-            self._evaluated[node.index] = self._clock
+            self._evaluated[node.index] = self._turn
             self._note_move(node)
 
     def _merge(self, node: Node) -> None:
@@ -134,8 +134,7 @@ class MovingState:
         own.saved = [merged, *saved]
 
     def _note_move(self, node: Node) -> None:
-        self._clock += 1
-        self._moved[node.index + 1] = self._clock
+        self._moved[node.index + 1] = self._turn
 
     def _fire(self, node: Node, x: Tensor) -> None:
         own = self.state[node]
