@@ -62,6 +62,7 @@ class Mutation:
 
 CONTRACT, ORACLES, CLOSED = "test_contract.py", "test_oracles.py", "test_closed_forms.py"
 TRACING, AROUND, ALIGNED = "test_tracing.py", "test_surroundings.py", "test_alignment.py"
+TRAITS = "test_traits.py"
 ATTENTION = "test_attention.py"
 PREDICTIVE, EQUILIBRIUM, BURSTS = "test_predictive_coding.py", "test_equilibrium.py", "test_bursts.py"
 
@@ -273,6 +274,54 @@ MUTATIONS = (
         "aten.elu_backward.default(grad, *self.constants, True, saved[0])",
         CLOSED,
         "ELU",
+    ),
+    Mutation(
+        "the probe looks at one mode",
+        "layers/probing.py",
+        "            for mode in (True, False) if isinstance",
+        "            for mode in (True,) if isinstance",
+        TRAITS,
+        "near",
+    ),
+    Mutation(
+        "the probe takes permuted units for their own",
+        "layers/probing.py",
+        "    for places in _layouts():\n",
+        "    for places in _layouts()[:1]:\n",
+        TRAITS,
+        "near",
+    ),
+    Mutation(
+        "the probe looks at values alone",
+        "layers/probing.py",
+        "        smooth = self.smooth[places] & ",
+        "        smooth = torch.zeros(places.shape).bool() & ",
+        TRAITS,
+        "near",
+    ),
+    Mutation(
+        "own neurons have no traits",
+        "tracing/reader.py",
+        "LocalGraph(module, traits=traits_of(module))",
+        "LocalGraph(module)",
+        TRAITS,
+        "own_neurons and (burst or equilibrium)",
+    ),
+    Mutation(
+        "parts of a module that draw go unnoticed",
+        "layers/steps.py",
+        "            random=traits.random or any(map(_draws, module.modules())),\n",
+        "            random=traits.random,\n",
+        TRAITS,
+        "draws_and_memories",
+    ),
+    Mutation(
+        "complex nudges of a linear loss are not conjugated",
+        "rules/nudged.py",
+        "        if self._whole:  # the derivative",
+        "        if False:  # the derivative",
+        EQUILIBRIUM,
+        "loss_is_linear",
     ),
     Mutation(
         "values of training in evaluation",
