@@ -43,3 +43,6 @@ class Mutation:
         if text.count(self.old) != 1:
             raise ValueError(f"{self.name}: {self.file} holds {text.count(self.old)} times, and not once: {self.old!r}")
         path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+
+
+TRAITS = "test_traits.py"
