@@ -26,22 +26,25 @@ class Interneurons:
     def __init__(self, rule: DendriticMicrocircuit, areas: Mapping[int, Area]) -> None:
         self.rule = rule
         self.areas = areas
+        self.mixing = rule.interneuron_mixing
+        self._weights = rule.interneuron_weights
+        self._inhibition = rule.inhibition
 
     def mirror(self, layer: Layer, pre: Tensor, soma: Soma) -> Mirror:
         """The interneurons that mirror a layer's pyramids."""
-        if layer not in self.rule.interneuron_weights:
-            return Mirror(soma, self.rule.interneuron_mixing, None)
-        synapses = self.rule.interneuron_weights.synapses(layer)
-        return Mirror(soma, self.rule.interneuron_mixing, synapses.forward(pre.to(synapses.weight.dtype)))
+        if layer not in self._weights:
+            return Mirror(soma, self.mixing, None)
+        synapses = self._weights.synapses(layer)
+        return Mirror(soma, self.mixing, synapses.forward(pre.to(synapses.weight.dtype)))
 
     def unexplained(self, layer: Layer, pre: Tensor, mirror: Mirror, feedback: Tensor) -> Tensor:
         """The signal at the apical dendrites below, as an error there: vA over -samples times the gain so far."""
         soma = mirror.soma
-        unit = -1 / (soma.samples * soma.area.gain * (1 - self.rule.interneuron_mixing))
+        unit = -1 / (soma.samples * soma.area.gain * (1 - self.mixing))
         below = layer.synapses.transpose_product(mirror.unexplained() * unit, feedback, pre)
-        if layer in self.rule.inhibition:
+        if layer in self._inhibition:
             # Zero in the self-predicting state, to the last bit.
-            apart = feedback + self.rule.inhibition[layer].detach()
+            apart = feedback + self._inhibition[layer].detach()
             below = below + layer.synapses.transpose_product(mirror.rate.to(soma.dtype) * unit, apart, pre)
         return below
 
@@ -52,13 +55,13 @@ class Interneurons:
         interneuron's own change is smaller by lambda_I; that small difference would let uncancelled feedback dominate
         the error. The error of the prediction has a rate of its own.
         """
-        if layer not in self.rule.interneuron_weights:
+        if layer not in self._weights:
             return
         soma = mirror.soma
         positions = self._positions(layer, soma)
         corrected = self.rule.prediction_rate / (soma.samples * positions * (layer.synapses.fan_in + 1))
         lesson = post - mirror.lag() * (corrected / mirror.mixing)
-        yield Credit(layer, pre, lesson, synapses=self.rule.interneuron_weights.synapses(layer))
+        yield Credit(layer, pre, lesson, synapses=self._weights.synapses(layer))
 
     def cancellation(
         self, layer: Layer, pre: Tensor, mirror: Mirror, below: Tensor, feedback: Tensor
@@ -66,10 +69,10 @@ class Interneurons:
         """Credit for W^PI, which silences the apical dendrite, and for W^TD, which predicts the rates below."""
         soma = mirror.soma
         unit = 1 / (soma.samples * self._positions(layer, soma) * (layer.synapses.fan_out + 1))
-        if layer in self.rule.inhibition:
-            apical = below * (-soma.samples * soma.area.gain * (1 - self.rule.interneuron_mixing))
+        if layer in self._inhibition:
+            apical = below * (-soma.samples * soma.area.gain * (1 - self.mixing))
             post = mirror.rate.to(soma.dtype) * (self.rule.cancellation_rate * unit)
-            yield Credit(layer, apical.to(post.dtype), post, synapses=self.rule.inhibition.synapses(layer))
+            yield Credit(layer, apical.to(post.dtype), post, synapses=self._inhibition.synapses(layer))
         if isinstance(self.rule.pathway, Inverse):
             rate = soma.area.fire(soma.basal).to(soma.dtype)
             guess = layer.synapses.transpose_product(rate, feedback, pre)

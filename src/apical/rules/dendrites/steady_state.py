@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from apical.errors import CircuitError
-from apical.layers import ForwardState, Layer, NodeState, shapes
+from apical.layers import ForwardState, Layer, shapes
 from apical.layers.moving import MovingState
 from apical.rules.dendrites.somas import Area
 from apical.wiring import Wiring
@@ -56,9 +56,15 @@ class SteadyState:
         whole.plan = wiring.plan((True,) * len(free.plan.requires_grad), False)
         self.moving = MovingState(whole, anchored=False)
         self.output = wiring.layers[-1]
-        self._free_output = self._basal(self.output)
+        self._units = {layer.index: samples * areas[layer.index].gain for layer in wiring.layers}
+        self._basals: dict[int, Tensor] = {}
+        for layer in wiring.layers:
+            drive = self.moving.state[layer].drive
+            assert drive is not None
+            self._basals[layer.index] = drive
+        self._free_output = self._basals[self.output.index]
         self.error = error.to(self._free_output.dtype)
-        self.signals = {layer.index: torch.zeros_like(self._basal(layer)) for layer in wiring.layers}
+        self.signals = {index: torch.zeros_like(basal) for index, basal in self._basals.items()}
         self._is_stale = False
         self._pace = 1.0
         self._moves: list[float] = []
@@ -70,14 +76,17 @@ class SteadyState:
         self._moves.clear()
         walk = self.wiring.backward(self.moving.state, self.error, free_buffers=False)
         for layer, own in walk:
-            target = self._target(layer, own, walk.receive(layer))
-            signal = self.signals[layer.index]
+            index = layer.index
+            signal, basal = self.signals[index], self._basals[index]
+            target = self.areas[index].to_pyramids(walk.receive(layer), own.saved)
+            if layer is self.output:
+                # The target stays where it is while the prediction moves towards it.
+                target = target + (basal - self._free_output) / self.samples
             if measured:
-                unit = self.samples * self.areas[layer.index].gain
-                self._moves.append(_part_that_moves(target, signal, self._basal(layer), unit))
-            self.signals[layer.index] = signal = torch.lerp(signal, target, self._pace)
+                self._moves.append(_part_that_moves(target, signal, basal, self._units[index]))
+            self.signals[index] = signal = torch.lerp(signal, target, self._pace)
             if walk.needs_input_grad(layer):
-                walk.send(layer, self.message(layer, self.moving.pre(layer), self._basal(layer), signal))
+                walk.send(layer, self.message(layer, self.moving.pre(layer), basal, signal))
         self._is_stale = True
 
     def residual(self) -> float:
@@ -95,26 +104,13 @@ class SteadyState:
     def states(self) -> Iterator[State]:
         """The states from the output down."""
         for layer in reversed(self.wiring.layers):
-            yield layer, self.moving.pre(layer), self._basal(layer), self.signals[layer.index]
+            yield layer, self.moving.pre(layer), self._basals[layer.index], self.signals[layer.index]
 
     def _potential(self, layer: Layer, moved: bool) -> Tensor | None:
-        basal = self.moving.drive(layer) if moved else self._basal(layer)
-        if layer is self.output:
-            return None
-        return basal - self.signals[layer.index] * (self.samples * self.areas[layer.index].gain)
-
-    def _target(self, layer: Layer, own: NodeState, arrived: Tensor) -> Tensor:
-        """The signal that a layer's pyramids would have at this moment."""
-        signal = self.areas[layer.index].to_pyramids(arrived, own.saved)
-        if layer is not self.output:
-            return signal
-        # The target stays where it is while the prediction moves towards it.
-        return signal + (self._basal(layer) - self._free_output) / self.samples
-
-    def _basal(self, layer: Layer) -> Tensor:
-        drive = self.moving.state[layer].drive
-        assert drive is not None
-        return drive
+        index = layer.index
+        if moved:
+            self._basals[index] = self.moving.drive(layer)
+        return None if layer is self.output else self._basals[index] - self.signals[index] * self._units[index]
 
 
 def _part_that_moves(target: Tensor, signal: Tensor, basal: Tensor, unit: float) -> float:
