@@ -43,7 +43,8 @@ class MovingState:
         self._anchored = anchored
         self._upwards = free.plan.order[::-1]
         self._junctions = [node for node, is_layer in self._upwards if not is_layer]
-        if any(_is_lowered(node, free) for node, _ in self._upwards):
+        self._was_lowered = any(_is_lowered(node, free) for node, _ in self._upwards)
+        if self._was_lowered:
             self._raise_precision()
         self._turn = 0
         self._moved = [0] * (len(free.nodes) + 1)
@@ -63,13 +64,12 @@ class MovingState:
         return rate
 
     def pre(self, layer: Layer) -> Tensor:
-        """The rate that arrives at a layer's synapses now, in the type of its weights."""
+        """The rate that arrives at a layer's synapses now."""
         rate = self.state.rate(layer.sources[0])
         if rate is None:  # below all that learns
             rate = self.free[layer].pre
             assert rate is not None
-        dtype = layer.weight.dtype
-        return rate if rate.dtype == dtype or rate.is_complex() else rate.to(dtype)
+        return rate.to(layer.weight.dtype) if self._was_lowered else rate
 
     def drive(self, layer: Layer) -> Tensor:
         """Evaluate a layer's drive for the rate that arrives there now."""
@@ -92,7 +92,8 @@ class MovingState:
     def has_moved_input(self, node: Node) -> bool:
         """Whether a rate that arrives at a node has moved since the node was evaluated."""
         moved, evaluated = self._moved, self._evaluated[node.index]
-        return any(moved[source] > evaluated for source in node.sources)
+        first, *others = node.sources
+        return moved[first] > evaluated or any(moved[source] > evaluated for source in others)
 
     def has_been_evaluated(self, layer: Layer) -> bool:
         """Whether a layer's drive was evaluated again since the free pass."""

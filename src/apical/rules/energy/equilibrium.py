@@ -302,7 +302,7 @@ class EquilibriumPropagation(LearningRule):
         weights = self._hopfield_weights(wiring, state.plan)
         phase = hopfield.HopfieldNudges(self._hopfield, state, nudge, samples, self._betas(0.1), weights)
         outcome = phase.settle(self.nudged_steps, self.tolerance)
-        self.monitor.check(outcome)
+        self.monitor.check(outcome, error)
         yield from phase.credits(self.pathway.reciprocal)
         if wiring.observers:
             for layer, energy in phase.energies():

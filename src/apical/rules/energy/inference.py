@@ -109,7 +109,7 @@ class Inference(ABC):
         outcome = relax(self, self.steps, tolerance=self.rule.tolerance, record=record)
         pushed = self.output_error()
         self.check_divergence(outcome.steps, pushed)
-        self.rule.monitor.check(outcome)
+        self.rule.monitor.check(outcome, self.error)
         yield from self.credits(pushed, 1 / (self.samples * self.rule.nudging))
 
     # The states

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,8 +68,7 @@ class Neurons(Node):
         return before, x, saved
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What the layers below make of a layer.
 
     Attributes:
@@ -95,6 +94,7 @@ class FreePhase:
     Attributes:
         moving: the states of the nodes.
         predictions: of the layers that move, by index.
+        pres: the rates that arrive at these.
     """
 
     def __init__(
@@ -113,8 +113,10 @@ class FreePhase:
         self.nudge = nudge
         self.moving = MovingState(state, anchored=False)
         self.predictions: dict[int, Prediction] = {}
+        self.pres: dict[int, Tensor] = {}
         for layer in (layer for layers in schedule.layers for layer in layers):
             own = self.moving.state[layer]
+            self.pres[layer.index] = self.moving.pre(layer)
             before = None
             if neurons[layer.index].rectify:
                 assert own.drive is not None
@@ -208,11 +210,12 @@ class NudgedPhase:
 
     def _predict(self, layer: Layer) -> Prediction:
         """What the layers below make of a layer now."""
-        if self.moving.has_moved_input(layer):
-            drive, own = self.moving.drive(layer), self.moving.state[layer]
-            before, rate, own.saved = self._neurons(layer).refire(drive, self.free.moving.free[layer].saved)
-            self._predictions[layer.index] = Prediction(before if self._neurons(layer).rectify else None, rate)
-        return self._predictions[layer.index]
+        if not self.moving.has_moved_input(layer):
+            return self._predictions[layer.index]
+        drive, neurons = self.moving.drive(layer), self.free.neurons[layer.index]
+        before, rate, self.moving.state[layer].saved = neurons.refire(drive, self.moving.free[layer].saved)
+        prediction = self._predictions[layer.index] = Prediction(before if neurons.rectify else None, rate)
+        return prediction
 
     def _error(self, layer: Layer) -> Tensor:
         """The signal at a layer, but no more than silences its neurons: u where they are not silent."""
@@ -224,12 +227,10 @@ class NudgedPhase:
         return bound(signal, most, out=most)
 
     def _to_soma(self, layer: Layer, requires_grad: Sequence[bool], derivatives: Derivatives) -> Tensor:
-        return self._neurons(layer).neurons_backward(
-            self.moving.state[layer], self._error(layer), requires_grad, derivatives
-        )
-
-    def _neurons(self, layer: Layer) -> Neurons:
-        return self.free.neurons[layer.index]
+        neurons = self.free.neurons[layer.index]
+        if not neurons.steps:
+            return self._error(layer)
+        return neurons.neurons_backward(self.moving.state[layer], self._error(layer), requires_grad, derivatives)
 
     def _pass_down(
         self,
@@ -258,8 +259,8 @@ class NudgedPhase:
                 arrived[layer.index] = signal
             post = self.posts.get(layer.index)
             if post is not None and walk.needs_input_grad(layer):
-                pre = free.moving.pre(layer)
-                walk.send(layer, transpose_product(layer.synapses, post, free.weights[layer], pre))
+                pre, weight = free.pres[layer.index], free.weights[layer]
+                walk.send(layer, transpose_product(layer.synapses, post, weight, pre))
 
     # Once it has settled
 

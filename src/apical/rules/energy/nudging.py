@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cmath
 import math
 from dataclasses import dataclass
 
@@ -134,7 +133,8 @@ class Betas:
     def circle(cls, radius: float, points: int) -> Betas:
         """An even number of points, equally spaced on a circle in the complex plane."""
         pairs = points // 2 - 1
-        strengths = [radius * cmath.exp(2j * math.pi * k / points) for k in range(pairs + 2)]
+        angles = [2 * math.pi * k / points for k in range(pairs + 2)]
+        strengths = [complex(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
         return cls(tuple(strengths), (1, *(2,) * pairs, 1))
 
     @property
