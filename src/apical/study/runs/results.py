@@ -1,6 +1,5 @@
 """What training and evaluation return."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,6 @@ class Result:
         content = asdict(self)
         del content["folder"]
         return content
-
-    @classmethod
-    def from_dict(cls, folder: Path, content: Mapping[str, Any]) -> "Result":
-        """The reverse of `to_dict`."""
-        return cls(folder=folder, **{**content, "notes": tuple(content["notes"])})
 
 
 @dataclass(frozen=True)
