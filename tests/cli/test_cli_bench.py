@@ -98,7 +98,7 @@ def test_a_rule_that_refuses_the_network_is_said_to(monkeypatch):
     def refuse(rule, wiring):
         raise CircuitError("not on Sundays")
 
-    monkeypatch.setattr(rules.get("kolen_pollack"), "bind", refuse)
+    monkeypatch.setattr(rules.get("kolen_pollack"), "setup", refuse)
     _, rows = of_rules("mlp", 2, ["backprop", "kolen_pollack"])
     assert rows["kolen_pollack"].refusal == "not on Sundays"
     assert rows["kolen_pollack"].time is None
