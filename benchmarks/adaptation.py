@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from apical.optim import Adaptation
-from apical.study import environment
+from apical.statistics import quartiles
+from apical.study.runs import environment
 
 WARMUP = 3
 OPTIONS = {"lr": 0.01, "gain": 0.1, "slope": 10.0, "relaxation": 0.07}
@@ -78,7 +79,7 @@ def main() -> None:
     reference = times["Adam"][WARMUP:]
     for name in names:
         own = times[name][WARMUP:]
-        low, ratio, high = statistics.quantiles([a / b for a, b in zip(own, reference, strict=True)], n=4)
+        low, ratio, high = quartiles([a / b for a, b in zip(own, reference, strict=True)])
         print(f"  {name:<20} {1000 * statistics.median(own):6.1f} ms   {ratio:.2f} ({low:.2f} to {high:.2f})")
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 import apical
+from apical.statistics import quartiles
 
 WORKER = Path(__file__).with_name("against_predictive_jax.py")
 WARMUP = 3
@@ -270,7 +271,7 @@ def report(times: dict[str, list[float]], updates: dict[str, np.ndarray]) -> Non
     print(f"{'':52} {'ms':>7} {'ratio':>6} {'quartiles':>13}   difference from")
     for label, taken in times.items():
         ratios = [own / other for own, other in zip(taken[WARMUP:], plain, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = quartiles(ratios)
         reference = next((of for word, of in REFERENCES.items() if word in label), None)
         said = ""
         if reference is not None and reference != label:

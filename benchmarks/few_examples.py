@@ -6,14 +6,13 @@ fills benchmarks/results/few_examples.json cell by cell (a cell is a method with
 goes on from there when it is started again; at the end it writes the tables, few_examples.md, beside it. It takes about
 twelve minutes on two cores. With `--figure few_examples.html` the gains over gradient descent are drawn, too.
 
-The protocol and the ranges of all options are in `apical.study.few_examples`.
+The protocol and the ranges of all options are in `apical.papers.few_examples`.
 """
 
 import argparse
 import datetime
 import json
 import multiprocessing
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -26,8 +25,10 @@ from plotly.subplots import make_subplots
 from rich.progress import Progress
 
 from apical import data
-from apical.study import durable, environment, few_examples
-from apical.study.few_examples import METHODS, Protocol
+from apical.papers import few_examples
+from apical.papers.few_examples import METHODS, Budget
+from apical.statistics import Spread, paired
+from apical.study.runs import environment, files
 
 RESULTS = Path(__file__).parent / "results" / "few_examples.json"
 POLL = 0.5  # seconds between looks at the steps that were taken
@@ -56,11 +57,11 @@ def advance(steps: int) -> None:
         _steps.value += steps
 
 
-def measure(task: str, setting: Setting, protocol: Protocol) -> Cell:
+def measure(task: str, setting: Setting, budget: Budget) -> Cell:
     """One cell, ready for JSON."""
     started = time.perf_counter()
     inputs, hidden, method = setting
-    outcomes = few_examples.cell(data.load(task), inputs, hidden, method, protocol, advance)
+    outcomes = few_examples.cell(data.load(task), inputs, hidden, method, budget, advance)
     return {
         "inputs": inputs,
         "hidden": hidden,
@@ -71,73 +72,73 @@ def measure(task: str, setting: Setting, protocol: Protocol) -> Cell:
     }
 
 
-def fill(path: Path, task: str, settings: Sequence[Setting], protocol: Protocol, jobs: int) -> list[Cell]:
+def fill(path: Path, task: str, settings: Sequence[Setting], budget: Budget, jobs: int) -> list[Cell]:
     """Measure the cells that the file does not have yet, and write each as it comes."""
-    cells = read(path, task, protocol)
+    cells = read(path, task, budget)
     done = {(cell["inputs"], cell["hidden"], cell["method"]) for cell in cells}
     missing = [setting for setting in settings if setting not in done]
     context = multiprocessing.get_context("spawn")
     steps = context.Value("q")
-    each = few_examples.steps_of(protocol, data.load(task).classes)
+    each = few_examples.steps_of(budget, data.load(task).classes)
     with Progress() as progress, ProcessPoolExecutor(jobs, context, begin, (steps,)) as pool:
         shown = progress.add_task("cells", total=each * len(missing))
-        pending = {pool.submit(measure, task, setting, protocol) for setting in missing}
+        pending = {pool.submit(measure, task, setting, budget) for setting in missing}
         while pending:
             finished, pending = wait(pending, POLL, FIRST_COMPLETED)
             for future in finished:
                 cells.append(future.result())
-                write(path, task, protocol, cells)
+                write(path, task, budget, cells)
             progress.update(shown, completed=steps.value, description=f"{len(cells)} of {len(settings)} cells")
     return cells
 
 
-def read(path: Path, task: str, protocol: Protocol) -> list[Cell]:
-    """The cells that are there, which must be of the same protocol."""
+def read(path: Path, task: str, budget: Budget) -> list[Cell]:
+    """The cells that are there, which must be of the same budget."""
     if not path.exists():
         return []
     document = json.loads(path.read_text())
-    if (document["task"], document["protocol"]) != (task, json.loads(json.dumps(asdict(protocol)))):
+    if (document["task"], document["protocol"]) != (task, json.loads(json.dumps(asdict(budget)))):
         raise SystemExit(f"{path} holds cells of another task or protocol: take another file with --out, or remove it")
     cells: list[Cell] = document["cells"]
     return cells
 
 
-def write(path: Path, task: str, protocol: Protocol, cells: Sequence[Cell]) -> None:
+def write(path: Path, task: str, budget: Budget, cells: Sequence[Cell]) -> None:
     """All cells so far, one a line."""
-    about = json.dumps({"task": task, "protocol": asdict(protocol), "environment": environment.describe()})
+    about = json.dumps({"task": task, "protocol": asdict(budget), "environment": environment.describe()})
     ordered = sorted(cells, key=lambda cell: (cell["inputs"], cell["hidden"], list(METHODS).index(cell["method"])))
     lines = ",\n".join(json.dumps(cell, allow_nan=False) for cell in ordered)
-    durable.replace(path, f'{about[:-1]}, "cells": [\n{lines}\n]}}\n'.encode())
+    files.atomic_write(path, f'{about[:-1]}, "cells": [\n{lines}\n]}}\n'.encode())
 
 
-def tables(cells: Sequence[Cell], protocol: Protocol) -> str:
+def tables(cells: Sequence[Cell], budget: Budget) -> str:
     """A table for each network and kind of inputs, as Markdown."""
     about = environment.describe()
     spent = sum(cell["seconds"] for cell in cells) / 60
     parts = [
         f"Measured by `python benchmarks/few_examples.py` on {about['cpu']}, PyTorch {about['torch']}, "
         f"{max(cell['date'] for cell in cells)}; {spent:.0f} minutes, cell after cell. Test accuracy, mean (standard "
-        f"deviation) of {protocol.seeds} seeds, and the paired gain over sgd ± its standard error, in points.\n"
+        f"deviation) of {budget.seeds} seeds, and the paired gain over sgd ± its standard error, in points.\n"
     ]
     for (inputs, hidden), rows in by_setting(cells):
         parts.append(f"\n### {hidden} hidden units, {inputs} inputs\n")
-        parts.append("| method | " + " | ".join(f"{count} a digit" for count in protocol.counts) + " |")
-        parts.append("|---" * (1 + len(protocol.counts)) + "|")
+        parts.append("| method | " + " | ".join(f"{count} a digit" for count in budget.counts) + " |")
+        parts.append("|---" * (1 + len(budget.counts)) + "|")
         for name, row in rows.items():
-            parts.append(f"| {name} | " + " | ".join(entries(name, row, rows, protocol)) + " |")
+            parts.append(f"| {name} | " + " | ".join(entries(name, row, rows, budget)) + " |")
         for name in VARIANTS:
             for other in RIVALS:
                 if name in rows and other in rows:
-                    gains = (gained(rows[name], rows[other], count) for count in protocol.counts)
+                    gains = (gained(rows[name], rows[other], count) for count in budget.counts)
                     parts.append(f"| {name} over {other} | " + " | ".join(gains) + " |")
     return "\n".join(parts) + "\n"
 
 
-def entries(name: str, row: Cell, rows: dict[str, Cell], protocol: Protocol) -> Iterator[str]:
+def entries(name: str, row: Cell, rows: dict[str, Cell], budget: Budget) -> Iterator[str]:
     """A method's entries in a table."""
-    for count in protocol.counts:
-        accuracies = row["outcomes"][str(count)]["accuracies"]
-        entry = f"{100 * statistics.fmean(accuracies):.1f} ({100 * statistics.stdev(accuracies):.1f})"
+    for count in budget.counts:
+        accuracies = Spread(tuple(row["outcomes"][str(count)]["accuracies"]))
+        entry = f"{100 * accuracies.mean:.1f} ({100 * (accuracies.deviation or 0.0):.1f})"
         if name != "sgd" and "sgd" in rows:
             entry += f" {gained(row, rows['sgd'], count)}"
         yield entry
@@ -145,8 +146,12 @@ def entries(name: str, row: Cell, rows: dict[str, Cell], protocol: Protocol) -> 
 
 def gained(row: Cell, other: Cell, count: int) -> str:
     """The paired gain of one method over another, with its standard error, in points."""
-    mean, error = few_examples.gain(*(each["outcomes"][str(count)]["accuracies"] for each in (row, other)))
-    return f"{100 * mean:+.1f} ± {100 * error:.1f}"
+    gain = gain_over(row, other, count)
+    return f"{100 * gain.mean:+.1f} ± {100 * gain.standard_error:.1f}"
+
+
+def gain_over(row: Cell, other: Cell, count: int) -> Spread:
+    return paired(*(each["outcomes"][str(count)]["accuracies"] for each in (row, other)))
 
 
 def by_setting(cells: Sequence[Cell]) -> Iterator[tuple[tuple[str, int], dict[str, Cell]]]:
@@ -156,7 +161,7 @@ def by_setting(cells: Sequence[Cell]) -> Iterator[tuple[tuple[str, int], dict[st
         yield key, {name: own[name] for name in METHODS if name in own}
 
 
-def draw(path: Path, cells: Sequence[Cell], protocol: Protocol) -> None:
+def draw(path: Path, cells: Sequence[Cell], budget: Budget) -> None:
     """The gains over gradient descent, a panel for each setting, with two standard errors."""
     settings = [(key, rows) for key, rows in by_setting(cells) if "sgd" in rows]
     titles = [f"{hidden} hidden units, {inputs} inputs" for (inputs, hidden), _ in settings]
@@ -166,14 +171,11 @@ def draw(path: Path, cells: Sequence[Cell], protocol: Protocol) -> None:
         for colour, name in zip(colours, [name for name in METHODS if name != "sgd"], strict=True):
             if name not in rows:
                 continue
-            gains = [
-                few_examples.gain(*(each["outcomes"][str(count)]["accuracies"] for each in (rows[name], rows["sgd"])))
-                for count in protocol.counts
-            ]
+            gains = [gain_over(rows[name], rows["sgd"], count) for count in budget.counts]
             figure.add_scatter(
-                x=list(protocol.counts),
-                y=[100 * mean for mean, _ in gains],
-                error_y={"array": [200 * error for _, error in gains]},
+                x=list(budget.counts),
+                y=[100 * gain.mean for gain in gains],
+                error_y={"array": [200 * gain.standard_error for gain in gains]},
                 name=name,
                 legendgroup=name,
                 showlegend=panel == 1,
@@ -189,7 +191,7 @@ def draw(path: Path, cells: Sequence[Cell], protocol: Protocol) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    standard = Protocol()
+    standard = Budget()
     parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON file; tables go beside it")
     parser.add_argument("--figure", type=Path, help="an HTML file for the figure")
     parser.add_argument("--jobs", type=int, default=2, help="processes, each with one thread")
@@ -203,18 +205,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=standard.seeds)
     parser.add_argument("--held-out", type=int, default=standard.held_out)
     chosen = parser.parse_args()
-    protocol = Protocol(
+    budget = Budget(
         tuple(chosen.counts), chosen.trials, chosen.tuning_seeds, chosen.seeds, chosen.held_out, standard.test
     )
     # The slowest first, so that no process is left with one of them at the end.
     methods = sorted(chosen.methods, key=list(METHODS).index, reverse=True)
     settings = [(inputs, hidden, name) for hidden in chosen.hidden for inputs in chosen.inputs for name in methods]
-    cells = fill(chosen.out, chosen.task, settings, protocol, chosen.jobs)
-    text = tables(cells, protocol)
+    cells = fill(chosen.out, chosen.task, settings, budget, chosen.jobs)
+    text = tables(cells, budget)
     chosen.out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
     if chosen.figure:
-        draw(chosen.figure, cells, protocol)
+        draw(chosen.figure, cells, budget)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from apical import layers as layers
     from apical import losses as losses
     from apical import measure as measure
+    from apical import models as models
     from apical import neurons as neurons
     from apical import optim as optim
     from apical import papers as papers
@@ -39,6 +40,7 @@ _PARTS = (
     "layers",
     "losses",
     "measure",
+    "models",
     "neurons",
     "optim",
     "papers",

@@ -27,7 +27,7 @@ class Learner(Protocol):
         """A number that changes with the circuit's rule."""
 
     def assign_gradients(
-        self, state: ForwardState, error: Tensor, input_wanted: bool
+        self, state: ForwardState, error: Tensor, input_wanted: bool, parameters: Parameters
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """The signal at the input, and the update of every parameter."""
 
@@ -84,8 +84,9 @@ def _backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         state, ctx.kept = kept.state, None
     _check_rule(ctx.circuit, kept.version)
     kept.check_versions(state)
+    parameters = kept.parameters
     del kept  # and with it the output
-    x, gradients = ctx.circuit.assign_gradients(state, error, ctx.needs_input_grad[3])
+    x, gradients = ctx.circuit.assign_gradients(state, error, ctx.needs_input_grad[3], parameters)
     return (None, None, None, x, *gradients)
 
 
@@ -161,7 +162,8 @@ class _SavingBoundary(_Boundary):
         _check_rule(ctx.circuit, version)
         saved = ctx.saved_tensors
         state = ForwardState.unpack(saved[ctx.count :], packed)
-        x, gradients = ctx.circuit.assign_gradients(state, error, ctx.needs_input_grad[3])
+        parameters = list(saved[: ctx.count])
+        x, gradients = ctx.circuit.assign_gradients(state, error, ctx.needs_input_grad[3], parameters)
         return (None, None, None, x, None, *gradients, *(None,) * (len(saved) - ctx.count))
 
 

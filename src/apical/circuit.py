@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,11 +12,13 @@ from torch.utils.hooks import RemovableHandle
 
 from apical import compat, rules
 from apical.autograd import Parameters, connect
-from apical.errors import CircuitError, ConfigError, NonFiniteError
-from apical.layers import Credit, ForwardState, Layer
+from apical.errors import CircuitError, ConfigError
+from apical.finiteness import check_input, finite, is_lowest, name_the_layer, to_check
+from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.layers.axes import Reduction, check_reduction, find_batch_axes, undisturbed
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
+from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch
 from apical.wiring import Observer, Wiring
 
 
@@ -45,6 +47,9 @@ class Circuit(nn.Module):
         reduction: how the loss reduces a batch: "mean" (PyTorch's default), "sum", the number by which it divides each
             sample's part, or a function of dL/dy that returns this number. Rules whose equations are about one sample
             undo it.
+        loss_scale: the factor by which the loss is multiplied before `backward` (GradScaler, accumulation): a number,
+            or a function such as `scaler.get_scale`. The error is divided by it before the rule and the updates are
+            multiplied by it after, so that rules whose errors have an absolute scale see the loss itself.
         check_finite: raise an error with the layer's name where NaN or infinity appears.
         teach_input: send teaching signals to the input, too, so that the module that computed the input can learn.
             Rules with feedback weights of their own then have some for the first layer.
@@ -70,6 +75,7 @@ class Circuit(nn.Module):
         example: Tensor | None = None,
         batch_axis: int = 0,
         reduction: Reduction = "mean",
+        loss_scale: float | Callable[[], float] = 1.0,
         check_finite: bool = True,
         teach_input: bool = False,
     ) -> None:
@@ -86,10 +92,12 @@ class Circuit(nn.Module):
         if not isinstance(batch_axis, int) or isinstance(batch_axis, bool) or batch_axis < 0:
             raise ConfigError(f"batch_axis={batch_axis!r} is unknown. Pass the number of the input's axis, from 0 on.")
         self.check_finite = check_finite
+        self.loss_scale = loss_scale
         self.model = model
         graph = trace(model, teach_input=teach_input)
         self.wiring = Wiring(graph, batch_axis=batch_axis, reduction=reduction, teach_input=teach_input)
         self.training = model.training
+        self._model_watch = ModelWatch(model)
         self._rule_version = 0
         self.set_rule(rule)
         if example is not None:
@@ -130,6 +138,8 @@ class Circuit(nn.Module):
             places[name] = len(self._parameters_at)
             self._parameters_at.append((rule.get_submodule(owner), own))
         rule.index_parameters(places)
+        self._feedback_watch = FeedbackWatch(type(rule).__name__) if places else None
+        self._scale_watch = ScaleWatch(type(rule).__name__) if rule.has_absolute_scale else None
         return self
 
     def rule_version(self) -> int:
@@ -169,9 +179,7 @@ class Circuit(nn.Module):
             CircuitError: a rate without a batch axis, and a rule that needs the samples of a batch.
         """
         wiring, everything = self.wiring, self.wiring.plan((True,) * len(self._parameters_at), False)
-        axes = find_batch_axes(
-            self.model, wiring.nodes, wiring.last_use, wiring.output, everything, x, wiring.batch_axis
-        )
+        axes = find_batch_axes(self.model, wiring.nodes, wiring.last_use, wiring.output, x, wiring.batch_axis)
         wiring.batch_axes[x.dim()] = axes
         if not self.rule.has_uninitialized_state or not x.numel():
             return  # an empty batch teaches nothing, and a later one shows the shapes
@@ -188,42 +196,55 @@ class Circuit(nn.Module):
             NonFiniteError: NaN or infinity in the input or in a layer's rate.
             CircuitError: the input requires a gradient that the rule cannot send.
         """
+        if not torch.compiler.is_compiling():
+            self._model_watch.check()
+            compat.refuse_batched_transforms()
         if not torch.is_grad_enabled():
             return self.rule.evaluate(self.model, x)
-        rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
-        wiring = self.wiring
         parameters = [module._parameters[name] for module, name in self._parameters_at]
         requires_grad = tuple([parameter is not None and parameter.requires_grad for parameter in parameters])
-        input_wanted = x.requires_grad
-        if input_wanted and not (wiring.teach_input or rule.teaches_input):
-            raise CircuitError(
-                f"the input requires a gradient, but {type(rule).__name__} has no feedback weights for the input. "
-                "Build the circuit with teach_input=True, or pass x.detach()."
-            )
+        input_wanted = x.requires_grad and self._input_wanted()
         if not (input_wanted or any(requires_grad)):
-            return rule.evaluate(self.model, x)
-        compiling = torch.compiler.is_compiling()
-        if rule.has_uninitialized_state or (rule.needs_batch and not compiling and x.dim() not in wiring.batch_axes):
-            self.initialize(x)
+            return self.rule.evaluate(self.model, x)
         compat.set_grad_enabled(False)
         try:
-            source = x.detach() if input_wanted or compiling else x  # a compiler accepts no tensor twice
-            if self.check_finite and not compiling and not _finite(source):
-                raise NonFiniteError("the circuit's input holds NaN or infinity. Check the data.", layer="input")
-            if self.training:
-                rule.before_forward(wiring)
-            y, state = rule.forward(wiring, source, wiring.plan(requires_grad, input_wanted))
-            if rule.needs_batch:
-                state.batch_axes = wiring.batch_axes_of(x, y)
-                wiring.require_batch(state, type(rule).__name__)
-            if rule.saves_rates or rule.saves_drives:
-                y = y.clone()  # users may modify the output in place, and the saved one must stay
+            y, state = self._forward(x, self.wiring.plan(requires_grad, input_wanted))
         finally:
             compat.set_grad_enabled(True)
         return connect(self, state, y, x, parameters)
 
+    def _input_wanted(self) -> bool:
+        """True where the rule can send a gradient to the input that requires one; refused otherwise."""
+        if not (self.wiring.teach_input or self.rule.teaches_input):
+            raise CircuitError(
+                f"the input requires a gradient, but {type(self.rule).__name__} has no feedback weights for the input. "
+                "Build the circuit with teach_input=True, or pass x.detach()."
+            )
+        return True
+
+    def _forward(self, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+        """The output and the state of the nodes, without a graph."""
+        rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
+        wiring, compiling = self.wiring, torch.compiler.is_compiling()
+        if rule.has_uninitialized_state or (rule.needs_batch and not compiling and x.dim() not in wiring.batch_axes):
+            self.initialize(x)
+        source = x.detach() if x.requires_grad or compiling else x  # a compiler accepts no tensor twice
+        if self.check_finite and not compiling:
+            check_input(source)
+        if self.training:
+            rule.before_forward(wiring)
+        y, state = rule.forward(wiring, source, plan)
+        if rule.needs_batch:
+            state.batch_axes = wiring.batch_axes_of(x, y)
+            if x.dim() not in wiring.with_batch:
+                wiring.require_batch(state, type(rule).__name__)
+                wiring.with_batch.add(x.dim())
+        if rule.saves_rates or rule.saves_drives:
+            y = y.clone()  # users may modify the output in place, and the saved one must stay
+        return y, state
+
     def assign_gradients(
-        self, state: ForwardState, error: Tensor, input_wanted: bool
+        self, state: ForwardState, error: Tensor, input_wanted: bool, parameters: Parameters
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """Turn the loss' derivative into the gradients of all parameters, and of the input, by the rule.
 
@@ -231,41 +252,80 @@ class Circuit(nn.Module):
             state: of the forward pass.
             error: dL/dy.
             input_wanted: whether the input requires a gradient.
+            parameters: of the forward pass, which need not be the module's own (`torch.func.functional_call`).
 
         Raises:
             NonFiniteError: NaN or infinity in a teaching signal.
         """
-        gradients: list[Tensor | None] = [None] * len(self._parameters_at)
-        rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
-        requires_grad = state.plan.requires_grad
+        if torch.compiler.is_compiling():
+            return self._assign(state, error, input_wanted)
+        if self._feedback_watch is not None:
+            count = len(self.wiring.parameters)
+            if self._feedback_watch.check(parameters[:count], parameters[count:]):
+                self._feedback_watch = None
+        own = [module._parameters[name] for module, name in self._parameters_at]
+        if all(map(operator.is_, own, parameters)):
+            return self._scaled(state, error, input_wanted)
+        places = zip(self._parameters_at, parameters, strict=True)
+        others = [(module, name, used) for (module, name), used in places if module._parameters[name] is not used]
+        kept = [module._parameters[name] for module, name, _ in others]
+        try:
+            for module, name, used in others:
+                module._parameters[name] = used
+            return self._scaled(state, error, input_wanted)
+        finally:
+            for (module, name, _), before in zip(others, kept, strict=True):
+                module._parameters[name] = before
+
+    def _scaled(
+        self, state: ForwardState, error: Tensor, input_wanted: bool
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """The gradients, with the loss' scale divided out before the rule and multiplied in after it."""
+        scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
+        if scale != 1:
+            error = error / scale
+        if self._scale_watch is not None and error.numel():
+            self._scale_watch.check(error, self.wiring.samples(state, error))
+        to_input, gradients = self._assign(state, error, input_wanted)
+        if scale == 1:
+            return to_input, gradients
+        return _times(to_input, scale), [_times(gradient, scale) for gradient in gradients]
+
+    def _assign(
+        self, state: ForwardState, error: Tensor, input_wanted: bool
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
         if not error.numel():
             return self._empty_batch(state, input_wanted)
-        check = self.check_finite and not torch.compiler.is_compiling()
-        # NaN propagates downwards, so the lowest layers' signals cover all layers above them.
-        signals = [error]
+        gradients: list[Tensor | None] = [None] * len(self._parameters_at)
         increments: dict[int, int] = {}
-        for credit in rule.assign_credit(self.wiring, state, error):
-            if self.wiring.observers and credit.post is not None and credit.synapses is None:
-                self.wiring.show(credit.layer, teaching_signal=credit.post)
+        rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
+        wiring, requires_grad = self.wiring, state.plan.requires_grad
+        check = self.check_finite and not torch.compiler.is_compiling()
+        signals = [error]
+        propagates, observers = rule.propagates, wiring.observers
+        for credit in rule.assign_credit(wiring, state, error):
+            if observers:
+                self._show(credit)
             updates = credit.updates(requires_grad)
             for index, update in updates:
                 before = gradients[index]
                 gradients[index] = update if before is None else before + update
             if credit.reciprocal is not None:
                 increments.update(credit.shared_increment(requires_grad))
-            if check and (not rule.propagates or _is_lowest(credit, state)):
-                signals += _to_check(credit, updates)
+            if check and (not propagates or is_lowest(credit, state)):
+                signals += to_check(credit, updates)
             del credit, updates  # releases their memory
-        if check:
-            if input_wanted and state.input_signal is not None:
-                signals.append(state.input_signal)
-            if not _finite(*signals):
-                self._name_the_layer(state.source, error)
         for feedback, index in increments.items():
             increment = gradients[index]
-            if increment is not None:
-                gradients[feedback] = increment.clone()
-        return (state.input_signal if input_wanted else None), gradients
+            gradients[feedback] = None if increment is None else increment.clone()
+        to_input = state.input_signal if input_wanted else None
+        if check and not finite(*signals, *(() if to_input is None else (to_input,))):
+            name_the_layer(self.wiring, rule, self._parameters_at, state.source, error)
+        return to_input, gradients
+
+    def _show(self, credit: Credit) -> None:
+        if credit.post is not None and credit.synapses is None:
+            self.wiring.show(credit.layer, teaching_signal=credit.post)
 
     def _empty_batch(self, state: ForwardState, input_wanted: bool) -> tuple[Tensor | None, list[Tensor | None]]:
         """The gradients of an empty batch: zero, since the equations of rules are about samples."""
@@ -275,62 +335,6 @@ class Circuit(nn.Module):
             for parameter, wanted in zip(parameters, state.plan.requires_grad, strict=True)
         ]
 
-    def _name_the_layer(self, x: Tensor, error: Tensor) -> None:
-        """Repeat the forward and the backward pass with checks, to find the first layer with NaN or infinity."""
-        everything = self.wiring.plan((True,) * len(self._parameters_at), False)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            y, state = self.rule.forward(self.wiring, x, everything)
-        if self.rule.needs_batch:
-            state.batch_axes = self.wiring.batch_axes_of(x, y)
-        for node in self.wiring.nodes:
-            own = state.nodes[node.index]
-            if own is None:
-                continue
-            for module, name in (self._parameters_at[index] for index in node.own_indices):
-                parameter = module._parameters[name]
-                if parameter is not None and not _finite(parameter.detach()):
-                    raise NonFiniteError(
-                        f"{node.name}: the {name} of its {type(module).__name__} holds NaN or infinity, by an earlier "
-                        "update. Return to an earlier state, and lower the learning rate or clip the gradient.",
-                        layer=node.name,
-                    )
-            if not isinstance(node, Layer) or own.pre is None:
-                continue
-            if not (_finite(own.pre) and _finite(node.synapses.forward(own.pre.to(node.weight.dtype)))):
-                raise NonFiniteError(
-                    f"{node.name}: its drive holds NaN or infinity: the weights have grown too large. Lower the "
-                    "learning rate or clip the gradient.",
-                    layer=node.name,
-                )
-        if not _finite(error):
-            raise NonFiniteError(
-                "the derivative of the loss by the circuit's output holds NaN or infinity, and the output does not. "
-                "Check the loss and the targets.",
-                layer="loss",
-            )
-        for credit in self.rule.assign_credit(self.wiring, state, error):
-            if not _finite(*(tensor for tensor in (credit.post, credit.decay) if tensor is not None)):
-                raise NonFiniteError(
-                    f"{credit.layer.name}: the teaching signal that {type(self.rule).__name__} gives it holds NaN or "
-                    "infinity. Lower the learning rate, clip the gradient, or make the feedback weights smaller.",
-                    layer=credit.layer.name,
-                )
 
-
-def _is_lowest(credit: Credit, state: ForwardState) -> bool:
-    return not state.plan.needs_signal[credit.layer.sources[0]]
-
-
-def _to_check(credit: Credit, updates: list[tuple[int, Tensor]]) -> Iterator[Tensor]:
-    """What has finite terms alone if its sum is finite: a bias' update is the signal's sum."""
-    if credit.post is None or credit.synapses is not None:
-        return
-    yield updates[1][1] if len(updates) == 2 else credit.post.sum()
-    if credit.decay is not None:
-        yield credit.decay
-
-
-def _finite(*tensors: Tensor) -> bool:
-    """Whether the tensors hold finite numbers alone."""
-    # A finite sum has only finite terms; a sum that overflows needs a closer look.
-    return all(math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all()) for tensor in tensors)
+def _times(tensor: Tensor | None, factor: float) -> Tensor | None:
+    return None if tensor is None else tensor * factor

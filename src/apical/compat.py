@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apical.errors import CircuitError
+
 PRIVATE = True
 
 
@@ -46,6 +48,27 @@ def autograd_must_save() -> bool:
         )
     except (AttributeError, TypeError):
         return True
+
+
+def refuse_batched_transforms() -> None:
+    """Refuse `torch.func.vmap` and `jvp` around a circuit.
+
+    Raises:
+        CircuitError: one of them is active; the plain model would answer, and learn by its true derivative.
+    """
+    try:
+        if not torch._C._are_functorch_transforms_active():
+            return
+        active = {level.key().name for level in torch._C._functorch.get_interpreter_stack() or ()}
+    except AttributeError:
+        return
+    for name, instead in (("Vmap", "vmap"), ("Jvp", "jvp")):
+        if name in active:
+            raise CircuitError(
+                f"torch.func.{instead} is active around this circuit: under it the plain model would be computed and "
+                "its true derivative taken, not the rule's. Loop over the samples or models instead, or give the whole "
+                "batch to the circuit."
+            )
 
 
 def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Tensor]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from apical.layers.shapes import SHAPE
 from apical.layers.steps import Elementwise, Saved
 
 _POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
@@ -282,6 +283,8 @@ def is_reshape(node: fx.Node) -> bool:
 
 class Reshape(Elementwise):
     """A change of shape that moves no number."""
+
+    traits = SHAPE
 
     def __init__(self, function: Expression) -> None:
         super().__init__(nn.Identity())

@@ -19,6 +19,9 @@ from torch import Tensor
 from apical.errors import ConfigError, DataError, NonFiniteError
 from apical.options import check_choice
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""A loss of an output and its targets, as `torch.nn.functional` has them."""
+
 Reward = Tensor | Callable[[Tensor], Tensor]
 """What the chosen actions were worth, (batch,), or a function that says so of the actions, (batch,) of int64."""
 

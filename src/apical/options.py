@@ -1,11 +1,31 @@
-"""Checks of options that are alike everywhere: one of some names, or a positive number."""
+"""Checks of options: one of some names, a positive number, and the message for a name that does not exist."""
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from apical.errors import ConfigError
+
+# What PyTorch users and papers call things, where spelling alone would not find ours.
+SYNONYMS = {
+    "learning_rate": "lr",
+    "eta": "lr",
+    "wd": "weight_decay",
+    "decay": "weight_decay",
+    "dataset": "task",
+    "data": "task",
+    "network": "model",
+    "net": "model",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "scheduler": "schedule",
+    "grad_clip": "clip",
+    "early_stopping": "patience",
+    "algorithm": "rule",
+    "criterion": "loss",
+}
 
 
 def check_choice(what: str, option: str, value: str | None, known: Sequence[str | None]) -> None:
@@ -28,3 +48,23 @@ def check_positive(what: str, **options: float) -> None:
     for option, value in options.items():
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{what}: {option}={value!r} must be a positive number.")
+
+
+def suggestion(wrong: str, allowed: Iterable[str]) -> str:
+    """`"; did you mean 'epochs'?"`, or an empty string when nothing is near.
+
+    Args:
+        wrong: what was written.
+        allowed: what could have been.
+    """
+    meant = {name.partition(":")[0]: name for name in allowed}
+    meant |= {synonym: name for synonym, name in SYNONYMS.items() if name in meant}
+    near = difflib.get_close_matches(wrong, meant, n=1, cutoff=0.5)
+    return f"; did you mean {meant[near[0]]!r}?" if near else ""
+
+
+def unknown(kind: str, wrong: str, allowed: Iterable[str]) -> str:
+    """`unknown KIND 'wrong'; did you mean 'right'? Allowed: ...`."""
+    names = list(allowed)
+    hint = suggestion(wrong, names) or ";"
+    return f"unknown {kind} {wrong!r}{hint} allowed: {', '.join(names) or 'none'}"

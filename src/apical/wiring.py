@@ -37,6 +37,7 @@ class Wiring:
         reduction: how the loss reduces a batch.
         teach_input: whether signals are sent to the input, too.
         batch_axes: for inputs of so many axes, the batch axis of every value.
+        with_batch: the numbers of axes of inputs for which every rate is known to have a batch axis.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Wiring:
         self._own_indices = [node.own_indices for node in graph.nodes]
         self._plans: dict[tuple[bool, ...], BackwardPlan] = {}
         self.batch_axes: dict[int, BatchAxes] = {}
+        self.with_batch: set[int] = set()
         self.observers: OrderedDict[int, Observer] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,23 +1,13 @@
-"""The command in this process, in an empty folder, on data small enough to learn in no time."""
+"""The command in this process, in an empty folder, on small data."""
 
 import json
 from collections.abc import Callable
 
-import numpy as np
 import pytest
+from cli_samples import clouds
 from typer.testing import CliRunner, Result
 
 from apical.cli import app
-
-SMALL = ["--task", "npz:clouds.npz", "--model", "mlp:6", "--batch-size", "16"]
-
-
-def clouds(path, *, seed: int = 0, width: int = 5) -> None:
-    """Three overlapping clouds of points as an npz task."""
-    generator = np.random.default_rng(seed)
-    y = np.arange(90) % 3
-    x = generator.normal(size=(90, width)) + 3 * np.eye(3, width)[y]
-    np.savez(path, x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
 
 
 @pytest.fixture(autouse=True)

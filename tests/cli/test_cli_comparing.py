@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from cli_samples import SMALL
 
 from apical import rules, study
 from apical.cli.comparing import read_seeds
 from apical.cli.options import read_rules
-from apical.study.gathering import gather
-from conftest import SMALL
+from apical.study.comparison.gathering import gather
 
 FAST = [*SMALL, "--epochs", "1", "--jobs", "1", "--no-cost"]
 
@@ -42,7 +42,8 @@ def test_compare_as_json(answer):
     assert [arm["rule"] for arm in found["arms"]] == ["backprop", "feedback_alignment"]
     for shown, arm in zip(found["arms"], comparison.arms, strict=True):
         assert [run.seed for run in arm.runs] == [1, 5]
-        assert shown["test_accuracy"] == arm.accuracy().model_dump()
+        accuracy = arm.accuracy()
+        assert shown["test_accuracy"] == {"mean": accuracy.mean, "deviation": accuracy.deviation, "count": accuracy.n}
         assert shown["angles"] == arm.angles()
     assert Path(found["page"]).is_file()
 

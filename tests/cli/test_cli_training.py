@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+from cli_samples import SMALL, clouds
+
 from apical import study
-from conftest import SMALL, clouds
+from waiting import PATIENCE, program
 
 
 def test_train_does_what_its_options_say(answer):
@@ -92,18 +91,10 @@ def test_resume_refuses_a_finished_run(apical, complaint):
 def test_ctrl_c_saves_the_run_says_how_to_go_on_and_leaves_with_130(apical):
     endless = ["train", *SMALL, "--epochs", "1000000", "--out", "a", "--set", "threads=1"]
     environment = {**os.environ, "COLUMNS": "200"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "apical.cli", *endless],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    while not Path("a/metrics.jsonl").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    shown, said = process.communicate()
+    with program("-m", "apical.cli", *endless, env=environment) as process:
+        process.until(Path("a/metrics.jsonl").exists, "the first epoch")
+        process.send_signal(signal.SIGINT)
+        shown, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert shown == ""
     assert "go on with: apical resume a" in said

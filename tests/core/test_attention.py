@@ -141,7 +141,7 @@ def test_the_equations_in_loops(kind, feedback, function):
     weights, biases = ([getattr(layer, name).detach().numpy() for layer in layers] for name in ("weight", "bias"))
     own = circuit.rule.state_dict()
     backwards = [
-        own.get(f"attention.weights.{path}", torch.from_numpy(W)).numpy().T
+        own.get(f"pathway.weights.{path}", torch.from_numpy(W)).numpy().T
         for path, W in zip(paths, weights, strict=True)
     ]
     outputs = [
@@ -157,14 +157,14 @@ def test_the_equations_in_loops(kind, feedback, function):
             np.testing.assert_allclose(found[f"model.{path}.{name}"].numpy(), part, rtol=1e-11, atol=1e-13)
     if feedback == "kolen_pollack":  # the reciprocal synapse makes the same change
         for path in paths[1:]:
-            assert torch.equal(found[f"rule.attention.weights.{path}"], found[f"model.{path}.weight"])
+            assert torch.equal(found[f"rule.pathway.weights.{path}"], found[f"model.{path}.weight"])
 
 
 @both
 def test_learned_feedback_becomes_the_forward_weights(kind):
     circuit = apical.Circuit(perceptron("tanh"), kind(feedback="kolen_pollack"))
     optimizer = torch.optim.SGD(circuit.parameters(), lr=0.1, weight_decay=0.5)
-    weight, feedback = circuit.model[2].weight, circuit.rule.attention.weights[circuit.layers[1]]
+    weight, feedback = circuit.model[2].weight, circuit.rule.pathway.weights[circuit.layers[1]]
     apart = (weight - feedback).detach().clone()
     generator = torch.Generator().manual_seed(0)
     for _ in range(100):
@@ -221,7 +221,7 @@ def test_nothing_is_told_of_what_was_not_chosen(kind):
 @both
 def test_a_loss_that_tells_more_is_refused(kind, loss):
     circuit, x, y = circuit_on("mlp", kind())
-    with pytest.raises(CircuitError, match=rf"units of one sample.*the label.*apical\.losses\.{kind.learns_from}"):
+    with pytest.raises(CircuitError, match=rf"5 outputs of one sample.*the label.*apical\.losses\.{kind.learns_from}"):
         loss(circuit(x), y).backward()
     assert not gradients(circuit)
 

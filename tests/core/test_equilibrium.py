@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import apical
 from apical import kernels
 from apical.errors import CircuitError, ConfigError, NonFiniteError
-from apical.rules import products
+from apical.rules.energy import products
 from apical.rules.energy.nudging import Nudge, UnsettledWarning
 
 Named = dict[str, Tensor]
@@ -225,6 +225,19 @@ def test_the_error_of_n_points_is_of_order_n(network, points):
     truth = taught(model, x, y, points=12, beta=betas[-1] / 2, **options)
     errors = [distance(taught(model, x, y, points=points, beta=beta, **options), truth) for beta in betas]
     assert slope(errors, betas) == pytest.approx(points, abs=0.6)
+
+
+def test_the_error_of_n_points_is_of_order_n_where_the_loss_is_linear():
+    """The derivative of a linear loss is real, where states and rates are complex."""
+    model, (x, y) = mlp(nn.Tanh, (12, 16, 14, 14, 5)), batch()
+    weight = torch.randn(6, 5, dtype=torch.float64)
+    grads = []
+    for beta in (None, 0.4, 0.2):
+        rule = apical.EquilibriumPropagation(nudging="holomorphic", points=4, beta=beta, sweeps=60)
+        circuit = apical.Circuit(copy.deepcopy(model), "backprop" if beta is None else rule)
+        grads.append(learn(circuit, x, y, lambda output, _: (output * weight).sum() / len(weight)))
+    errors = [distance(found, grads[0]) for found in grads[1:]]
+    assert slope(errors, [0.4, 0.2]) == pytest.approx(4, abs=0.2)
 
 
 @pytest.mark.parametrize("network", ["feedforward", "hopfield"])
@@ -591,10 +604,10 @@ def test_a_nudge_knows_the_loss_without_its_target(name, loss, shape, reduction)
         return torch.autograd.grad(loss(y, target, reduction=reduction), y)[0]
 
     samples = 1 if reduction == "sum" else 6
-    nudge = Nudge(name, free, derivative(free), samples, reduction)
+    nudge = Nudge(name, free, derivative(free), samples, mean=reduction == "mean")
     for ours, y in zip(nudge(other), other, strict=True):
         torch.testing.assert_close(ours, samples * derivative(y), rtol=1e-12, atol=1e-14)
-    constant = Nudge(None, free, derivative(free), samples, reduction)
+    constant = Nudge(None, free, derivative(free), samples, mean=reduction == "mean")
     assert torch.equal(constant(other), samples * derivative(free))
 
 

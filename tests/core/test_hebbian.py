@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import apical
 from apical import measure
 from apical.errors import CircuitError, ConfigError
+from apical.feedback.weights import PerLayer
 from apical.rules.hebbian.rules import Hebbian, Oja, SoftHebb, ThreeFactor
 from apical.wiring import Credit
 
@@ -144,13 +145,17 @@ def test_a_decay_reaches_weights_biases_and_a_rules_own_weights():
     class Forget(apical.Backprop):
         def __init__(self) -> None:
             super().__init__()
-            self.own = nn.Parameter(torch.randn(3, 4))
+            self.own = PerLayer()
+
+        def setup(self, wiring):
+            super().setup(wiring)
+            self.own.hold(wiring.layers[0], torch.randn(3, 4), learned=True)
 
         def assign_credit(self, wiring, state, error):
             (layer,) = wiring.layers
             pre, decay = state[layer].pre, torch.tensor([1.0, 0.0, -2.0])
             yield Credit(layer, pre, torch.zeros_like(error), decay=decay)
-            yield Credit(layer, pre, torch.zeros_like(error), learner=self.own, decay=decay)
+            yield Credit(layer, pre, torch.zeros_like(error), synapses=self.own.synapses(layer), decay=decay)
 
     model = nn.Linear(4, 3)
     circuit = apical.Circuit(model, Forget())
@@ -158,7 +163,8 @@ def test_a_decay_reaches_weights_biases_and_a_rules_own_weights():
     factors = torch.tensor([1.0, 0.0, -2.0])
     torch.testing.assert_close(model.weight.grad, factors[:, None] * model.weight.detach())
     torch.testing.assert_close(model.bias.grad, factors * model.bias.detach())
-    torch.testing.assert_close(circuit.rule.own.grad, factors[:, None] * circuit.rule.own.detach())
+    own = circuit.rule.own[circuit.layers[0]]
+    torch.testing.assert_close(own.grad, factors[:, None] * own.detach())
 
 
 # What they find
@@ -387,7 +393,30 @@ def test_one_unit_cannot_compete():
     assert model[0].weight.grad.any()
 
 
-def test_a_third_factor_needs_the_batch_first():
+def test_a_third_factor_reaches_the_drive_of_its_own_sample_wherever_the_batch_is():
+    """As many moments as samples, so that nothing but the axis tells them apart; the rate has the batch elsewhere."""
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.hidden, self.readout = nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.readout(self.hidden(self.stem(x).tanh()).transpose(0, 1).mean(1))
+
+    torch.manual_seed(0)
+    model, x = Turned().double(), torch.randn(5, 5, 4, dtype=torch.float64)  # (time, batch, ...)
+    loss, each = taught(apical.Circuit(model, ThreeFactor(), batch_axis=1)(x), "three_factor")
+    loss.backward()
+    for layer, pre in ((model.stem, x), (model.hidden, model.stem(x).tanh().detach())):
+        seen = [list(sample) for sample in pre.movedim(1, 0).numpy()]
+        expected = reference.mean_change(
+            reference.three_factor, numpy(layer.weight), numpy(layer.bias), seen, third_factors(each)
+        )
+        agree(changes(layer), expected)
+
+
+def test_a_third_factor_needs_the_batch():
     class Folded(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -396,7 +425,7 @@ def test_a_third_factor_needs_the_batch_first():
         def forward(self, x: Tensor) -> Tensor:
             return self.readout(self.hidden(x.reshape(-1, 4)).tanh().reshape(-1, 18))
 
-    with pytest.raises(CircuitError, match=r"^hidden: ThreeFactor brings one number for each of 5 samples"):
+    with pytest.raises(CircuitError, match=r"^hidden: ThreeFactor .*5 samples.*\(15, 6\)"):
         apical.Circuit(Folded(), ThreeFactor())(torch.randn(5, 12))[:, 0].sum().backward()
     circuit = apical.Circuit(Folded(), Oja())
     circuit(torch.randn(5, 12)).sum().backward()
@@ -406,7 +435,7 @@ def test_a_third_factor_needs_the_batch_first():
 def test_a_loss_that_tells_more_than_a_reward_is_refused():
     x, y = NETWORKS["mlp"].batch()
     circuit = apical.Circuit(NETWORKS["mlp"].build(), ThreeFactor())
-    with pytest.raises(CircuitError, match=r"tells 5 units of one sample.*apical.losses.reward_prediction"):
+    with pytest.raises(CircuitError, match=r"5 outputs of one sample.*apical.losses.reward_prediction"):
         F.cross_entropy(circuit(x), y).backward()
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0))
     with pytest.raises(CircuitError, match=r"has the shape \(8,\)"):
@@ -430,5 +459,5 @@ def test_options_that_make_no_sense_are_refused(options, told):
 def test_a_decay_that_is_no_number_is_noticed():
     model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Tanh(), nn.Linear(3, 2)).float()
     x = torch.full((5, 4), 1e25)  # the square of a drive is beyond float32, the drive is not
-    with pytest.raises(apical.errors.NonFiniteError, match=r"^0: the teaching signal that Oja brings"):
+    with pytest.raises(apical.errors.NonFiniteError, match=r"^0: .*Oja.*NaN or infinity"):
         apical.Circuit(model, Oja())(x).sum().backward()

@@ -53,7 +53,7 @@ class Mirror:
                 self.wfile.write(content)
                 if name in mirror.stalled:
                     mirror.halfway.set()
-                    mirror.over.wait(30)
+                    mirror.over.wait()
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -2,8 +2,7 @@ import hashlib
 import os
 import signal
 import socket
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,18 @@ from apical.data import fetch
 from apical.data.downloads import RemoteFile, download
 from apical.data.standard import StandardSet
 from apical.errors import DataError
+from waiting import PATIENCE, program
 
 CONTENT = bytes(range(256)) * 1000
 REMOTE = RemoteFile("values", len(CONTENT), "sha256:" + hashlib.sha256(CONTENT).hexdigest())
 
 
 @pytest.fixture
-def nobody() -> str:
-    """An address on which nobody listens."""
+def nobody() -> Iterator[str]:
+    """An address on which nobody listens, and nobody else can."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def test_a_whole_file_gets_its_name(mirror: Mirror, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_whole_file_gets_its_name(mirror: Mirror, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failure", ["wrong", "cut", "cut, length unknown", "404", "nobody", "stalled"])
 def test_a_failure_says_why_and_leaves_nothing(mirror: Mirror, nobody: str, tmp_path: Path, failure: str) -> None:
-    url, timeout = mirror.url, 30.0
+    url, timeout = mirror.url, PATIENCE
     if failure != "404":
         mirror.files["values"] = CONTENT
     match failure:
@@ -100,8 +100,9 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 from apical.data.downloads import RemoteFile, download
+folder, mirror, patience = sys.argv[1:]
 try:
-    download(RemoteFile("values", 1, "md5:0"), Path(sys.argv[1]), mirrors=[sys.argv[2]], progress=False)
+    download(RemoteFile("values", 1, "md5:0"), Path(folder), mirrors=[mirror], progress=False, timeout=float(patience))
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -111,11 +112,11 @@ except KeyboardInterrupt:
 def test_ctrl_c_leaves_nothing(mirror: Mirror, tmp_path: Path) -> None:
     mirror.files["values"] = CONTENT
     mirror.stalled.add("values")
-    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path), mirror.url])
-    assert mirror.halfway.wait(60)
-    assert files_below(tmp_path), "the download is under way"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    with program("-c", INTERRUPTED, tmp_path, mirror.url, PATIENCE) as process:
+        process.until(lambda: mirror.halfway.is_set() and files_below(tmp_path), "a download under way")
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, said
     assert files_below(tmp_path) == []
 
 

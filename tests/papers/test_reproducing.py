@@ -14,8 +14,21 @@ import apical
 from apical import data, papers
 from apical.cli import app
 from apical.errors import ConfigError, RunError
-from apical.papers import Ahead, AtLeast, Claim, Online, Paper, Protocol, Within, ledger, measuring, networks
-from apical.study import RunFolder, few_examples
+from apical.papers import (
+    Ahead,
+    AtLeast,
+    Claim,
+    Online,
+    Paper,
+    Protocol,
+    Within,
+    few_examples,
+    ledger,
+    measuring,
+    networks,
+)
+from apical.study import RunFolder
+from apical.study.executors import pool
 
 PAPER = Paper("small", "Small Claims", "Somebody", 2020, "https://example.org")
 
@@ -51,7 +64,7 @@ def small(tmp_path, monkeypatch):
 @pytest.fixture
 def no_processes(monkeypatch):
     """Runs happen here, one after the other."""
-    monkeypatch.setattr(measuring.pool, "in_processes", lambda work, jobs, *_: ((job, work(job)) for job in jobs))
+    monkeypatch.setattr(pool, "in_processes", lambda work, jobs, *_: ((job, work(job)) for job in jobs))
 
 
 def claims(*, online):
@@ -64,7 +77,7 @@ def test_every_online_claim_names_a_method_and_its_setting(claim, tmp_path):
     setting = claim.protocol.online
     assert setting.inputs in few_examples.INPUTS
     assert setting.examples in few_examples.COUNTS
-    assert claim.protocol.seeds == few_examples.Protocol().seeds
+    assert claim.protocol.seeds == few_examples.Budget().seeds
     written = (f"inputs={setting.inputs}", f"hidden={setting.hidden}", f"examples={setting.examples}")
     assert claim.recipe == (f"rule={claim.rule}", *written)
 
@@ -106,7 +119,7 @@ def test_networks_begin_as_their_protocols_say(name, shape, deviation):
 
 
 def test_the_network_of_biotorch_is_the_one_of_its_table():
-    from apical.study import models
+    from apical import models
 
     spec = measuring._jobs(papers.select("biotorch-mnist-bp")[0], Path("runs"), 1, 1)[0].resolved.config.model
     model = models.build(spec, input_shape=(1, 28, 28), classes=10, seed=0)
@@ -172,7 +185,7 @@ def test_what_is_out_of_reach_is_not_measured(small):
 
 
 def test_a_run_that_fails_is_named(small, monkeypatch):
-    monkeypatch.setattr(measuring.pool, "in_processes", lambda work, jobs, *_: ((job, "it burst") for job in jobs))
+    monkeypatch.setattr(pool, "in_processes", lambda work, jobs, *_: ((job, "it burst") for job in jobs))
     with pytest.raises(RunError, match="small-bp/epochs-1/seed-0: it burst"):
         papers.measure([small["small-bp"]], "runs", epochs=1, seeds=1)
 
@@ -276,7 +289,7 @@ def online(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(ledger, "CLAIMS", claims)
     monkeypatch.setattr(ledger, "MEASURED", tmp_path / "measured.json")
-    little = functools.partial(few_examples.Protocol, counts=(3, 5), trials=2, tuning_seeds=2, held_out=50, test=100)
+    little = functools.partial(few_examples.Budget, counts=(3, 5), trials=2, tuning_seeds=2, held_out=50, test=100)
     monkeypatch.setattr(few_examples, "Protocol", little)
     return claims
 
@@ -285,7 +298,7 @@ def test_online_claims_are_measured_as_the_benchmark_does_it(online, no_processe
     measured = papers.measure(online[1:], tmp_path / "runs", progress=False)
     assert set(measured) == {"online-sgd", "online-base"}
     for claim in online:
-        found = few_examples.cell(data.load("digits"), "standardised", 4, claim.rule, few_examples.Protocol(seeds=3))
+        found = few_examples.cell(data.load("digits"), "standardised", 4, claim.rule, few_examples.Budget(seeds=3))
         assert measured[claim.name].accuracies == found[3].accuracies
         assert measured[claim.name].seeds == (0, 1, 2)
     papers.record(measured)

@@ -75,7 +75,7 @@ def test_links_between_files_lead_somewhere(page):
 
 @pytest.mark.parametrize("text", blocks("toml"))
 def test_configurations_are_valid(text, tmp_path):
-    from apical.study.config import Config
+    from apical.study.configuration import Config
 
     path = tmp_path / "config.toml"
     path.write_text(text, encoding="utf-8")

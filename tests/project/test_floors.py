@@ -15,28 +15,33 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 # For each part of the package, the parts that it may import at run time. `errors` is open to all; a part may
 # always import itself. This table is the design: a new part gets its line here first.
 CORE = {
-    *("options", "kernels", "compat", "layers", "functions", "tracing", "wiring"),
-    *("feedback", "rules", "autograd", "circuit"),
+    *("options", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback", "rules"),
+    *("finiteness", "vigilance", "autograd", "circuit"),
 }
-BESIDE = {"neurons", "optim", "data", "losses", "reinforcement"}
+BESIDE = {"statistics", "interrupts", "models", "neurons", "optim", "data", "losses", "reinforcement"}
 MEASURED = {"measure", "continual", "hippocampus"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "statistics": set(),
+    "interrupts": set(),
     "options": set(),
     "kernels": set(),
     "compat": set(),
-    "layers": set(),
+    "layers": {"kernels", "compat"},
     "functions": {"layers"},
     "tracing": {"layers", "functions"},
     "wiring": {"layers", "functions", "tracing"},
     "feedback": {"options", "layers", "wiring"},
     "rules": {"options", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback"},
+    "finiteness": {"layers", "wiring", "rules"},
+    "vigilance": set(),
     "autograd": {"compat", "layers"},
-    "circuit": {"compat", "layers", "functions", "tracing", "wiring", "rules", "autograd"},
+    "circuit": {"compat", "layers", "tracing", "wiring", "rules", "finiteness", "vigilance", "autograd"},
     "neurons": {"options"},
+    "models": {"options"},
     "optim": {"kernels"},
     "losses": {"options"},
-    "reinforcement": {"options"},
+    "reinforcement": {"options", "interrupts"},
     "data": set(),
     "measure": CORE | BESIDE,
     "continual": CORE | BESIDE | {"measure"},
@@ -48,7 +53,11 @@ BELOW: dict[str, set[str]] = {
     "__init__": CORE | BESIDE | MEASURED | {"study", "report", "papers"},
     "__main__": {"cli"},
 }
+# The rooms of study, in the order in which they stand on each other; `study/__init__.py` and `study/config.py` only
+# lend names.
+ROOMS = ("configuration", "runs", "training", "executors", "comparison")
 # What the learning itself may stand on; everything else is for those who run and show experiments.
+LIGHT = {"errors", "statistics", "models", "losses", "neurons", "optim", "measure", *CORE}
 CORE_LIBRARIES = {"torch", "numpy"}
 LATE = {"pydantic", "sklearn", "plotly", "typer", "rich", "pooch", "jinja2", "tensorboard", "gymnasium"}
 
@@ -117,6 +126,14 @@ def test_a_module_imports_from_below_only(path):
     assert not above, f"{path.relative_to(SOURCE)} imports {sorted(above)}, which is not below {part}"
 
 
+@pytest.mark.parametrize("path", sorted((SOURCE / "study").glob("*/*.py")), ids=lambda path: ".".join(dotted(path)))
+def test_a_room_of_study_imports_from_the_rooms_below_only(path):
+    assert path.parent.name in ROOMS
+    inside = [name.split(".")[2] for name in imported(path) if name.startswith("apical.study.")]
+    allowed = ROOMS[: ROOMS.index(path.parent.name) + 1]
+    assert not set(inside) - set(allowed), f"{path.relative_to(SOURCE)} imports {inside}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: ".".join(dotted(path)))
 def test_nothing_needs_torchvision(path):
     assert "torchvision" not in {name.partition(".")[0] for name in imported(path)}
@@ -126,7 +143,7 @@ def test_learning_itself_needs_only_torch_and_numpy():
     reached = {
         (part, name.partition(".")[0])
         for path in MODULES
-        if (part := dotted(path)[0]) in {"errors", "losses", "neurons", "optim", "measure", *CORE}
+        if (part := dotted(path)[0]) in LIGHT
         for name in imported(path)
     }
     allowed = CORE_LIBRARIES | set(sys.stdlib_module_names) | {"apical"}

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 
+from apical.report.curve import Curve
 from apical.report.document import read
 from apical.report.figures import angles, cost, final_accuracy, learning_curves
 from apical.report.findings import details, headline, points_beside_reference
 from apical.report.page import render
 from apical.report.protocol import protocol
-from apical.report.spread import Curve, Spread
 from apical.report.styles import assign
+from apical.statistics import Spread
 
 
 def drawn(make, document):
@@ -121,12 +122,12 @@ def test_cost_shows_ratio_and_quartiles(document):
 def test_failed_runs_enter_no_number(failing):
     comparison = read(failing)
     mirror = failing["arms"][4]["runs"][:2]
-    assert comparison.arms[4].accuracy.mean == pytest.approx(np.mean([run["test_accuracy"] for run in mirror]))
+    assert comparison.arms[4].accuracy().mean == pytest.approx(np.mean([run["test_accuracy"] for run in mirror]))
     _, line = of_arm(drawn(learning_curves, failing), 4)
     np.testing.assert_allclose(
         line["y"], np.mean([[record["train_loss"] for record in run["epochs"]] for run in mirror], axis=0)
     )
-    assert comparison.arms[6].accuracy is None
+    assert comparison.arms[6].accuracy() is None
     assert any(words["text"] == "failed" for words in drawn(final_accuracy, failing).wide["annotations"])
     assert "4 of 21 runs failed and enter no mean." in details(comparison)
     assert "All are means over the finished runs of three seeds." in details(comparison)

@@ -11,6 +11,7 @@ import pytest
 
 from apical.errors import DataError
 from apical.report import render, write
+from apical.report.curve import curve
 from apical.report.document import read
 
 HOSTILE = "</script><script>alert('x')</script> & \"<b>bold</b>\" {{ 7 * 7 }} %{y}"
@@ -141,8 +142,8 @@ def test_nan_becomes_a_gap_not_broken_json(document):
     specs = Page(render(json.loads(json.dumps(document)))).specs  # json.loads refuses nothing, the browser would
     assert not re.search(r"\b(NaN|Infinity)\b", json.dumps(specs))
     comparison = read(document)
-    assert comparison.arms[1].accuracy.n == 2
-    assert comparison.arms[1].curve("train_loss").points[3].n == 2
+    assert comparison.arms[1].accuracy().n == 2
+    assert curve(comparison.arms[1], "train_loss").points[3].n == 2
 
 
 def test_a_rule_that_stands_twice_is_told_apart_by_its_settings(document):

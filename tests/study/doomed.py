@@ -4,18 +4,22 @@ Children are forked from a server that has imported PyTorch, so that each begins
 any other: it can be killed.
 """
 
+import functools
 import multiprocessing
 import os
 import signal
-import time
+import sys
+import threading
 from pathlib import Path
 
 import torch
 
 from apical import data
+from apical.interrupts import Interrupted, StopRequest
 from apical.study import Config, RunFolder, resume, train
-from apical.study.interrupts import Interrupted
-from apical.study.training import Training
+from apical.study.runs import display
+from apical.study.training.loop import Training
+from waiting import PATIENCE
 
 NET = """
 from torch import nn
@@ -27,7 +31,7 @@ def make(input_shape, classes):
 """
 
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["apical.study.trainer", "torch._dynamo"])  # the latter by any optimizer, slowly
+server.set_forkserver_preload(["apical.study.training.session", "torch._dynamo"])  # the latter by any optimizer, slowly
 
 
 def blobs(examples=200, classes=4, seed=0):
@@ -43,7 +47,14 @@ def blobs(examples=200, classes=4, seed=0):
 def config(folder, *settings):
     """A small network with batch norm and dropout, saved every few steps."""
     (folder / "net.py").write_text(NET)
-    common = ["task=own:blobs", f"model={folder}/net.py:make", "threads=1", "batch_size=16", "checkpoints.steps=4"]
+    common = [
+        "task=own:blobs",
+        f"model={folder}/net.py:make",
+        "threads=1",
+        "batch_size=16",
+        "checkpoints.steps=4",
+        "checkpoints.seconds=0",
+    ]
     return Config().with_settings([*common, "alignment=2", *settings])
 
 
@@ -53,8 +64,8 @@ def begin_or_go_on(given, folder):
     return train(given, folder, task=blobs())
 
 
-def kill_at(name, count):
-    """Have this process killed in place of its `count`-th call of os.fsync or os.replace."""
+def killed_instead_of(name, count, pipe):
+    """The process is killed in place of its `count`-th call of os.fsync or os.replace."""
     original = getattr(os, name)
     left = [count]
 
@@ -67,12 +78,62 @@ def kill_at(name, count):
     setattr(os, name, call)
 
 
-def linger():
-    """Have every epoch take its time, so that a signal from outside comes before the end."""
+def killed_after(step, calls, pipe):
+    """The process is killed in place of the `calls`-th call of any function after `step`, whatever it is about then."""
+    left = [calls]
+
+    def count(frame, event, argument):
+        if event in ("call", "c_call"):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    at_step(step, lambda: sys.setprofile(count))
+
+
+def held_after(step, steps, pipe):
+    """The process says that it has come to `step`, takes so many more steps, and waits there to be killed."""
+    at_step(step, lambda: pipe.send("there"))
+    at_step(step + steps, lambda: pipe.poll(None))  # until the test has ended, if it does not kill it
+
+
+def held_until_a_signal(place, count, pipe):
+    """The process says that it has come to its `count`-th "step" or end of an "epoch", and waits for a signal."""
+    received = threading.Event()
+    receive = StopRequest.receive
+
+    def noted(request, *arguments):
+        receive(request, *arguments)
+        received.set()
+
+    StopRequest.receive = noted
+
+    def hold():
+        pipe.send("there")
+        received.wait(PATIENCE)
+
+    (at_step if place == "step" else at_epoch)(count, hold)
+
+
+def at_step(step, act):
+    """Have `act` done between two steps, when so many are taken."""
+    original = display.Bar.step
+
+    def shown(bar, steps):
+        original(bar, steps)
+        if steps == step:
+            act()
+
+    display.Bar.step = shown
+
+
+def at_epoch(epoch, act):
+    """Have `act` done when all steps of an epoch are taken, and it is not closed yet."""
     original = Training.end_epoch
 
     def end_epoch(training):
-        time.sleep(0.1)
+        if training.epoch == epoch - 1:
+            act()
         return original(training)
 
     Training.end_epoch = end_epoch
@@ -80,10 +141,7 @@ def linger():
 
 def _live(given, folder, doom, pipe):
     torch.set_num_threads(1)
-    if doom == "linger":
-        linger()
-    elif doom:
-        kill_at(*doom)
+    doom(pipe)
     pipe.send("begins")
     try:
         begin_or_go_on(given, folder)
@@ -93,26 +151,44 @@ def _live(given, folder, doom, pipe):
 
 
 class Child:
-    """A process that trains, from the beginning or from where the run is."""
+    """A process that trains, from the beginning or from where the run is. Use it as a context.
 
-    def __init__(self, given, folder, doom=None):
+    Args:
+        given: the configuration.
+        folder: of the run.
+        doom: one of the functions above, and what it takes.
+    """
+
+    def __init__(self, given, folder, doom, *arguments):
         self.pipe, other = server.Pipe()
+        doom = functools.partial(doom, *arguments)
         self.process = server.Process(target=_live, args=(given, Path(folder), doom, other))
         self.process.start()
         other.close()
-        assert self.pipe.recv() == "begins"
+
+    def __enter__(self):
+        assert self.hear() == "begins"
+        return self
+
+    def __exit__(self, *exception):
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.pipe.close()
+
+    def hear(self):
+        """Its next word; None if it ended without one."""
+        assert self.pipe.poll(PATIENCE), f"no word from the process within {PATIENCE:g} s"
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return None
 
     def end(self):
         """Wait for it; returns its last word (None if it had none) and its exit code."""
-        try:
-            word = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            word = None
-        self.process.join()
-        code = self.process.exitcode
-        self.process.close()
-        self.pipe.close()
-        return word, code
+        word = self.hear()
+        self.process.join(PATIENCE)
+        return word, self.process.exitcode
 
     def kill(self, number=signal.SIGKILL):
         os.kill(self.process.pid, number)

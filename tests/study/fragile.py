@@ -2,10 +2,10 @@
 
 import os
 import signal
-import time
 
-from apical.study import pool
-from apical.study.interrupts import stop_requests
+from apical.interrupts import stop_requests
+from apical.study.executors import pool
+from waiting import until
 
 
 def double(number):
@@ -20,8 +20,7 @@ def until_stopped(path):
     with stop_requests() as stop:
         with open(path, "w") as file:
             file.write("begun")
-        while not stop.signal:
-            time.sleep(0.005)
+        until(lambda: stop.signal, "being told to stop")
     with open(path, "w") as file:
         file.write("saved")
     return path
@@ -31,12 +30,8 @@ def stopped_while_loading(path):
     """Begin, be told to stop before any training, and write down whether the training hears of it."""
     with open(path, "w") as file:
         file.write("begun")
-    while not pool._stopping.is_set():
-        time.sleep(0.005)
+    until(pool._stopping.is_set, "being told to stop")
     with stop_requests() as stop:
-        for _ in range(400):  # the signal follows the event
-            if stop.signal:
-                break
-            time.sleep(0.005)
+        until(lambda: stop.signal, "the signal, which follows")
     with open(path, "w") as file:
-        file.write("heard" if stop.signal else "missed")
+        file.write("heard")

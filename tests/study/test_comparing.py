@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,8 +10,13 @@ import torch
 
 from apical import rules
 from apical.errors import ConfigError, RunError
-from apical.study import Comparison, Config, Interrupted, RunFolder, compare, comparing, trainer
-from apical.study.comparison import Spread, difference
+from apical.statistics import Spread
+from apical.study import Comparison, Config, Interrupted, RunFolder, compare
+from apical.study.comparison import compare as comparing
+from apical.study.configuration.config import difference
+from apical.study.executors import jobs
+from apical.study.training import session
+from waiting import PATIENCE, program, until
 
 SMALL = ["model=mlp:6", "epochs=2", "batch_size=200"]
 PAIR = ["backprop", "feedback_alignment"]
@@ -61,7 +63,7 @@ def test_the_document(config, tmp_path):
 def test_each_run_is_what_training_alone_would_give(config, tmp_path):
     compare(config, PAIR, [3], tmp_path / "many", jobs=1, cost=False)
     one = config.with_settings(["rule=feedback_alignment", "seed=3", "threads=1", "alignment=1"])
-    trainer.train(one, tmp_path / "one")
+    session.train(one, tmp_path / "one")
     among = RunFolder(tmp_path / "many" / "runs" / "feedback_alignment" / "seed-3")
     assert among.metrics.read_bytes() == RunFolder(tmp_path / "one").metrics.read_bytes()
 
@@ -90,8 +92,8 @@ def test_processes_change_nothing_and_failures_harm_nobody(file, tmp_path):
 def test_what_is_finished_is_kept_and_what_is_new_added(config, tmp_path, monkeypatch):
     first = compare(config, PAIR, 1, tmp_path, jobs=1, cost=False)
     trained = []
-    original = comparing.run_job
-    monkeypatch.setattr(comparing, "run_job", lambda job: trained.append(job.folder) or original(job))
+    original = jobs.perform
+    monkeypatch.setattr(jobs, "perform", lambda job: trained.append(job.folder) or original(job))
     more = compare(config, [*PAIR, "kolen_pollack"], 2, tmp_path, jobs=1, cost=False)
     assert [arm.runs[0] for arm in more.arms[:2]] == [arm.runs[0] for arm in first.arms]
     assert [str(folder.relative_to(tmp_path / "runs")) for folder in trained] == [
@@ -146,7 +148,7 @@ def test_an_unforeseen_error_is_told_with_its_place(config, tmp_path, monkeypatc
     def fail(*_, **__):
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr(trainer, "begin", fail)
+    monkeypatch.setattr(session, "begin", fail)
     made = compare(config, ["backprop"], 1, tmp_path, jobs=1, cost=False)
     assert made.arms[0].runs[0].error.startswith("ZeroDivisionError: by nothing (")
     assert "test_comparing.py:" in made.arms[0].runs[0].error
@@ -192,7 +194,7 @@ def test_the_command_repeats_the_comparison(tmp_path):
 
 
 def test_the_command_of_defaults_is_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparing, "run_job", lambda job: "not run")
+    monkeypatch.setattr(jobs, "perform", lambda job: "not run")
     made = compare(Config(), folder=tmp_path, jobs=1)
     assert made.command == "apical compare"
     assert [arm.rule for arm in made.arms] == rules.names()
@@ -201,15 +203,15 @@ def test_the_command_of_defaults_is_short(tmp_path, monkeypatch):
 
 def test_stopped_in_one_process_it_goes_on(config, tmp_path, monkeypatch):
     whole = compare(config, PAIR, 2, tmp_path / "whole", jobs=1, cost=False)
-    original = comparing.run_job
+    original = jobs.perform
 
-    def run_job(job):
+    def perform(job):
         if job.folder.parts[-2:] == ("feedback_alignment", "seed-0"):
             signal.raise_signal(signal.SIGINT)
         return original(job)
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparing, "run_job", run_job)
+        patch.setattr(jobs, "perform", perform)
         with pytest.raises(Interrupted, match=r"1 of 4 runs finished .*the same command goes on"):
             compare(config, PAIR, 2, tmp_path / "stopped", jobs=1, cost=False)
     assert not (tmp_path / "stopped" / "comparison.json").exists()
@@ -262,32 +264,23 @@ def alive(group):
 @pytest.mark.parametrize("harm", ["ctrl-c", "kill the parent"])
 def test_stopped_in_processes_none_is_left_behind(harm, file, tmp_path):
     """Ctrl-C reaches the whole group, as from a terminal; SIGKILL only the parent, whose children must notice."""
-    program = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(file), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while len(begun(tmp_path)) < 2:
-        assert program.poll() is None, program.stderr.read()
-        time.sleep(0.02)
-    if harm == "ctrl-c":
-        os.killpg(program.pid, signal.SIGINT)
-        out, err = program.communicate()
-        assert "0 of 4 runs finished and the others saved" in out
-        assert err == ""
-        assert program.returncode == 0
-        for run in begun(tmp_path):
-            assert RunFolder(run).checkpoints.latest().content["epoch"] in (
-                len(RunFolder(run).epochs()),
-                len(RunFolder(run).epochs()) - 1,
-            )
-    else:
-        program.kill()
-        program.communicate()
-    while alive(program.pid):
-        time.sleep(0.02)
+    with program("-c", SCRIPT, file, tmp_path) as process:
+        process.until(lambda: len(begun(tmp_path)) == 2, "two runs at work")
+        if harm == "ctrl-c":
+            os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=PATIENCE)
+            assert "0 of 4 runs finished and the others saved" in out
+            assert err == ""
+            assert process.returncode == 0
+            for run in begun(tmp_path):
+                assert RunFolder(run).checkpoints.latest().content["epoch"] in (
+                    len(RunFolder(run).epochs()),
+                    len(RunFolder(run).epochs()) - 1,
+                )
+        else:
+            process.kill()
+            process.wait(PATIENCE)
+        until(lambda: not alive(process.pid), "the end of all processes")
     for run in begun(tmp_path):
         assert RunFolder(run).checkpoints.latest() is not None
         with RunFolder(run).locked():
@@ -299,9 +292,9 @@ class TestDocument:
 
     def test_spread(self):
         spread = Spread.of([1.0, 2.0, 4.0])
-        assert (spread.mean, spread.count) == (pytest.approx(7 / 3), 3)
+        assert (spread.mean, spread.n) == (pytest.approx(7 / 3), 3)
         assert spread.deviation == pytest.approx((7 / 3) ** 0.5)
-        assert Spread.of([1.0]).deviation == 0
+        assert Spread.of([1.0]).deviation is None
         assert Spread.of([]) is None
 
     def test_difference(self):

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from apical import rules
 from apical.errors import ConfigError
 from apical.study import Config, RuleConfig
-from apical.study.config import DEFAULTS, OPTIMIZERS
-from apical.study.recommend import resolve
-from apical.study.settings import line_of, parse_setting
+from apical.study.configuration.parsing import line_of, parse_setting
+from apical.study.configuration.resolution import resolve
+from apical.study.configuration.tables import DEFAULTS, OPTIMIZERS
 
 TOML = """
 # a comment

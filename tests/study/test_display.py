@@ -7,7 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from apical.errors import ConfigError
-from apical.study import RunFolder, display, resume, train
+from apical.study import RunFolder, resume, train
+from apical.study.runs import display
 
 
 @pytest.fixture

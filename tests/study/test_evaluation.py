@@ -7,7 +7,8 @@ import torch
 
 from apical import data
 from apical.errors import CheckpointError, DataError, RunError
-from apical.study import Config, Interrupted, RunFolder, display, evaluate, train
+from apical.study import Config, Interrupted, RunFolder, evaluate, train
+from apical.study.runs import display
 
 
 @pytest.fixture

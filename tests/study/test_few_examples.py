@@ -1,6 +1,4 @@
-"""Networks side by side are the networks one by one, and a cell of the few-examples study keeps to its protocol."""
-
-import math
+"""Networks side by side are the networks one by one, and a cell of the few-examples study keeps to its budget."""
 
 import pytest
 import torch
@@ -9,11 +7,11 @@ from torch.nn import functional as F
 
 from apical import data
 from apical.errors import DataError
-from apical.study import few_examples
-from apical.study.few_examples import METHODS, Digits, Protocol, cell, draw_trials, gain, steps_of, train
-from apical.study.perceptrons import Perceptrons, balanced_order, once
+from apical.models.perceptrons import Perceptrons, balanced_order, once
+from apical.papers import few_examples
+from apical.papers.few_examples import METHODS, Budget, Digits, cell, draw_trials, steps_of, train
 
-SMALL = Protocol(counts=(2, 5), trials=4, tuning_seeds=2, seeds=3, held_out=100, test=150)
+SMALL = Budget(counts=(2, 5), trials=4, tuning_seeds=2, seeds=3, held_out=100, test=150)
 
 
 @pytest.fixture(scope="module")
@@ -159,13 +157,7 @@ def test_a_cell_is_tuned_on_held_out_images_and_tested_on_others(digits_task):
 
 
 def test_more_examples_teach_more(digits_task):
-    protocol = Protocol(counts=(3, 60), trials=8, tuning_seeds=2, seeds=4, held_out=150)
-    outcomes = cell(digits_task, "standardised", 20, "adam", protocol)
-    few, many = (sum(outcomes[count].accuracies) / 4 for count in protocol.counts)
+    budget = Budget(counts=(3, 60), trials=8, tuning_seeds=2, seeds=4, held_out=150)
+    outcomes = cell(digits_task, "standardised", 20, "adam", budget)
+    few, many = (sum(outcomes[count].accuracies) / 4 for count in budget.counts)
     assert many > max(0.75, few + 0.1)
-
-
-def test_a_paired_gain():
-    mean, error = gain([0.5, 0.7, 0.9], [0.4, 0.4, 0.4])
-    assert mean == pytest.approx(0.3)
-    assert error == pytest.approx(0.2 / math.sqrt(3))

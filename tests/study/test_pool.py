@@ -4,14 +4,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import fragile
 import pytest
 
-from apical.study.interrupts import Interrupted, StopRequest, stop_requests
-from apical.study.pool import in_processes
+import waiting
+from apical.interrupts import Interrupted, StopRequest, stop_requests
+from apical.study.executors.pool import in_processes
 
 
 def test_a_process_that_dies_takes_nothing_with_it():
@@ -19,53 +21,52 @@ def test_a_process_that_dies_takes_nothing_with_it():
     assert outcomes == {1: 2, 2: 4, 3: None, 4: 8, 5: 10}
 
 
-def test_told_to_stop_what_runs_is_saved_and_the_rest_not_begun(tmp_path):
-    paths = [str(tmp_path / name) for name in "abcd"]
+@contextmanager
+def stopped_after(come, what):
+    """A request to stop, made as soon as `come` is true."""
     stop = StopRequest()
 
-    def when_two_have_begun():
-        while len(list(tmp_path.iterdir())) < 2:
-            time.sleep(0.005)
-        stop.signal = signal.SIGINT
+    def watch():
+        try:
+            waiting.until(come, what)
+        finally:
+            stop.signal = signal.SIGINT
 
-    watcher = threading.Thread(target=when_two_have_begun)
-    watcher.start()
-    done = list(in_processes(fragile.until_stopped, paths, 2, stop))
-    watcher.join()
+    with ThreadPoolExecutor(1) as thread:
+        watching = thread.submit(watch)
+        yield stop
+    watching.result()
+
+
+def test_told_to_stop_what_runs_is_saved_and_the_rest_not_begun(tmp_path):
+    paths = [str(tmp_path / name) for name in "abcd"]
+    with stopped_after(lambda: len(list(tmp_path.iterdir())) == 2, "two processes at work") as stop:
+        done = list(in_processes(fragile.until_stopped, paths, 2, stop))
     assert sorted(path for path, _ in done) == paths[:2]
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "saved", "b": "saved"}
 
 
 def test_a_stop_that_comes_while_a_run_loads_is_not_lost(tmp_path):
     path = tmp_path / "run"
-    stop = StopRequest()
-
-    def when_it_has_begun():
-        while not path.exists():
-            time.sleep(0.005)
-        stop.signal = signal.SIGINT
-
-    watcher = threading.Thread(target=when_it_has_begun)
-    watcher.start()
-    list(in_processes(fragile.stopped_while_loading, [str(path)], 1, stop))
-    watcher.join()
+    with stopped_after(path.exists, "a process at work") as stop:
+        list(in_processes(fragile.stopped_while_loading, [str(path)], 1, stop))
     assert path.read_text() == "heard"
 
 
 UNGUARDED = """
 import sys
-sys.path.insert(0, {folder!r})
+sys.path[:0] = {folders!r}
 import fragile
-from apical.study.interrupts import StopRequest
-from apical.study.pool import in_processes
+from apical.interrupts import StopRequest
+from apical.study.executors.pool import in_processes
 print(list(in_processes(fragile.double, [1, 2], 2, StopRequest())))
 """
 
 
 def test_a_script_without_its_guard_is_told(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(UNGUARDED.format(folder=str(Path(fragile.__file__).parent)))
-    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=60)
+    script.write_text(UNGUARDED.format(folders=[str(Path(module.__file__).parent) for module in (fragile, waiting)]))
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "RunError: no process came up; the reason is above." in ended.stderr
     assert ended.stderr.count("RunError: Every process imports the script") >= 1
@@ -102,6 +103,8 @@ class TestStopRequests:
             with stop_requests() as stop:
                 signal.raise_signal(signal.SIGINT)
                 assert stop.signal == 0
+                signal.raise_signal(signal.SIGTERM)  # is what is left to stop a shell's background job
+                assert stop.signal == signal.SIGTERM
         finally:
             signal.signal(signal.SIGINT, before)
 

@@ -3,8 +3,6 @@
 import logging
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import doomed
@@ -12,7 +10,9 @@ import pytest
 import torch
 
 from apical.errors import CheckpointError, RunError
-from apical.study import Interrupted, RunFolder, display, resume, train
+from apical.study import Interrupted, RunFolder, resume, train
+from apical.study.runs import display
+from waiting import program
 
 ARMS = {
     "momentum": ["rule=kolen_pollack"],
@@ -57,20 +57,25 @@ def uninterrupted(tmp_path):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_killed_at_random_again_and_again(arm, uninterrupted, tmp_path):
+    """Within a step; in the call of any function, mostly while it saves; and at whatever it is about, from outside."""
     given, expected = uninterrupted("epochs=12", *ARMS[arm])
     folder = tmp_path / "killed"
     chance = random.Random(arm)
-    saved = RunFolder(folder).checkpoints.paths
-    for _ in range(4):
-        before = saved()
-        child = doomed.Child(given, folder)
-        for _ in range(chance.randint(4, 8)):
-            while saved() == before:
-                time.sleep(0.001)
-            before = saved()
-        time.sleep(chance.uniform(0, 0.02))
-        child.kill()
-        assert child.end() == (None, -signal.SIGKILL)
+
+    def some_steps_on():
+        saved = RunFolder(folder).checkpoints.latest()
+        return (saved.content["step"] if saved else 0) + chance.randint(3, 6)
+
+    for _ in range(3):
+        for calls in (500, 8000):  # less than a step makes; about what four steps and a checkpoint make
+            doom = (doomed.killed_after, some_steps_on(), chance.randint(1, calls))
+            with doomed.Child(given, folder, *doom) as child:
+                assert child.end() == (None, -signal.SIGKILL)
+        with doomed.Child(given, folder, doomed.held_after, some_steps_on(), 4) as child:
+            assert child.hear() == "there"
+            time.sleep(chance.uniform(0, 0.02))  # it trains meanwhile, and waits before the end
+            child.kill()
+            assert child.end() == (None, -signal.SIGKILL)
     resume(folder, task=doomed.blobs())
     assert outcome(folder) == expected
 
@@ -84,7 +89,8 @@ def test_killed_in_every_moment_of_writing(call, uninterrupted, tmp_path):
     while word != "finished":
         count += 1
         folder = tmp_path / f"{call}-{count}"
-        word, code = doomed.Child(given, folder, doom=(call, count)).end()
+        with doomed.Child(given, folder, doomed.killed_instead_of, call, count) as child:
+            word, code = child.end()
         assert (word, code) in ((None, -signal.SIGKILL), ("finished", 0))
         if word is None:
             if RunFolder(folder).result() is None:
@@ -95,18 +101,18 @@ def test_killed_in_every_moment_of_writing(call, uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_how_to_go_on(number, uninterrupted, tmp_path):
+@pytest.mark.parametrize(("place", "count", "step"), [("step", 31, 32), ("epoch", 4, 36)])
+def test_a_signal_saves_and_says_how_to_go_on(number, place, count, step, uninterrupted, tmp_path):
     given, expected = uninterrupted("epochs=20", "checkpoints.steps=0", "checkpoints.epochs=1000")
     folder = tmp_path / "stopped"
-    child = doomed.Child(given, folder, doom="linger")
-    while not RunFolder(folder).epochs():
-        time.sleep(0.005)
-    child.kill(number)
-    word, code = child.end()
+    with doomed.Child(given, folder, doomed.held_until_a_signal, place, count) as child:
+        assert child.hear() == "there"
+        child.kill(number)
+        word, code = child.end()
     assert code == 0
     assert word[0] == number
     assert f"apical resume {folder}" in word[1]
-    assert RunFolder(folder).checkpoints.latest().content["step"] > 0
+    assert RunFolder(folder).checkpoints.latest().content["step"] == step
     resume(folder, task=doomed.blobs())
     assert outcome(folder) == expected
 
@@ -118,7 +124,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("apical.study.training.Training.check_weights", twice)
+    monkeypatch.setattr("apical.study.training.loop.Training.check_weights", twice)
     with pytest.raises(KeyboardInterrupt) as caught:
         train(given, tmp_path / "run", task=doomed.blobs())
     assert not isinstance(caught.value, Interrupted)
@@ -213,7 +219,7 @@ def test_a_run_does_not_go_on_with_another_network(stopped, tmp_path):
 
 def test_another_environment_is_noted(stopped, tmp_path, monkeypatch):
     stopped()
-    monkeypatch.setattr("apical.study.environment.cpu_name", lambda: "abacus")
+    monkeypatch.setattr("apical.study.runs.environment.cpu_name", lambda: "abacus")
     assert "abacus now" in resume(tmp_path / "run", task=doomed.blobs()).notes[0]
 
 
@@ -231,15 +237,13 @@ def test_what_is_no_run_is_not_gone_on_with(tmp_path):
 
 
 def test_two_processes_do_not_share_a_run(tmp_path):
-    given = doomed.config(tmp_path, "epochs=100000")
     folder = tmp_path / "run"
-    child = doomed.Child(given, folder)
-    while not RunFolder(folder).epochs():
-        time.sleep(0.005)
-    with pytest.raises(RunError, match=f"in use by process {child.process.pid} "):
-        resume(folder, task=doomed.blobs())
-    child.kill()
-    assert child.end() == (None, -signal.SIGKILL)
+    with doomed.Child(doomed.config(tmp_path), folder, doomed.held_after, 1, 1) as child:
+        assert child.hear() == "there"
+        with pytest.raises(RunError, match=f"in use by process {child.process.pid} "):
+            resume(folder, task=doomed.blobs())
+        child.kill()
+        assert child.end() == (None, -signal.SIGKILL)
     with RunFolder(folder).locked():
         pass
 
@@ -247,6 +251,14 @@ def test_two_processes_do_not_share_a_run(tmp_path):
 SCRIPT = """
 import sys
 from apical.study import Config, train
+from apical.study.training.loop import Training
+
+def end_epoch(training, original=Training.end_epoch):
+    if training.epoch == 3:
+        sys.stdin.read()
+    return original(training)
+
+Training.end_epoch = end_epoch
 train(Config().with_settings(["epochs=1000", "threads=1"]), sys.argv[1])
 """
 
@@ -254,12 +266,9 @@ train(Config().with_settings(["epochs=1000", "threads=1"]), sys.argv[1])
 def test_a_program_of_its_own_is_killed_too(tmp_path):
     """Digits, as anyone would train on them; what it had learned by then is a prefix of what comes."""
     folder = tmp_path / "run"
-    program = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], stderr=subprocess.PIPE)
-    while len(RunFolder(folder).epochs()) < 3:
-        assert program.poll() is None, program.stderr.read()
-        time.sleep(0.01)
-    program.kill()
-    program.communicate()
+    with program("-c", SCRIPT, folder) as process:
+        process.until(lambda: len(RunFolder(folder).epochs()) == 3, "the third epoch")
+        process.kill()
     done = RunFolder(folder).checkpoints.latest().content["epoch"]
     config = RunFolder(folder).config().with_values({"epochs": done + 1})
     train(config, tmp_path / "whole")

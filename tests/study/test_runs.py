@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from apical.errors import ApicalError, ConfigError, DataError, RunError
-from apical.study import Config, RunFolder, durable, resume, train
-from apical.study.checkpoints import Checkpoints
+from apical.study import Config, RunFolder, resume, train
+from apical.study.runs import files
+from apical.study.runs.checkpoints import Checkpoints
 
 
 @pytest.fixture
@@ -170,14 +171,14 @@ class TestDurable:
 
     def test_a_replacement_that_fails_leaves_the_old_file(self, tmp_path, monkeypatch):
         path = tmp_path / "a"
-        durable.replace(path, b"old")
+        files.atomic_write(path, b"old")
 
         def fail(*_):
             raise OSError(errno.EIO, "Input/output error")
 
         monkeypatch.setattr(os, "replace", fail)
         with pytest.raises(RunError, match="Input/output error"):
-            durable.replace(path, b"new")
+            files.atomic_write(path, b"new")
         assert path.read_bytes() == b"old"
         assert names(tmp_path) == ["a"]
 
@@ -188,38 +189,38 @@ class TestDurable:
             monkeypatch.setattr(
                 os, name, lambda *args, _original=original, _name=name: calls.append(_name) or _original(*args)
             )
-        durable.replace(tmp_path / "a", b"new")
+        files.atomic_write(tmp_path / "a", b"new")
         assert calls == ["fsync", "replace", "fsync"]
 
     def test_the_file_has_the_usual_permissions(self, tmp_path):
-        durable.replace(tmp_path / "a", b"")
+        files.atomic_write(tmp_path / "a", b"")
         (tmp_path / "b").write_bytes(b"")
         assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
     def test_lines(self, tmp_path):
         path = tmp_path / "lines"
-        assert durable.read_lines(path) == []
+        assert files.read_lines(path) == []
         for number in (1, 2):
-            durable.append_line(path, {"n": number}, sync=True)
+            files.append_line(path, {"n": number}, sync=True)
         size = path.stat().st_size
         with path.open("a") as file:
             file.write('{"n"')
-        assert durable.read_lines(path) == [{"n": 1}, {"n": 2}]
-        durable.drop_half_line(path)
+        assert files.read_lines(path) == [{"n": 1}, {"n": 2}]
+        files.drop_partial_line(path)
         assert path.stat().st_size == size
-        durable.cut(path, size // 2)
-        assert durable.read_lines(path) == [{"n": 1}]
+        files.truncate(path, size // 2)
+        assert files.read_lines(path) == [{"n": 1}]
 
     def test_not_a_number_has_no_place_in_a_file(self, tmp_path):
         with pytest.raises(ValueError, match="JSON"):
-            durable.append_line(tmp_path / "lines", {"n": float("nan")}, sync=False)
+            files.append_line(tmp_path / "lines", {"n": float("nan")}, sync=False)
 
     def test_a_lock_is_free_again_afterwards(self, tmp_path):
         for _ in range(2):
             with (
-                durable.locked(tmp_path, "testing"),
+                files.locked(tmp_path, "testing"),
                 pytest.raises(RunError, match=r"in use by .*\(testing\)"),
-                durable.locked(tmp_path, "too"),
+                files.locked(tmp_path, "too"),
             ):
                 pass
 
@@ -270,7 +271,7 @@ class TestCheckpoints:
 
     def test_another_format_is_refused(self, tmp_path, monkeypatch):
         checkpoints = Checkpoints(tmp_path / "c")
-        monkeypatch.setattr("apical.study.checkpoints.FORMAT", 2)
+        monkeypatch.setattr("apical.study.runs.checkpoints.FORMAT", 2)
         checkpoints.save({"step": 0})
         monkeypatch.undo()
         with pytest.raises(ApicalError, match="has format 2, and this apical reads format 1"):

@@ -11,11 +11,11 @@ from torch import nn
 from apical import data
 from apical.errors import ConfigError, NonFiniteError
 from apical.study import Config, RunFolder, train
-from apical.study.config import ScheduleConfig
-from apical.study.losses import LOSSES
-from apical.study.recommend import resolve
-from apical.study.schedules import factor_at
-from apical.study.training import Training, reproducible, stream
+from apical.study.configuration import ScheduleConfig
+from apical.study.configuration.resolution import resolve
+from apical.study.training.criteria import LOSSES
+from apical.study.training.loop import Training, reproducible, stream
+from apical.study.training.schedules import factor_at
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The verbs of many runs: `apical compare`, `apical report`."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +10,11 @@ from apical.cli import options, terminal
 from apical.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from apical.statistics import Spread
     from apical.study import Comparison, Config
-    from apical.study.comparison import Arm
+    from apical.study.comparison.schema import Arm
 
 PAGE = "report.html"
 
@@ -44,7 +46,7 @@ def compare(
     device: options.Device = None,
     log: options.Log = None,
     config: options.File = None,
-    settings: options.Settings = None,
+    settings: options.Changes = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -127,7 +129,7 @@ def report(
     Example: apical report runs/mnist runs/fashion --out both.html
     """
     from apical import report as page
-    from apical.study.gathering import gather
+    from apical.study.comparison.gathering import gather
 
     comparisons = gather(runs)
     path = out or (runs[0] / PAGE if len(runs) == 1 and runs[0].is_dir() else Path(PAGE))
@@ -174,14 +176,20 @@ def summary(comparison: "Comparison") -> dict[str, Any]:
                 "title": arm.title,
                 "settings": arm.settings.model_dump(),
                 "notes": arm.notes,
-                "test_accuracy": None if (accuracy := arm.accuracy()) is None else accuracy.model_dump(),
+                "test_accuracy": _spread(arm.accuracy()),
                 "angles": arm.angles(),
                 "cost": None if arm.cost is None else arm.cost.model_dump(),
-                "failures": [{"seed": run.seed, "error": run.error} for run in arm.runs if run.status == "failed"],
+                "failures": [{"seed": run.seed, "error": run.error} for run in arm.failures()],
             }
             for arm in comparison.arms
         ],
     }
+
+
+def _spread(spread: "Spread | None") -> dict[str, Any] | None:
+    if spread is None:
+        return None
+    return {"mean": spread.mean, "deviation": spread.deviation or 0.0, "count": spread.n}
 
 
 # More angles than this get a table of their own, with a row for each layer.
@@ -190,34 +198,30 @@ LAYERS_IN_A_ROW = 4
 
 def show(comparison: "Comparison") -> None:
     """Show what a comparison found."""
-    layers = list(dict.fromkeys(layer for arm in comparison.arms for layer in arm.angles()))
-    few = layers if len(layers) <= LAYERS_IN_A_ROW else []
-    timed = any(arm.cost for arm in comparison.arms)
-    terminal.table(
-        ["", "rule", "test accuracy", *(f"angle\nat {layer}" for layer in few), *(["step\ntime"] if timed else [])],
-        (
-            [
-                *(str(number), arm.title, _accuracy(comparison, arm), *_angles(arm.angles(), few)),
-                *([_cost(arm)] if timed else []),
-            ]
-            for number, arm in enumerate(comparison.arms, 1)
-        ),
-        title=comparison.title,
-        words=[1],
-    )
-    if layers and not few:
-        numbers = [str(number) for number in range(1, len(comparison.arms) + 1)]
-        terminal.table(
-            ["angle at", *numbers],
-            ([layer, *(_angle(arm.angles().get(layer)) for arm in comparison.arms)] for layer in layers),
-        )
-    _explain(comparison, bool(layers))
-    for arm in comparison.arms:
+    arms = comparison.arms
+    angles = _angles(arms)
+    in_a_row = len(angles) <= LAYERS_IN_A_ROW
+    columns = {"": [str(number) for number in range(1, len(arms) + 1)], "rule": [arm.title for arm in arms]}
+    columns["test accuracy"] = [_accuracy(comparison, arm) for arm in arms]
+    if in_a_row:
+        columns |= {f"angle\nat {layer}": shown for layer, shown in angles.items()}
+    if any(arm.cost for arm in arms):
+        columns["step\ntime"] = [_cost(arm) for arm in arms]
+    terminal.table(list(columns), zip(*columns.values(), strict=True), title=comparison.title, words=[1])
+    if not in_a_row:
+        terminal.table(["angle at", *columns[""]], ([layer, *shown] for layer, shown in angles.items()))
+    _explain(comparison, bool(angles))
+    for arm in arms:
         for note in arm.notes:
             terminal.paragraph(f"{arm.title} {note}.")
-        for run in arm.runs:
-            if run.status == "failed":
-                terminal.paragraph(f"{arm.title}, seed {run.seed}, failed: {run.error}")
+        for run in arm.failures():
+            terminal.paragraph(f"{arm.title}, seed {run.seed}, failed: {run.error}")
+
+
+def _angles(arms: "Sequence[Arm]") -> dict[str, list[str]]:
+    """For every layer the angle of each arm."""
+    layers = dict.fromkeys(layer for arm in arms for layer in arm.angles())
+    return {layer: [_angle(arm.angles().get(layer)) for arm in arms] for layer in layers}
 
 
 def _explain(comparison: "Comparison", angles: bool) -> None:
@@ -242,20 +246,13 @@ def _accuracy(comparison: "Comparison", arm: "Arm") -> str:
     accuracy = arm.accuracy()
     if accuracy is None:
         return "failed"
-    decimals = 2 if comparison.task.test >= 2000 else 1
-    shown = f"{100 * accuracy.mean:.{decimals}f}"
-    if accuracy.count > 1:
-        shown += f" ± {100 * accuracy.deviation:.{decimals}f}"
-    missing = len(arm.runs) - accuracy.count
-    return f"{shown} %" + (f"\n({missing} failed)" if missing else "")
+    missing = len(arm.runs) - accuracy.n
+    shown = accuracy.text(comparison.accuracy_decimals, unit=" %", factor=100)
+    return shown + (f"\n({missing} failed)" if missing else "")
 
 
 def _cost(arm: "Arm") -> str:
     return f"{arm.cost.ratio:.2f}\n({arm.cost.low:.2f}-{arm.cost.high:.2f})" if arm.cost else "-"
-
-
-def _angles(angles: dict[str, float], layers: Sequence[str]) -> list[str]:
-    return [_angle(angles.get(layer)) for layer in layers]
 
 
 def _angle(angle: float | None) -> str:

@@ -63,7 +63,7 @@ File = Annotated[
         "--config", metavar="FILE", help="Settings from a TOML file; options override it. Example: --config run.toml"
     ),
 ]
-Settings = Annotated[
+Changes = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
@@ -98,7 +98,7 @@ def configuration(file: Path | None, flags: Mapping[str, Any], settings: list[st
         ConfigError: a wrong key or value.
     """
     from apical.study import Config
-    from apical.study.config import NAMED_TABLES
+    from apical.study.configuration.tables import NAMED_TABLES
 
     config = Config.load(file) if file else Config()
     given = {key: value for key, value in flags.items() if value is not None}

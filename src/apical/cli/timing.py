@@ -19,7 +19,7 @@ def bench(
         typer.Option(
             "--networks", metavar="NAMES", help="Of mlp, lenet, conv and resnet20. Example: --networks mlp,lenet"
         ),
-    ] = "mlp,lenet,conv,resnet20",
+    ] = "mlp,lenet",
     batches: Annotated[
         str, typer.Option("--batches", metavar="SIZES", help="Examples in a step. Example: --batches 8,32,128,512")
     ] = "8,128",
@@ -28,7 +28,7 @@ def bench(
         typer.Option(
             "--rules",
             metavar="NAMES",
-            help="Learning rules, as for `apical compare`; every one if left out. "
+            help="Learning rules, as for `apical compare`; every variant of every one if left out. "
             "Example: --rules backprop,sign_symmetry:magnitude=batchwise",
         ),
     ] = None,
@@ -55,9 +55,10 @@ def bench(
     ] = True,
     json: options.Json = False,
 ) -> None:
-    """Time whole training steps of every rule against plain PyTorch, in turns; also their memory.
+    """Time whole training steps of every rule against plain PyTorch, in pairs; also their memory.
 
-    The default takes some two minutes. benchmarks/steps.py runs every network, batch size and number of threads.
+    The default takes some two minutes; rules that settle take much longer on the larger networks. benchmarks/steps.py
+    runs every network, batch size and number of threads.
 
     Example: apical bench --networks mlp --batches 8,32,128,512 --seconds 20
     """
@@ -124,7 +125,7 @@ def show(cell: "Cell") -> None:
 
 
 def _cells(row: "Row", *, memory: bool) -> list[str]:
-    rule = row.rule.replace(":", "\n  ")
+    rule = row.rule.replace(":", "\n  ").replace(",", ",\n  ")
     if row.time is None or row.products is None:
         return [rule, "-", "-", "-", *(["-", "-"] if memory else [])]
     shown = [rule, f"{row.time.ratio:.3f}", f"{row.time.low:.3f}-{row.time.high:.3f}", f"{row.products:.3f}"]
@@ -139,7 +140,7 @@ def read_threads(text: str) -> list[int]:
     Raises:
         ConfigError: it is neither a number nor "all".
     """
-    from apical.study.comparing import available_processors
+    from apical.study.executors.jobs import available_processors
 
     words = [str(available_processors()) if word == ALL else word for word in _words(text)]
     return list(dict.fromkeys(_numbers(",".join(words), "--threads")))

@@ -34,7 +34,7 @@ def train(
     device: options.Device = None,
     log: options.Log = None,
     config: options.File = None,
-    settings: options.Settings = None,
+    settings: options.Changes = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -13,6 +13,7 @@ from apical.feedback.homeostatic import Homeostatic
 from apical.feedback.kolen_pollack import KolenPollack
 from apical.feedback.mirror import WeightMirror
 from apical.feedback.pathway import Pathway
+from apical.feedback.randomness import uniform
 from apical.feedback.registry import get, make, names
 from apical.feedback.signs import SignSymmetric
 
@@ -28,4 +29,5 @@ __all__ = [
     "get",
     "make",
     "names",
+    "uniform",
 ]

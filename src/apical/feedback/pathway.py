@@ -79,5 +79,6 @@ class Pathway(nn.Module):
         """The options with which the pathway was made."""
         return {name: getattr(self, name) for name in self.option_names()}
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+        return f"{type(self).__name__}({options})"

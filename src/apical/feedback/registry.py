@@ -78,20 +78,23 @@ def make(name: str, **options: Any) -> Pathway:
     Raises:
         ConfigError: an unknown pathway or option.
     """
-    pathway = get(name)
-    allowed = pathway.option_names()
+    return _build(get(name), options)
+
+
+def _build(kind: type[Pathway], options: Mapping[str, Any]) -> Pathway:
+    allowed = kind.option_names()
     for option in options:
         if option not in allowed:
             close = difflib.get_close_matches(option, allowed, n=1)
             meant = f" Did you mean {close[0]!r}?" if close else ""
             raise ConfigError(
-                f"the feedback pathway {pathway.name!r} has no option {option!r}.{meant} "
+                f"the feedback pathway {kind.name!r} has no option {option!r}.{meant} "
                 + (f"It has: {', '.join(allowed)}." if allowed else "It has none.")
             )
     try:
-        return pathway(**options)
+        return kind(**options)
     except TypeError as error:
-        raise ConfigError(f"the feedback pathway {pathway.name!r} does not accept {options}: {error}.") from error
+        raise ConfigError(f"the feedback pathway {kind.name!r} does not accept {dict(options)}: {error}.") from error
 
 
 def resolve(rule: str, given: Given, refused: Mapping[str, str], **defaults: Any) -> Pathway:
@@ -111,9 +114,9 @@ def resolve(rule: str, given: Given, refused: Mapping[str, str], **defaults: Any
         name = own.pop("name", None)
         if not isinstance(name, str):
             raise ConfigError(f"{rule}: feedback={dict(given)!r} lacks a name. Add 'name', one of {', '.join(_OWN)}.")
-        kind = get(name)
+        kind = _get(rule, name)
     elif isinstance(given, str):
-        kind, own = get(given), {}
+        kind, own = _get(rule, given), {}
     elif isinstance(given, type) and issubclass(given, Pathway):
         kind, own = given, {}
     elif isinstance(given, Pathway):
@@ -129,9 +132,16 @@ def resolve(rule: str, given: Given, refused: Mapping[str, str], **defaults: Any
         raise ConfigError(f"{rule}: {_not_a_pathway(given)}")
     refuse(rule, kind, refused)
     options = {**{name: value for name, value in defaults.items() if name in kind.option_names()}, **own}
-    pathway = make(kind.name, **options) if kind.name in _all() else kind(**options)
+    pathway = _build(kind, options)
     pathway._attached = True  # type: ignore[assignment]
     return pathway
+
+
+def _get(rule: str, name: str) -> type[Pathway]:
+    try:
+        return get(name)
+    except ConfigError as error:
+        raise ConfigError(f"{rule}: {error}") from None
 
 
 def refuse(rule: str, kind: type[Pathway], refused: Mapping[str, str]) -> None:

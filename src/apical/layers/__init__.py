@@ -7,6 +7,7 @@ from apical.layers.nodes import Derivatives, Junction, Layer, Node, NodeState
 from apical.layers.passes import BackwardPass, BackwardPlan, ForwardState
 from apical.layers.steps import LocalGraph, Step, closed_form, closed_form_of, known_closed_forms
 from apical.layers.synapses import Synapses, kind_of, known_kinds, synapses_of
+from apical.layers.traits import Traits
 
 __all__ = [
     "BackwardPass",
@@ -22,6 +23,7 @@ __all__ = [
     "NodeState",
     "Step",
     "Synapses",
+    "Traits",
     "activations",
     "closed_form",
     "closed_form_of",

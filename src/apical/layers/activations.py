@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apical import kernels
 from apical.layers.steps import Elementwise, Saved, closed_form
+from apical.layers.traits import Traits
 
 aten = torch.ops.aten
+
+
+def _neuron(**more: Any) -> Traits:
+    """The traits of an activation of each unit by itself."""
+    return Traits(activation=True, elementwise=True, keeps_shape=True, **more)
+
+
+class _FromOutput(Elementwise):
+    """An activation whose derivative is read off its output."""
+
+    def output(self, saved: Saved) -> Tensor:
+        output: Tensor = saved[0]
+        return output
 
 
 @closed_form(nn.Identity)
 class Identity(Elementwise):
     """The rate is the drive."""
+
+    traits = Traits(elementwise=True, monotone=True, holomorphic=True, keeps_shape=True, moves=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         return x, ()
@@ -25,7 +44,7 @@ class Identity(Elementwise):
 
 
 @closed_form(nn.ReLU)
-class ReLU(Elementwise):
+class ReLU(_FromOutput):
     """max(0, x); needs its answer alone.
 
     Attributes:
@@ -34,6 +53,7 @@ class ReLU(Elementwise):
     """
 
     in_place = False
+    traits = _neuron(monotone=True, lowest_rate=0.0, rectifies=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         y = torch.relu_(x) if self.in_place else torch.relu(x)
@@ -43,13 +63,29 @@ class ReLU(Elementwise):
         below: Tensor = aten.threshold_backward.default(grad, saved[0], 0)
         return below
 
+    def fire(self, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+    def fire_(self, x: Tensor) -> Tensor:
+        return torch.relu_(x)
+
+    def refire(self, x: Tensor, saved: Saved, *, anchored: bool) -> tuple[Tensor, Saved]:
+        y = torch.relu(x)
+        return y, (y,)
+
 
 @closed_form(nn.Tanh)
-class Tanh(Elementwise):
+class Tanh(_FromOutput):
     """The hyperbolic tangent; needs its answer alone."""
+
+    traits = _neuron(monotone=True, saturating=True, lowest_rate=-1.0, holomorphic=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         y = torch.tanh(x)
+        return y, (y,)
+
+    def refire(self, x: Tensor, saved: Saved, *, anchored: bool) -> tuple[Tensor, Saved]:
+        y = kernels.tanh(x)
         return y, (y,)
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
@@ -58,8 +94,10 @@ class Tanh(Elementwise):
 
 
 @closed_form(nn.Sigmoid)
-class Sigmoid(Elementwise):
+class Sigmoid(_FromOutput):
     """The logistic function; needs its answer alone."""
+
+    traits = _neuron(monotone=True, saturating=True, lowest_rate=0.0, holomorphic=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         y = torch.sigmoid(x)
@@ -75,18 +113,33 @@ class _FromInput(Elementwise):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         # Out of place even where the module would work in place: the input is what the derivative needs.
-        return self.answer(x), (x,)
+        return self.fire(x), (x,)
 
-    def answer(self, x: Tensor) -> Tensor:
-        raise AssertionError("abstract: every activation below says what it answers")
+    @abstractmethod
+    def fire(self, x: Tensor) -> Tensor:
+        """The output alone; `x` stays as it is."""
+
+    def output(self, saved: Saved) -> Tensor:
+        return self.fire(saved[0])
 
 
 @closed_form(nn.Hardtanh, nn.ReLU6)
 class Hardtanh(_FromInput):
     """The identity between two bounds."""
 
-    def answer(self, x: Tensor) -> Tensor:
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        low, high = float(module.min_val), float(module.max_val)
+        bounded = math.isfinite(low)
+        self.traits = _neuron(
+            monotone=True, saturating=bounded and math.isfinite(high), lowest_rate=low if bounded else None
+        )
+
+    def fire(self, x: Tensor) -> Tensor:
         return F.hardtanh(x, self.module.min_val, self.module.max_val)
+
+    def fire_(self, x: Tensor) -> Tensor:
+        return x.clamp_(self.module.min_val, self.module.max_val)
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
         below: Tensor = aten.hardtanh_backward.default(grad, saved[0], self.module.min_val, self.module.max_val)
@@ -97,7 +150,12 @@ class Hardtanh(_FromInput):
 class LeakyReLU(_FromInput):
     """A slope below zero."""
 
-    def answer(self, x: Tensor) -> Tensor:
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        slope = module.negative_slope
+        self.traits = _neuron(monotone=slope >= 0, lowest_rate=0.0 if slope <= 0 else None)
+
+    def fire(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, self.module.negative_slope)
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
@@ -118,8 +176,10 @@ class ELU(_FromInput):
             self.constants = (module.alpha, 1.0, 1.0 / module.alpha)
         else:
             self.constants = (module.alpha, 1.0, 1.0)
+        alpha, scale, slope = self.constants
+        self.traits = _neuron(monotone=alpha * slope >= 0, lowest_rate=min(0.0, -alpha * scale) if slope > 0 else None)
 
-    def answer(self, x: Tensor) -> Tensor:
+    def fire(self, x: Tensor) -> Tensor:
         y: Tensor = aten.elu.default(x, *self.constants)
         return y
 
@@ -132,7 +192,9 @@ class ELU(_FromInput):
 class GELU(_FromInput):
     """x times the Gaussian's distribution function, or its tanh approximation."""
 
-    def answer(self, x: Tensor) -> Tensor:
+    traits = _neuron(lowest_rate=-0.1701)  # rounded down
+
+    def fire(self, x: Tensor) -> Tensor:
         return F.gelu(x, approximate=self.module.approximate)
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
@@ -144,7 +206,9 @@ class GELU(_FromInput):
 class SiLU(_FromInput):
     """x times its logistic."""
 
-    def answer(self, x: Tensor) -> Tensor:
+    traits = _neuron(lowest_rate=-0.2785)  # rounded down
+
+    def fire(self, x: Tensor) -> Tensor:
         return F.silu(x)
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
@@ -156,7 +220,9 @@ class SiLU(_FromInput):
 class Mish(_FromInput):
     """x times the hyperbolic tangent of its softplus."""
 
-    def answer(self, x: Tensor) -> Tensor:
+    traits = _neuron(lowest_rate=-0.3089)  # rounded down
+
+    def fire(self, x: Tensor) -> Tensor:
         return F.mish(x)
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
@@ -168,7 +234,12 @@ class Mish(_FromInput):
 class Softplus(_FromInput):
     """log(1 + exp(beta x)) / beta, linear above a threshold."""
 
-    def answer(self, x: Tensor) -> Tensor:
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        beta = module.beta
+        self.traits = _neuron(monotone=True, lowest_rate=min(0.0, module.threshold / beta) if beta > 0 else None)
+
+    def fire(self, x: Tensor) -> Tensor:
         return F.softplus(x, self.module.beta, self.module.threshold)
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
@@ -180,7 +251,9 @@ class Softplus(_FromInput):
 class Hardsigmoid(_FromInput):
     """The logistic function in three straight pieces."""
 
-    def answer(self, x: Tensor) -> Tensor:
+    traits = _neuron(monotone=True, saturating=True, lowest_rate=0.0)
+
+    def fire(self, x: Tensor) -> Tensor:
         return F.hardsigmoid(x)
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
@@ -192,7 +265,9 @@ class Hardsigmoid(_FromInput):
 class Hardswish(_FromInput):
     """x times its hard logistic."""
 
-    def answer(self, x: Tensor) -> Tensor:
+    traits = _neuron(lowest_rate=-0.375)
+
+    def fire(self, x: Tensor) -> Tensor:
         return F.hardswish(x)
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
@@ -204,6 +279,8 @@ class Hardswish(_FromInput):
 class LogSigmoid(Elementwise):
     """The logarithm of the logistic function."""
 
+    traits = _neuron(monotone=True)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         y, buffer = aten.log_sigmoid_forward.default(x)
         return y, (x, buffer)
@@ -212,18 +289,23 @@ class LogSigmoid(Elementwise):
         below: Tensor = aten.log_sigmoid_backward.default(grad, *saved)
         return below
 
+    def output(self, saved: Saved) -> Tensor:
+        return F.logsigmoid(saved[0])
+
 
 def _with_axis(kind: type[_Softmax], module: Any) -> _Softmax | None:
     # Without an axis PyTorch guesses one and warns: that stays PyTorch's own business.
     return None if module.dim is None else kind(module)
 
 
-class _Softmax(Elementwise):
+class _Softmax(_FromOutput):
     """Competition along one axis; needs its answer alone."""
 
 
 class Softmax(_Softmax):
     """Shares that add up to one."""
+
+    traits = Traits(activation=True, saturating=True, lowest_rate=0.0, keeps_shape=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         y = torch.softmax(x, self.module.dim)
@@ -236,6 +318,8 @@ class Softmax(_Softmax):
 
 class LogSoftmax(_Softmax):
     """The logarithm of shares that add up to one."""
+
+    traits = Traits(activation=True, keeps_shape=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         y = torch.log_softmax(x, self.module.dim)

@@ -74,7 +74,6 @@ def find_batch_axes(
     nodes: Sequence[Node],
     last_use: Sequence[tuple[int, ...]],
     output: int,
-    plan: BackwardPlan,
     x: Tensor,
     batch_axis: int,
 ) -> BatchAxes:
@@ -88,7 +87,6 @@ def find_batch_axes(
         nodes: of the circuit.
         last_use: as for `passes.forward`.
         output: the value that is the output.
-        plan: with every node in it.
         x: an input.
         batch_axis: of the input.
     """
@@ -97,13 +95,14 @@ def find_batch_axes(
     ):
         return (None,) * (len(nodes) + 1)  # one sample, without a batch axis
     shapes: list[list[torch.Size | None]] = []
+    everything = BackwardPlan((), (True,) * (len(nodes) + 1), ())  # the state of every node, below all that learns too
     with undisturbed(model, x):
         try:
             for samples in (2, 3):
                 like = x.detach().movedim(batch_axis, 0)
                 one = like[:1] if len(like) else like.new_zeros(1, *like.shape[1:])
                 few = one.repeat_interleave(samples, 0).movedim(0, batch_axis)
-                state = forward(nodes, last_use, output, few, plan)[1]
+                state = forward(nodes, last_use, output, few, everything)[1]
                 shapes.append([own.shape if own is not None else None for own in state.nodes])
         except (RuntimeError, ValueError):
             return (batch_axis,) * (len(nodes) + 1)

@@ -53,23 +53,15 @@ class Credit(NamedTuple):
         assert self.pre is not None
         assert self.post is not None
         synapses = self.layer.synapses if self.synapses is None else self.synapses
-        weight, bias = synapses.weight_index, synapses.bias_index
-        weight_learns = weight is not None and requires_grad[weight]
-        bias_learns = bias is not None and requires_grad[bias]
+        indices = (synapses.weight_index, synapses.bias_index)
+        weight_learns, bias_learns = [index is not None and requires_grad[index] for index in indices]
         if not (weight_learns or bias_learns):
             return []
         post = self.post if self.modulator is None else self.post * self.modulator
-        change, offset = synapses.plasticity(self.pre, post, weight_learns, bias_learns)
-        found: list[Update] = []
-        if weight is not None and change is not None:
-            if self.decay is not None:
-                change = synapses.decayed(change, synapses.weight, self.decay)
-            found.append((weight, change))
-        if bias is not None and offset is not None:
-            if self.decay is not None and synapses.bias is not None:
-                offset = synapses.decayed(offset, synapses.bias, self.decay)
-            found.append((bias, offset))
-        return found
+        changes = synapses.plasticity(self.pre, post, weight_learns, bias_learns)
+        if self.decay is not None:
+            changes = synapses.decayed(changes, self.decay)
+        return [(i, change) for i, change in zip(indices, changes, strict=True) if i is not None and change is not None]
 
     def shared_increment(self, requires_grad: Sequence[bool]) -> dict[int, int]:
         """The index of the reciprocal feedback weight, with that of the weight whose increment it takes."""

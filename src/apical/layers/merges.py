@@ -16,10 +16,12 @@ class Merge(ABC):
     """A function of the rates that arrive at a junction, and its derivative.
 
     Attributes:
-        name: what the operation is called.
+        name: of the operation.
+        holomorphic: whether it accepts complex rates, and `backward` complex signals.
     """
 
     name: str
+    holomorphic = False
 
     @abstractmethod
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
@@ -34,6 +36,7 @@ class Identity(Merge):
     """One rate, unchanged: a place where it branches."""
 
     name = "identity"
+    holomorphic = True
 
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
         return arriving[0], ()
@@ -52,6 +55,7 @@ class Sum(Merge):
     """The sum of the rates, broadcast where the shapes differ."""
 
     name = "sum"
+    holomorphic = True
 
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
         total = arriving[0] + arriving[1]
@@ -87,6 +91,7 @@ class Concatenate(Merge):
     """The rates one after the other along an axis."""
 
     name = "concatenation"
+    holomorphic = True
 
     def __init__(self, axis: int) -> None:
         self.axis = axis

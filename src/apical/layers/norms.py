@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from apical.layers.steps import Saved, Step, closed_form
+from apical.layers.traits import Traits
 
 aten = torch.ops.aten
 
 
 class Norm(Step):
     """What the norms share: an affine part, of which a module may lack either half."""
+
+    traits = Traits(keeps_shape=True)
 
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
@@ -39,6 +42,10 @@ class Norm(Step):
 @closed_form(nn.BatchNorm1d, nn.BatchNorm2d)
 class BatchNorm(Norm):
     """Batch normalisation with its running statistics."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.traits = Traits(keeps_shape=True, memory=self.module.track_running_stats, replays=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         module = self.module
@@ -94,6 +101,13 @@ class BatchNorm(Norm):
             self._mask(learns),
         )
         return self._spread(learns, *found)
+
+    def refire(self, x: Tensor, saved: Saved, *, anchored: bool) -> tuple[Tensor, Saved]:
+        _, mean, variance, batch_mean, batch_scale, from_batch, _ = saved
+        if from_batch:
+            mean, variance = batch_mean, batch_scale.pow(-2).sub_(self.module.eps)
+        y = aten.native_batch_norm.default(x, *self._affine(), mean, variance, False, 0.0, self.module.eps)[0]
+        return y, (saved[0].to(x.dtype) if anchored and from_batch else x, *saved[1:])
 
 
 @closed_form(nn.LayerNorm)

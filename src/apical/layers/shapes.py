@@ -10,8 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apical.layers.steps import Elementwise, Saved, closed_form
+from apical.layers.traits import Traits
 
 aten = torch.ops.aten
+
+SHAPE = Traits(holomorphic=True, moves=True)
+_MASK = Traits(keeps_shape=True, holomorphic=True, masks=True, random=True, replays=True)
+_MEAN = Traits(pools="mean")
 
 
 def _pair(value: int | tuple[int, ...]) -> list[int]:
@@ -26,6 +31,8 @@ def _single(value: int | tuple[int, ...]) -> int:
 class Flatten(Elementwise):
     """Some axes into one."""
 
+    traits = SHAPE
+
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         return x.flatten(self.module.start_dim, self.module.end_dim), (x.shape,)
 
@@ -36,6 +43,8 @@ class Flatten(Elementwise):
 @closed_form(nn.Unflatten)
 class Unflatten(Elementwise):
     """One axis into some."""
+
+    traits = SHAPE
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         return self.module(x), (x.shape,)
@@ -51,6 +60,8 @@ class Dropout(Elementwise):
     Attributes:
         mode: the module whose training mode counts.
     """
+
+    traits = _MASK
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
@@ -71,6 +82,9 @@ class Dropout(Elementwise):
         below: Tensor = aten.native_dropout_backward.default(grad, saved[0], scale)
         return below
 
+    def refire(self, x: Tensor, saved: Saved, *, anchored: bool) -> tuple[Tensor, Saved]:
+        return self.derivative(x, *saved), saved  # a mask is linear: it is its own derivative
+
 
 @closed_form(nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 class ChannelDropout(Elementwise):
@@ -79,6 +93,8 @@ class ChannelDropout(Elementwise):
     Attributes:
         mode: the module whose training mode counts.
     """
+
+    traits = _MASK
 
     _FUNCTIONS: ClassVar[dict[type[nn.Module], tuple[Callable[..., Tensor], int]]] = {
         nn.Dropout1d: (F.dropout1d, 1),
@@ -101,6 +117,9 @@ class ChannelDropout(Elementwise):
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
         return grad * saved[0] if saved else grad
+
+    def refire(self, x: Tensor, saved: Saved, *, anchored: bool) -> tuple[Tensor, Saved]:
+        return self.derivative(x, *saved), saved  # a mask is linear: it is its own derivative
 
 
 @closed_form(nn.MaxPool2d)
@@ -137,6 +156,9 @@ class MaxPool(Elementwise):
                 _pair(options.dilation),
                 options.ceil_mode,
             )
+        sizes, strides, _, dilation, _ = self.options
+        apart = all(stride >= size for size, stride in zip(sizes, strides, strict=True)) and set(dilation) == {1}
+        self.traits = Traits(pools="max", disjoint=apart)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         plane = x.unsqueeze(-2) if self.flat else x
@@ -156,6 +178,8 @@ class MaxPool(Elementwise):
 @closed_form(nn.AvgPool2d)
 class AvgPool2d(Elementwise):
     """The mean of each patch of a plane."""
+
+    traits = _MEAN
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         return self.module(x), (x,)
@@ -179,6 +203,8 @@ class AvgPool2d(Elementwise):
 class AvgPool1d(Elementwise):
     """The mean of each patch of a line, taken as a plane of height one."""
 
+    traits = _MEAN
+
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         return self.module(x), (x,)
 
@@ -201,6 +227,8 @@ class AvgPool1d(Elementwise):
 class AdaptiveAvgPool2d(Elementwise):
     """The mean of each patch, for a wanted number of patches."""
 
+    traits = _MEAN
+
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         return self.module(x), (x,)
 
@@ -216,6 +244,8 @@ class AdaptiveAvgPool2d(Elementwise):
 @closed_form(nn.AdaptiveAvgPool1d)
 class AdaptiveAvgPool1d(Elementwise):
     """The mean of each patch of a line, for a wanted number of patches."""
+
+    traits = _MEAN
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         return F.adaptive_avg_pool1d(x, self.module.output_size), (x,)

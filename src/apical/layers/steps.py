@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from apical.errors import CircuitError
+from apical.layers.traits import UNKNOWN, Traits
 
 Saved = tuple[Any, ...]
 """What a step keeps from its answer: tensors, and plain values such as shapes."""
@@ -28,9 +30,11 @@ class Step(ABC):
         module: where the step's options and parameters are.
         name: what it is called, where not by its module's type.
         parameters: names of the step's own parameters in `module`; they learn by their local derivative.
+        traits: what is known of it.
     """
 
     parameters: tuple[str, ...] = ()
+    traits: Traits = UNKNOWN
     module: Any
     name: str | None = None
 
@@ -48,6 +52,45 @@ class Step(ABC):
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
         """The signal handed back, where the step has no parameters."""
         return self.backward(grad, saved, ())[0]
+
+    def output(self, saved: Saved) -> Tensor:
+        """The output of the forward pass that saved this; every step with the trait `activation` has it.
+
+        Raises:
+            NotImplementedError: the step does not define it.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: it states the trait activation. Define output(saved), too.")
+
+    def fire(self, x: Tensor) -> Tensor:
+        """The output alone; `x` stays as it is."""
+        return self.forward(x)[0]
+
+    def fire_(self, x: Tensor) -> Tensor:
+        """The output alone; `x` may be overwritten."""
+        return self.fire(x)
+
+    def refire(self, x: Tensor, saved: Saved, *, anchored: bool) -> tuple[Tensor, Saved]:
+        """The output for another input, and what `backward` needs; `x` stays as it is.
+
+        Args:
+            x: the other input.
+            saved: of the first forward pass, whose random numbers and batch statistics are used again.
+            anchored: whether the derivative of batch norm, which goes by way of the batch's statistics, stays the one
+                of the first pass. Taken where the values have gone, beside statistics that are not theirs, it grows
+                with their distance.
+        """
+        return self.forward(x)
+
+
+def refire_all(
+    steps: Sequence[Step], x: Tensor, free: Sequence[Saved], *, anchored: bool
+) -> tuple[Tensor, list[Saved]]:
+    """The output of several steps, one after the other, and what each saved; see `Step.refire`."""
+    saved = []
+    for step, known in zip(steps, free, strict=True):
+        x, own = step.refire(x, known, anchored=anchored)
+        saved.append(own)
+    return x, saved
 
 
 class Elementwise(Step):
@@ -86,7 +129,7 @@ def closed_form(*modules: type[nn.Module]) -> Callable[[_Maker], _Maker]:
 
 def closed_form_of(module: nn.Module) -> Step | None:
     """The closed form of a module, or None where there is none."""
-    maker = _CLOSED_FORMS.get(type(module))
+    maker = None if "forward" in vars(module) else _CLOSED_FORMS.get(type(module))
     return None if maker is None else maker(module)
 
 
@@ -109,16 +152,20 @@ class _Graph:
 def local_graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, _Graph]:
     """The function's answer, and the autograd graph of this function alone."""
     with torch.enable_grad():
-        own = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
+        own = [x.detach().requires_grad_(x.is_floating_point() or x.is_complex()) for x in inputs]
         # A copy, since the function may work in place and a leaf of a graph must not be overwritten.
-        output = function(*(x.clone() for x in own))
+        output = _one_tensor(function, function(*(x.clone() for x in own)))
+    return output.detach(), _Graph(own, output)
+
+
+def _one_tensor(function: Callable[..., Any], output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         name = getattr(function, "__name__", type(function).__name__)
         raise CircuitError(
             f"{name}: what serves a layer or a junction must return one tensor, not {type(output).__name__}. Return "
             "the one that is used."
         )
-    return output.detach(), _Graph(own, output)
+    return output
 
 
 def local_derivative(graph: _Graph, grad: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
@@ -133,22 +180,62 @@ def local_derivative(graph: _Graph, grad: Tensor, parameters: Sequence[Tensor]) 
 
 
 class LocalGraph(Step):
-    """Any module or function of one tensor, by an autograd graph of this one step."""
+    """Any module or function of one tensor, by an autograd graph of this one step.
 
-    def __init__(self, module: nn.Module, function: Callable[[Tensor], Any] | None = None) -> None:
+    Args:
+        module: where the parameters are.
+        function: what is computed; None: the module.
+        traits: what is known of it. Whether it draws random numbers or moves statistics is read off the module's parts.
+    """
+
+    def __init__(
+        self, module: nn.Module, function: Callable[[Tensor], Any] | None = None, traits: Traits = UNKNOWN
+    ) -> None:
         self.module = module
         self.function = module if function is None else function
         self.name = getattr(function, "__name__", None)
         self.parameters = tuple(name for name, _ in module.named_parameters())
+        self.traits = replace(
+            traits,
+            random=traits.random or any(map(_draws, module.modules())),
+            memory=traits.memory or any(map(_moves_statistics, module.modules())),
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         output, graph = local_graph(self.function, [x])
-        return output, (graph,)
+        return output, ((graph, output) if self.traits.activation else (graph,))
 
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
-        own = [self.module.get_parameter(name) for name, wanted in zip(self.parameters, learns, strict=True) if wanted]
+        own = [_parameter(self.module, name) for name, wanted in zip(self.parameters, learns, strict=True) if wanted]
         below, *rest = local_derivative(saved[0], grad, own)
         found = iter(rest)
         if below is None:
             below = torch.zeros_like(saved[0].inputs[0])
         return below, [next(found) if wanted else None for wanted in learns]
+
+    def output(self, saved: Saved) -> Tensor:
+        output: Tensor = saved[1]
+        return output
+
+    def fire(self, x: Tensor) -> Tensor:
+        return self.fire_(x.clone())  # the function may work in place
+
+    def fire_(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return _one_tensor(self.function, self.function(x))
+
+
+def _parameter(module: nn.Module, path: str) -> Tensor:
+    """A parameter by its path; a tensor that stands in for one is accepted, which `get_parameter` refuses."""
+    owner, _, name = path.rpartition(".")
+    parameter = module.get_submodule(owner)._parameters[name]
+    assert parameter is not None
+    return parameter
+
+
+def _draws(module: nn.Module) -> bool:
+    return isinstance(module, (nn.modules.dropout._DropoutNd, nn.RReLU))
+
+
+def _moves_statistics(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats

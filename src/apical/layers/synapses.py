@@ -128,18 +128,25 @@ class Synapses(ABC):
     def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
         """The sum over samples and positions of `post` times `pre`, for the weight and for the bias, where wanted."""
 
-    def decayed(self, change: Tensor, own: Tensor, decay: Tensor) -> Tensor:
-        """An update, and what each synapse loses in proportion to its own strength.
+    def decayed(
+        self, changes: tuple[Tensor | None, Tensor | None], decay: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Updates of weight and bias, and what each synapse loses in proportion to its own strength.
 
         Args:
-            change: of the shape of the weight or of the bias.
-            own: the weight or the bias itself.
+            changes: of the weight and of the bias, None where it does not learn.
             decay: (units,)
 
         Returns:
-            `change + decay * own`
+            `change + decay * own` for both
         """
-        return torch.addcmul(change, self.per_unit(_as(decay, change.dtype), own), _as(own, change.dtype))
+        weight, bias = (
+            None
+            if change is None or own is None
+            else torch.addcmul(change, self.per_unit(_as(decay, change.dtype), own), _as(own, change.dtype))
+            for change, own in zip(changes, (self.weight, self.bias), strict=True)
+        )
+        return weight, bias
 
     def lengths(self) -> Tensor:
         """The length of every unit's weights, the bias included: (units,)."""
@@ -165,14 +172,23 @@ def synapses_of(module: type[nn.Module]) -> Callable[[_Kind], _Kind]:
 def kind_of(module: nn.Module) -> type[Synapses] | None:
     """The kind of synapse that this module is, or None.
 
-    A subclass counts as its base while it keeps the base's forward: with a forward of its own it may
-    compute anything.
+    A subclass counts as its base while it keeps the base's forward: with a forward of its own, in its class or as an
+    attribute of the module, it may compute anything.
     """
+    if not replaced_methods(module).isdisjoint(("forward", "_conv_forward")):
+        return None
     for base in type(module).__mro__:
         kind = _KINDS.get(base)
         if kind is not None and type(module).forward is getattr(base, "forward", None):
             return kind
     return None
+
+
+def replaced_methods(module: nn.Module) -> set[str]:
+    """The methods that were replaced on this module alone, as profilers and quantisers do."""
+    return {
+        name for name, value in vars(module).items() if callable(value) and callable(getattr(type(module), name, None))
+    }
 
 
 def known_kinds() -> list[str]:

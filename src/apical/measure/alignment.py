@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from apical.circuit import Circuit
 from apical.errors import DataError
+from apical.losses import Loss
 from apical.rules import Backprop
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def alignment(circuit: Circuit, x: Tensor, y: Tensor, loss: Loss) -> dict[str, float]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from apical.circuit import Circuit
 from apical.errors import DataError
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from apical.losses import Loss
 
 
 def carried(circuit: Circuit, x: Tensor, y: Tensor, loss: Loss) -> dict[str, dict[str, float]]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 from apical.circuit import Circuit
-from apical.losses import LOSSES
+from apical.losses import LOSSES, Loss
 from apical.rules import LearningRule
+from apical.statistics import quartiles
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+LEARNING_RATE = 1e-4  # of `sgd`
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class StepCost:
 
 def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Plain stochastic gradient descent, small enough that nothing diverges while it is timed."""
-    return torch.optim.SGD(parameters, lr=1e-4)
+    return torch.optim.SGD(parameters, lr=LEARNING_RATE)
 
 
 def step_cost(
@@ -121,13 +122,13 @@ def step_cost(
 
 def _cost(own: list[float], plain: list[float], batch_size: int) -> StepCost:
     ratios = [a / b for a, b in zip(own, plain, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    low, ratio, high = quartiles(ratios)
     return StepCost(
-        ratio=statistics.median(ratios),
+        ratio=ratio,
         low=low,
         high=high,
-        milliseconds=1e3 * statistics.median(own),
-        plain_milliseconds=1e3 * statistics.median(plain),
+        milliseconds=1e3 * median(own),
+        plain_milliseconds=1e3 * median(plain),
         repeats=len(ratios),
         batch_size=batch_size,
         threads=torch.get_num_threads(),

@@ -17,7 +17,7 @@ from apical.optim import fused as kernels
 Variant = Literal["base", "abs", "step", "sign"]
 
 # What a synapse has: its weight, its gradient, its adaptation and, in the variant "sign", its last direction.
-Synapses = tuple[Tensor, ...]
+SynapseState = tuple[Tensor, ...]
 
 # Entries for each thread that are updated together: few enough for the processor's cache to hold all that a step reads
 # and writes of them, many enough that calling the operations costs little.
@@ -191,7 +191,7 @@ class Adaptation(Optimizer):
             "ask for one of those in param_groups, or add it with add_param_group"
         )
 
-    def _synapses(self, parameter: Tensor, group: dict[str, Any]) -> Synapses:
+    def _synapses(self, parameter: Tensor, group: dict[str, Any]) -> SynapseState:
         state = self.state[parameter]
         if "adaptation" not in state:
             state["adaptation"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
@@ -203,14 +203,14 @@ class Adaptation(Optimizer):
         return (*row, state["direction"])
 
 
-def _by_kind(rows: Iterable[Synapses]) -> dict[tuple[torch.device, torch.dtype], list[Synapses]]:
-    kinds: dict[tuple[torch.device, torch.dtype], list[Synapses]] = {}
+def _by_kind(rows: Iterable[SynapseState]) -> dict[tuple[torch.device, torch.dtype], list[SynapseState]]:
+    kinds: dict[tuple[torch.device, torch.dtype], list[SynapseState]] = {}
     for row in rows:
         kinds.setdefault((row[0].device, row[0].dtype), []).append(row)
     return kinds
 
 
-def _update_blocks(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
+def _update_blocks(rows: Sequence[SynapseState], group: dict[str, Any]) -> None:
     """One parameter after another, large ones in slices, all in the same spare memory."""
     most = min(BLOCK * torch.get_num_threads(), max(1, *(row[0].numel() for row in rows)))
     memory = [torch.empty(most, dtype=rows[0][0].dtype, device=rows[0][0].device) for _ in range(2)]
@@ -224,7 +224,7 @@ def _update_blocks(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
             _update(block, group, [spare[: len(block[0])] for spare in memory])
 
 
-def _update_fused(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
+def _update_fused(rows: Sequence[SynapseState], group: dict[str, Any]) -> None:
     """In one pass; what is too small for that, or scattered in memory, as without the kernel."""
     lr, sense = group["lr"], -1.0 if group["maximize"] else 1.0
     options = kernels.packed(
@@ -236,7 +236,7 @@ def _update_fused(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
         dtype=rows[0][0].dtype,
         device=rows[0][0].device,
     )
-    rest: list[Synapses] = []
+    rest: list[SynapseState] = []
     for row in rows:
         flat = _flat(row) if row[0].numel() >= kernels.LEAST else None
         if flat is None:
@@ -247,7 +247,7 @@ def _update_fused(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
         _update_blocks(rest, group)
 
 
-def _flat(row: Synapses) -> list[Tensor] | None:
+def _flat(row: SynapseState) -> list[Tensor] | None:
     """The tensors as vectors in the order in which they lie in memory, or None if it is not the same without gaps."""
     weight = row[0]
     order = sorted(range(weight.dim()), key=weight.stride, reverse=True)
@@ -281,7 +281,7 @@ def _update(synapses: Sequence[Tensor], group: dict[str, Any], memory: Sequence[
     weight.addcmul_(gradient, size, value=-sense * lr)
 
 
-def _update_many(rows: Sequence[Synapses], group: dict[str, Any]) -> None:
+def _update_many(rows: Sequence[SynapseState], group: dict[str, Any]) -> None:
     """The same, operation by operation, for many parameters of one device and one type."""
     weights, gradients, adaptations, *last = (list(column) for column in zip(*rows, strict=True))
     variant, lr = group["variant"], group["lr"]

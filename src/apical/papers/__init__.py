@@ -10,22 +10,10 @@ A claim is data. To add a paper, write its claims into a file of its own here an
 
 from typing import TYPE_CHECKING, Any
 
-from apical.papers.claim import (
-    Ahead,
-    AtLeast,
-    Behind,
-    Claim,
-    ErrorRate,
-    Expectation,
-    Measurement,
-    Online,
-    Paper,
-    Protocol,
-    Slower,
-    Verdict,
-    Within,
-)
+from apical.papers.claim import Claim, Online, Paper, Protocol, Verdict
+from apical.papers.expectations import Ahead, AtLeast, Behind, ErrorRate, Expectation, Slower, Within
 from apical.papers.ledger import CLAIMS, measurements, record, select, verdicts
+from apical.papers.measurement import Measurement
 
 if TYPE_CHECKING:
     from apical.papers.measuring import measure

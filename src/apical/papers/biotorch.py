@@ -1,6 +1,7 @@
 """Sanfiz & Akrout 2021: BioTorch's benchmark of the feedback alignment family."""
 
-from apical.papers.claim import ErrorRate, Paper, Protocol
+from apical.papers.claim import Paper, Protocol
+from apical.papers.expectations import ErrorRate
 
 PAPER = Paper(
     key="biotorch",

@@ -1,6 +1,7 @@
 """Pozzi et al. 2020: BrainProp, which learns from a reward alone and is said to be as accurate, and slower."""
 
-from apical.papers.claim import AtLeast, Claim, Paper, Protocol, Slower
+from apical.papers.claim import Claim, Paper, Protocol
+from apical.papers.expectations import AtLeast, Slower
 
 PAPER = Paper(
     key="brainprop",

@@ -1,6 +1,7 @@
 """Credit that travels up the apical dendrite: Payeur et al. 2021, Greedy et al. 2022, Sacramento et al. 2018."""
 
-from apical.papers.claim import ErrorRate, Paper, Protocol, Within
+from apical.papers.claim import Paper, Protocol
+from apical.papers.expectations import ErrorRate, Within
 
 PAYEUR = Paper(
     key="payeur",

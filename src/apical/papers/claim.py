@@ -4,15 +4,14 @@ paper ── protocol ── claim ── expectation          written down by h
                        │
                        └── measurement             measured.json, written by `apical reproduce NAME --record`
                                 │
-                             verdict               worked out from both, whenever somebody asks
+                             verdict               computed from both, whenever it is read
 """
 
-import math
-import statistics
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
+
+from apical.papers.expectations import Expectation
+from apical.papers.measurement import Measurement
 
 Outcome = Literal["reproduced", "not reproduced", "out of reach", "not measured"]
 
@@ -43,7 +42,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Online:
-    """Learning from a few examples that are each seen once, as `apical.study.few_examples` measures it.
+    """Learning from a few examples that are each seen once, as `apical.papers.few_examples` measures it.
 
     Attributes:
         task: whose images.
@@ -84,56 +83,13 @@ class Protocol:
     seeds: int
     online: Online | None = None
 
-    def claim(self, row: str, rule: str, says: "Expectation", rate: float, *settings: str) -> "Claim":
+    def claim(self, row: str, rule: str, says: Expectation, rate: float, *settings: str) -> "Claim":
         """A claim measured in this way, by a learning rate and more settings of its own.
 
         Its name is the protocol's and the row's, in lower case with hyphens.
         """
         name = f"{self.name}-{row.lower().replace(' ', '-')}"
         return Claim(name, self, row, rule, says, (f"optimizer.lr={rate}", *settings))
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was measured for a claim.
-
-    Attributes:
-        accuracies: on the test set, at the end, of each seed.
-        seeds: the seeds.
-        epochs: of training.
-        test_examples: how many were tested.
-        date: when, as YYYY-MM-DD.
-        command: that measures it again.
-        environment: versions and processor.
-        recipe: what it was measured with, as `Claim.recipe` was then; empty where nobody wrote it down.
-        courses: accuracy on the validation part after every epoch, of each seed; empty where there is no such part.
-    """
-
-    accuracies: tuple[float, ...]
-    seeds: tuple[int, ...]
-    epochs: int
-    test_examples: int
-    date: str
-    command: str
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    recipe: tuple[str, ...] = ()
-    courses: tuple[tuple[float, ...], ...] = ()
-
-    @property
-    def mean(self) -> float:
-        """Accuracy, over the seeds."""
-        return statistics.fmean(self.accuracies)
-
-    @property
-    def deviation(self) -> float:
-        """Sample standard deviation over the seeds; 0 for one."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
-
-    def epochs_to(self, accuracy: float) -> float | None:
-        """Epochs until the validation part was first answered so well, mean over seeds; None where one never did."""
-        firsts = [next((n for n, value in enumerate(course, 1) if value >= accuracy), None) for course in self.courses]
-        reached = [first for first in firsts if first is not None]
-        return statistics.fmean(reached) if firsts and len(reached) == len(firsts) else None
 
 
 @dataclass(frozen=True)
@@ -147,209 +103,6 @@ class Verdict:
 
     outcome: Outcome
     why: str
-
-
-class Expectation(ABC):
-    """What a claim says of an accuracy."""
-
-    @property
-    @abstractmethod
-    def text(self) -> str:
-        """In a few words."""
-
-    @property
-    def compared_with(self) -> str | None:
-        """The name of another claim whose measurement is needed, if there is one."""
-        return None
-
-    def value(self, measured: Measurement) -> float:
-        """The measured quantity that the claim speaks of: accuracy, unless it says otherwise."""
-        return measured.mean
-
-    @abstractmethod
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
-        """Whether it came out so, and by how much.
-
-        Args:
-            measured: the claim's own measurement.
-            reference: that of the claim which `compared_with` names.
-        """
-
-
-class Comparison(Expectation):
-    """What a claim says of an accuracy beside that of another claim.
-
-    Attributes:
-        reference: the name of the other claim.
-        whose: what it is called in a sentence.
-    """
-
-    reference: str
-    whose: str
-
-    @property
-    def compared_with(self) -> str | None:
-        return self.reference
-
-
-@dataclass(frozen=True)
-class ErrorRate(Expectation):
-    """The paper's figure is a test error, of one run.
-
-    It is reproduced when ours lies no further from it than two standard deviations of what one run can be expected to
-    show: the spread over our seeds, and the chance in which test examples there are.
-
-    Attributes:
-        percent: the figure.
-    """
-
-    percent: float
-
-    @property
-    def text(self) -> str:
-        return f"{self.percent:.2f} % test error"
-
-    def value(self, measured: Measurement) -> float:
-        """The test error."""
-        return 1 - measured.mean
-
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
-        error = self.percent / 100
-        chance = math.sqrt(error * (1 - error) / measured.test_examples)
-        allowed = 2 * math.hypot(chance, measured.deviation)
-        difference = self.value(measured) - error
-        side = "above" if difference > 0 else "below"
-        return abs(difference) <= allowed, (
-            f"{100 * abs(difference):.2f} points {side} the paper's error; {100 * allowed:.2f} are within the spread"
-        )
-
-
-@dataclass(frozen=True)
-class AtLeast(Expectation):
-    """The mean accuracy reaches a level.
-
-    Attributes:
-        percent: the level.
-    """
-
-    percent: float
-
-    @property
-    def text(self) -> str:
-        return f"at least {self.percent:.2f} % accuracy"
-
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
-        above = 100 * measured.mean - self.percent
-        return above >= 0, f"{abs(above):.2f} points {'above' if above >= 0 else 'below'} the level"
-
-
-@dataclass(frozen=True)
-class Within(Comparison):
-    """The mean accuracy is near that of another claim.
-
-    Attributes:
-        points: the largest difference, in percentage points, either way.
-        reference: the name of the other claim.
-        whose: what it is called in a sentence.
-    """
-
-    points: float
-    reference: str
-    whose: str
-
-    @property
-    def text(self) -> str:
-        return f"within {self.points:.2f} points of {self.whose}"
-
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
-        if reference is None:
-            return False, f"{self.whose} is not measured yet"
-        difference = 100 * (measured.mean - reference.mean)
-        side = "above" if difference > 0 else "below"
-        return abs(difference) <= self.points, f"{abs(difference):.2f} points {side} {self.whose}"
-
-
-@dataclass(frozen=True)
-class Behind(Comparison):
-    """The mean accuracy is far below that of another claim: this is how not to do it.
-
-    Attributes:
-        points: by how many percentage points at least.
-        reference: the name of the other claim.
-        whose: what it is called in a sentence.
-    """
-
-    points: float
-    reference: str
-    whose: str
-
-    @property
-    def text(self) -> str:
-        return f"at least {self.points:.2f} points below {self.whose}"
-
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
-        if reference is None:
-            return False, f"{self.whose} is not measured yet"
-        behind = 100 * (reference.mean - measured.mean)
-        return behind >= self.points, f"{abs(behind):.2f} points {'below' if behind >= 0 else 'above'} {self.whose}"
-
-
-@dataclass(frozen=True)
-class Ahead(Comparison):
-    """With the same seeds the accuracy is above that of another claim, by more than two standard errors of the mean.
-
-    Attributes:
-        reference: the name of the other claim.
-        whose: what it is called in a sentence.
-    """
-
-    reference: str
-    whose: str
-
-    @property
-    def text(self) -> str:
-        return f"above {self.whose}"
-
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
-        if reference is None or reference.seeds != measured.seeds:
-            return False, f"{self.whose} is not measured yet with these seeds"
-        gains = [own - other for own, other in zip(measured.accuracies, reference.accuracies, strict=True)]
-        mean = statistics.fmean(gains)
-        error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
-        return mean > 2 * error, f"{100 * mean:+.2f} ± {100 * error:.2f} points beside {self.whose}, seed by seed"
-
-
-@dataclass(frozen=True)
-class Slower(Comparison):
-    """A level of validation accuracy is reached after so many times the epochs that another claim takes.
-
-    Attributes:
-        percent: the level.
-        least: the smallest ratio.
-        most: the largest.
-        reference: the name of the other claim.
-        whose: what it is called in a sentence.
-    """
-
-    percent: float
-    least: float
-    most: float
-    reference: str
-    whose: str
-
-    @property
-    def text(self) -> str:
-        return f"{self.percent:g} % after {self.least:g} to {self.most:g} times the epochs of {self.whose}"
-
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
-        if reference is None:
-            return False, f"{self.whose} is not measured yet"
-        own, others = (of.epochs_to(self.percent / 100) for of in (measured, reference))
-        if own is None or others is None:
-            return False, f"{self.whose if others is None else 'it'} does not get there with every seed"
-        return self.least <= own / others <= self.most, (
-            f"{round(own, 1):g} epochs, {own / others:.2g} times the {round(others, 1):g} of {self.whose}"
-        )
 
 
 @dataclass(frozen=True)

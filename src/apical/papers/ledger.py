@@ -12,7 +12,8 @@ from typing import Any
 
 from apical.errors import ConfigError, RunError
 from apical.papers import biotorch, brainprop, bursts, meir, own, sardi, settling
-from apical.papers.claim import Claim, Measurement, Verdict
+from apical.papers.claim import Claim, Verdict
+from apical.papers.measurement import Measurement
 
 CLAIMS: tuple[Claim, ...] = (
     *own.CLAIMS,
@@ -85,7 +86,7 @@ def record(measured: Mapping[str, Measurement]) -> Path:
     Raises:
         RunError: one of them is scaled down and would replace one that is not, or the file cannot be written.
     """
-    from apical.study import durable
+    from apical.study.runs import files
 
     known = measurements()
     by_name = {claim.name: claim for claim in CLAIMS}
@@ -99,5 +100,5 @@ def record(measured: Mapping[str, Measurement]) -> Path:
             )
     entries = {name: asdict(entry) for name, entry in {**known, **measured}.items()}
     ordered = {name: entries[name] for name in by_name if name in entries}
-    durable.replace_json(MEASURED, ordered)
+    files.atomic_write_json(MEASURED, ordered)
     return MEASURED

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from apical import data
 from apical.errors import ConfigError, RunError
+from apical.interrupts import stop_requests
 from apical.papers import ledger, online
-from apical.papers.claim import Claim, Measurement
-from apical.papers.online import Cell
-from apical.study import Config, Interrupted, RuleConfig, RunFolder, display, durable, pool
-from apical.study.comparing import Job, available_processors, run_job
-from apical.study.comparison import difference
-from apical.study.interrupts import stop_requests
-from apical.study.recommend import resolve
+from apical.papers.claim import Claim
+from apical.papers.measurement import Measurement
+from apical.papers.online import OnlineJob
+from apical.study import Config, Interrupted, RuleConfig, RunFolder
+from apical.study.configuration.resolution import resolve
+from apical.study.executors.jobs import Job, complete
+from apical.study.runs import display, files
 
 KEPT = ("apical", "torch", "python", "cpu")  # of the environment: what a reader of a figure wants to know
 
@@ -57,11 +58,10 @@ def measure(
             raise ConfigError(f"{claim.name} is out of reach here: {claim.out_of_reach}")
     folder = Path(folder)
     plan = {claim.name: _jobs(claim, folder, epochs, seeds) for claim in needed}
-    for task in {_task(job) for of_claim in plan.values() for job in of_claim}:
+    for task in {job.task for of_claim in plan.values() for job in of_claim}:
         data.fetch(task, progress=progress is not False)  # once, rather than in every process
-    with durable.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with durable.locked(folder, "reproducing"):
+    files.make_folder(folder)
+    with files.locked(folder, "reproducing"):
         _run([job for of_claim in plan.values() for job in of_claim], jobs, progress)
     return {claim.name: _measurement(claim, plan[claim.name], epochs, seeds) for claim in needed}
 
@@ -72,9 +72,9 @@ def with_references(claims: Sequence[Claim]) -> list[Claim]:
     return [claim for claim in ledger.select() if claim.name in names]
 
 
-def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> Sequence[Job | Cell]:
+def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> Sequence[Job | OnlineJob]:
     if claim.protocol.online is not None:
-        return [online.cell_of(claim, folder, seeds)]
+        return [online.job_of(claim, folder, seeds)]
     networks = Path(__file__).with_name("networks.py")
     settings = [
         setting.replace("model=networks.py:", f"model={networks}:")
@@ -93,6 +93,7 @@ def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> 
     )
     return [
         Job(
+            claim.name,
             resolve(shared.with_values({"seed": seed})),
             folder / claim.name / f"epochs-{shared.epochs}" / f"seed-{seed}",
         )
@@ -100,51 +101,27 @@ def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> 
     ]
 
 
-def _task(job: Job | Cell) -> str:
-    return job.setting.task if isinstance(job, Cell) else job.resolved.config.task
-
-
-def _finished(job: Job | Cell) -> bool:
-    return (job.outcome() if isinstance(job, Cell) else RunFolder(job.folder).result()) is not None
-
-
-def _perform(job: Job | Cell) -> str:
-    return pool.failure(job.measure) if isinstance(job, Cell) else run_job(job)
-
-
-def _run(jobs: Sequence[Job | Cell], processes: int | None, progress: bool | None) -> None:
+def _run(jobs: Sequence[Job | OnlineJob], processes: int | None, progress: bool | None) -> None:
     for job in jobs:
-        run = RunFolder(job.folder)
-        if isinstance(job, Cell) or not run.exists():
-            continue
-        if differences := difference(run.config().to_dict(), job.resolved.config.to_dict()):
+        if differences := job.differences():
             raise RunError(
                 f"{job.folder} holds a run with other settings ({'; '.join(differences)}): choose another folder"
             )
-    left = [job for job in jobs if not _finished(job)]
-    failures = []
-    count = min(processes or available_processors(), len(left))
     with stop_requests() as stop, display.Bar("reproducing", len(jobs), shown=progress) as bar:
-        bar.show(len(jobs) - len(left), "")
-        for done, (job, error) in enumerate(
-            pool.in_processes(_perform, left, count, stop) if left else (), len(jobs) - len(left) + 1
-        ):
-            if error is None or error:
-                failures.append(f"{job.folder}: {error or 'its process died; memory may have run out'}")
-            bar.show(done, str(job.folder.parent.parent.name))
+        failures = complete(jobs, processes, stop, bar.show, spawn=True)
         if stop.signal:
-            finished = sum(_finished(job) for job in jobs)
+            finished = sum(job.finished() for job in jobs)
             raise Interrupted(
                 f"stopped with {finished} of {len(jobs)} runs finished and the others saved; the same command goes on",
                 stop.signal,
             )
     if failures:
-        raise RunError("\n".join(failures))
+        raise RunError("\n".join(f"{folder}: {error}" for folder, error in failures.items()))
 
 
-def _measurement(claim: Claim, jobs: Sequence[Job | Cell], epochs: int | None, seeds: int | None) -> Measurement:
+def _measurement(claim: Claim, jobs: Sequence[Job | OnlineJob], epochs: int | None, seeds: int | None) -> Measurement:
     scale = "".join(f" {flag} {value}" for flag, value in (("--epochs", epochs), ("--seeds", seeds)) if value)
-    if isinstance(jobs[0], Cell):
+    if isinstance(jobs[0], OnlineJob):
         return online.measurement(claim, jobs[0], KEPT, claim.command + scale)
     configs = [job.resolved.config for job in jobs if isinstance(job, Job)]
     runs = [RunFolder(job.folder) for job in jobs]

@@ -1,6 +1,7 @@
 """Meir et al. 2023: a dendritic tree of three layers, said to be ahead of LeNet-5."""
 
-from apical.papers.claim import Ahead, AtLeast, Paper, Protocol
+from apical.papers.claim import Paper, Protocol
+from apical.papers.expectations import Ahead, AtLeast
 
 PAPER = Paper(
     key="meir",

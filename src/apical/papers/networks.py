@@ -1,4 +1,4 @@
-"""Networks of papers that `apical.study.models` does not know, for `model = "networks.py:NAME"`."""
+"""Networks of papers that `apical.models` does not know, for `model = "networks.py:NAME"`."""
 
 import math
 from collections.abc import Callable, Sequence

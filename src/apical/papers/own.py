@@ -1,6 +1,7 @@
 """What apical holds itself to: levels on MNIST that a sound implementation of these rules reaches."""
 
-from apical.papers.claim import AtLeast, Paper, Protocol, Within
+from apical.papers.claim import Paper, Protocol
+from apical.papers.expectations import AtLeast, Within
 
 PAPER = Paper(
     key="apical",

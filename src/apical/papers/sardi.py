@@ -1,6 +1,7 @@
 """Sardi et al. 2020: step sizes that grow with coherent steps, said to learn best from a few examples."""
 
-from apical.papers.claim import Ahead, AtLeast, Claim, Online, Paper, Protocol
+from apical.papers.claim import Claim, Online, Paper, Protocol
+from apical.papers.expectations import Ahead, AtLeast
 
 PAPER = Paper(
     key="sardi",

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from apical.papers.claim import AtLeast, Behind, Claim, Paper, Protocol, Within
+from apical.papers.claim import Claim, Paper, Protocol
+from apical.papers.expectations import AtLeast, Behind, Within
 
 KERJAN = Paper(
     key="kerjan",

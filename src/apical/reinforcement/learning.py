@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean, median
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from apical.errors import ConfigError, DataError
+from apical.interrupts import ctrl_c
 from apical.options import check_choice
 from apical.reinforcement.augment import Augment
 from apical.reinforcement.spaces import action_count, encoder, first_action, observation_size, refuse_without_gymnasium
@@ -211,7 +209,7 @@ def _run(
     courses = [_Course(until) for _ in range(network.networks)]
     result = Learned([each.returns for each in courses], [each.scores for each in courses], [])
     network.reset()
-    with _vector(env, network.environments) as vector, _interrupts() as interrupt:
+    with _vector(env, network.environments) as vector, ctrl_c() as stop:
         _check_sizes(vector, network)
         encode, first = encoder(vector.single_observation_space), first_action(vector.single_action_space)
         report = _Report(progress, trials)
@@ -220,7 +218,7 @@ def _run(
         try:
             seen, _ = vector.reset(seed=seed)
             action = network.step(encode(seen), exploring=learning, learning=learning)
-            while not interrupt.asked and bool(busy.any()):
+            while not stop.signal and bool(busy.any()):
                 seen, reward, terminated, truncated, info = vector.step(action.numpy() + first)
                 action = network.step(
                     encode(seen), reward, terminated, truncated, learning=learning and busy, exploring=learning
@@ -237,7 +235,7 @@ def _run(
                 report.look(courses)
         finally:
             network.reset()
-        result.interrupted = interrupt.asked
+        result.interrupted = stop.signal != 0
     result.solved_at = [course.solved_at for course in courses]
     return result
 
@@ -303,35 +301,6 @@ def _check_sizes(vector: VectorEnv[Any, Any, Any], network: Augment) -> None:
             f"the network takes {network.observations} numbers and has {network.actions} actions; this environment "
             f"gives {needed[0]} and has {needed[1]}. `network_for(env)` makes a network that fits."
         )
-
-
-class _Interrupt:
-    """Whether Ctrl-C was pressed; a second time, it interrupts at once."""
-
-    asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-@contextmanager
-def _interrupts() -> Iterator[_Interrupt]:
-    """Collect Ctrl-C, so that no change of weights is left half made.
-
-    Python delivers signals to its main thread alone, and where somebody handles Ctrl-C already, it is theirs.
-    """
-    interrupt = _Interrupt()
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield interrupt
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Report:

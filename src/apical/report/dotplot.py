@@ -13,7 +13,7 @@ from apical.report.styles import Style
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """One rule's line: its name, its value in words, and what its marks reach over (nothing: it has none)."""
 
     label: str
@@ -41,7 +41,7 @@ def bar(style: Style, below: float, above: float) -> Spec:
     return {**ends, "color": style.color, "thickness": 2, "width": 5}
 
 
-def lines(rows: Sequence[Row], title: str, mark: float | None, *, narrow: bool = False) -> Spec:
+def lines(rows: Sequence[Line], title: str, mark: float | None, *, narrow: bool = False) -> Spec:
     """The layout: names at the left, values at the right where there is room, a dotted line at `mark`."""
     reach = [x for row in rows for x in row.reach] + ([] if mark is None else [mark])
     room = 0.06 * (max(reach) - min(reach)) or 0.5

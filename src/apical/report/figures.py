@@ -11,11 +11,15 @@ import math
 from dataclasses import dataclass
 
 from apical.report.canvas import Spec
-from apical.report.document import Arm, Comparison, layer_title
-from apical.report.dotplot import Row, bar, dots, lines
+from apical.report.curve import angle_curve, carried_curve, curve, quantities
+from apical.report.document import layer_title
+from apical.report.dotplot import Line, bar, dots, lines
 from apical.report.panels import Panel, arms_with_curves, curves, grid
-from apical.report.spread import Curve
 from apical.report.styles import Styles
+from apical.study.comparison.schema import Comparison
+
+TRAINING_LOSS = functools.partial(curve, quantity="train_loss")
+VALIDATION_ACCURACY = functools.partial(curve, quantity="validation_accuracy")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def figures(comparison: Comparison, styles: Styles) -> list[Figure]:
 def learning_curves(comparison: Comparison, styles: Styles) -> Figure | None:
     """Training loss and validation accuracy over epochs: mean, and a band of one standard deviation."""
     decimals = comparison.accuracy_decimals
-    both = (_loss_panel(comparison), Panel("Validation accuracy", _validation_accuracy, 100, " %", decimals))
+    both = (_loss_panel(comparison), Panel("Validation accuracy", VALIDATION_ACCURACY, 100, " %", decimals))
     panels = [panel for panel in both if arms_with_curves(comparison, [panel])]
     if not panels:
         return None
@@ -63,18 +67,19 @@ def learning_curves(comparison: Comparison, styles: Styles) -> Figure | None:
 
 def final_accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
     """Test accuracy of every seed, with mean and standard deviation."""
-    if sum(arm.accuracy.n for arm in comparison.arms if arm.accuracy) < 2:
+    accuracies = [arm.accuracy() for arm in comparison.arms]
+    if sum(spread.n for spread in accuracies if spread) < 2:
         return None  # a single number needs no figure
     decimals = comparison.accuracy_decimals
-    rows: list[Row] = []
+    rows: list[Line] = []
     data: list[Spec] = []
-    for index, arm in enumerate(comparison.arms):
-        if arm.accuracy is None:
-            rows.append(Row(arm.label, "failed" if arm.failures else "not measured"))
+    for index, (arm, spread) in enumerate(zip(comparison.arms, accuracies, strict=True)):
+        if spread is None:
+            rows.append(Line(arm.label, "failed" if arm.failures() else "not measured"))
             continue
-        style, spread = styles[arm.label], arm.accuracy
+        style = styles[arm.label]
         mean, deviation = 100 * spread.mean, 100 * (spread.deviation or 0.0)
-        seeds = {run.seed: 100 * run.test_accuracy for run in arm.finished if run.test_accuracy is not None}
+        seeds = {run.seed: 100 * run.test_accuracy for run in arm.finished() if run.test_accuracy is not None}
         hover = [f"{arm.label}, seed {seed}: {accuracy:.{decimals}f} %" for seed, accuracy in seeds.items()]
         data.append(dots(index, style, list(seeds.values()), hover=hover, size=7, offset=0.24) | {"opacity": 0.6})
         text = spread.text(decimals, factor=100)
@@ -82,9 +87,8 @@ def final_accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
         data.append(dots(index, style, [mean], hover=hover, size=11, offset=-0.08))
         if spread.n > 1:
             data[-1]["error_x"] = bar(style, deviation, deviation)
-        rows.append(Row(arm.label, text, (*seeds.values(), mean - deviation, mean + deviation)))
-    reference = comparison.reference
-    mark = 100 * reference.accuracy.mean if reference and reference.accuracy else None
+        rows.append(Line(arm.label, text, (*seeds.values(), mean - deviation, mean + deviation)))
+    mark = _reference_accuracy(comparison)
     several = "Large marker and bar: mean ± one standard deviation over seeds (n = {n}). Small: every seed."
     caption = _over_seeds(comparison, several, "One seed.")
     return Figure(
@@ -98,13 +102,19 @@ def final_accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
     )
 
 
+def _reference_accuracy(comparison: Comparison) -> float | None:
+    reference = comparison.reference
+    accuracy = reference.accuracy() if reference else None
+    return 100 * accuracy.mean if accuracy else None
+
+
 def angles(comparison: Comparison, styles: Styles) -> Figure | None:
     """The angle to the true gradient through training, one panel a layer."""
     layers = comparison.layers
-    known = [curve for arm in comparison.arms for layer in layers if (curve := arm.angle_curve(layer))]
+    known = [angle for arm in comparison.arms for layer in layers if (angle := angle_curve(arm, layer))]
     if not known:
         return None
-    top = max(95.0, 5 + max(point.mean + (point.deviation or 0) for curve in known for point in curve.points))
+    top = max(95.0, 5 + max(point.mean + (point.deviation or 0) for angle in known for point in angle.points))
     titles = [layer_title(layer) for layer in layers]
     longest = max(len(title) for title in titles)
     columns = max(1, min(4, len(layers), 120 // longest))  # some 120 letters fit side by side, on a phone 40
@@ -112,7 +122,7 @@ def angles(comparison: Comparison, styles: Styles) -> Figure | None:
     panels = [
         Panel(
             title,
-            functools.partial(_angle_curve, layer=layer),
+            functools.partial(angle_curve, layer=layer),
             unit="°",
             range=(-4, top),
             ticks=tuple(range(0, int(top) + 1, 30)),
@@ -135,12 +145,12 @@ def angles(comparison: Comparison, styles: Styles) -> Figure | None:
 
 def carried(comparison: Comparison, styles: Styles) -> Figure | None:
     """What the rules' signals are made of through training, one panel a quantity."""
-    quantities = list(dict.fromkeys(name for arm in comparison.arms for name in arm.quantities))
-    if not quantities:
+    names = list(dict.fromkeys(name for arm in comparison.arms for name in quantities(arm)))
+    if not names:
         return None
     panels = [
-        Panel(name.replace("_", " ").capitalize(), functools.partial(_carried_curve, quantity=name), decimals=3)
-        for name in quantities
+        Panel(name.replace("_", " ").capitalize(), functools.partial(carried_curve, quantity=name), decimals=3)
+        for name in names
     ]
     single = "The mean over units, examples and layers, of what each rule carries while it teaches."
     several = single + " Mean ± one standard deviation over seeds (n = {n})."
@@ -159,11 +169,11 @@ def cost(comparison: Comparison, styles: Styles) -> Figure | None:
     """Time of a training step as a ratio to plain PyTorch."""
     if not any(arm.cost for arm in comparison.arms):
         return None
-    rows: list[Row] = []
+    rows: list[Line] = []
     data: list[Spec] = []
     for index, arm in enumerate(comparison.arms):
         if arm.cost is None:
-            rows.append(Row(arm.label, "not measured"))
+            rows.append(Line(arm.label, "not measured"))
             continue
         style, ratio = styles[arm.label], arm.cost.ratio
         low = ratio if arm.cost.low is None else arm.cost.low
@@ -171,7 +181,7 @@ def cost(comparison: Comparison, styles: Styles) -> Figure | None:
         hover = [f"{arm.label}: {ratio:.3f} × ({low:.3f} to {high:.3f})"]
         data.append(dots(index, style, [ratio], hover=hover, size=11))
         data[-1]["error_x"] = bar(style, ratio - low, high - ratio)
-        rows.append(Row(arm.label, f"{ratio:.2f} ×", (ratio, low, high)))
+        rows.append(Line(arm.label, f"{ratio:.2f} ×", (ratio, low, high)))
     return Figure(
         name="cost",
         heading="Cost of a training step",
@@ -185,15 +195,15 @@ def cost(comparison: Comparison, styles: Styles) -> Figure | None:
 
 def _loss_panel(comparison: Comparison) -> Panel:
     """Logarithmic, so that a rule that diverges does not flatten the others; linear where a loss is 0."""
-    known = [curve for arm in comparison.arms if (curve := _training_loss(arm))]
-    points = [point for curve in known for point in curve.points]
+    known = [losses for arm in comparison.arms if (losses := TRAINING_LOSS(arm))]
+    points = [point for losses in known for point in losses.points]
     lowest = min((point.mean for point in points), default=0.0)
     if lowest <= 0:
-        return Panel("Training loss", _training_loss, decimals=3)
+        return Panel("Training loss", TRAINING_LOSS, decimals=3)
     low = min(max(point.mean - (point.deviation or 0), point.mean / 3) for point in points) / 1.1
     high = max(point.mean + (point.deviation or 0) for point in points) * 1.1
     title = "Training loss (log scale)"
-    return Panel(title, _training_loss, decimals=3, range=(low, high), ticks=_log_ticks(low, high), log=True)
+    return Panel(title, TRAINING_LOSS, decimals=3, range=(low, high), ticks=_log_ticks(low, high), log=True)
 
 
 def _log_ticks(low: float, high: float) -> tuple[float, ...]:
@@ -203,22 +213,6 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
     digits = (1, 2, 5) if last - first <= 3 else (1,)
     values = (digit * 10.0**power for power in range(first, last + 1, stride) for digit in digits)
     return tuple(value for value in values if low <= value <= high)
-
-
-def _training_loss(arm: Arm) -> Curve | None:
-    return arm.curve("train_loss")
-
-
-def _validation_accuracy(arm: Arm) -> Curve | None:
-    return arm.curve("validation_accuracy")
-
-
-def _carried_curve(arm: Arm, *, quantity: str) -> Curve | None:
-    return arm.carried_curve(quantity)
-
-
-def _angle_curve(arm: Arm, *, layer: str) -> Curve | None:
-    return arm.angle_curve(layer)
 
 
 def _over_seeds(comparison: Comparison, several: str, single: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from apical.report.document import Arm, Comparison
-from apical.report.spread import Spread
+from apical.statistics import Spread
+from apical.study.comparison.schema import Arm, Comparison
 
 
 def headline(comparison: Comparison) -> str:
@@ -15,8 +15,8 @@ def headline(comparison: Comparison) -> str:
     best, highest = ranked[0]
     if len(ranked) == 1:
         return f"{best.label} reaches {_percent(comparison, highest)} test accuracy{where}."
-    reference = comparison.reference
-    if reference is None or reference.accuracy is None:
+    reference, level = _reference(comparison)
+    if level is None:
         last, lowest = ranked[-1]
         return (
             f"Of {count(len(ranked))} rules{where}, {best.label} reaches the highest test accuracy, "
@@ -28,7 +28,7 @@ def headline(comparison: Comparison) -> str:
     rank = f", the best of {count(len(others))} other rules," if len(others) > 1 else ""
     return (
         f"{best.label}{rank} reaches {_percent(comparison, highest)} test accuracy{where}; backpropagation "
-        f"reaches {_percent(comparison, reference.accuracy)}{_within_spread(highest, reference.accuracy)}."
+        f"reaches {_percent(comparison, level)}{_within_spread(highest, level)}."
     )
 
 
@@ -40,16 +40,17 @@ def details(comparison: Comparison) -> list[str]:
 
 def points_beside_reference(comparison: Comparison, arm: Arm) -> str:
     """Percentage points of mean accuracy above or below backpropagation; "" where that says nothing."""
-    reference = comparison.reference
-    if reference is None or arm is reference or reference.accuracy is None or arm.accuracy is None:
+    reference, level = _reference(comparison)
+    own = arm.accuracy()
+    if level is None or own is None or arm is reference:
         return ""
-    points = 100 * (arm.accuracy.mean - reference.accuracy.mean)
+    points = 100 * (own.mean - level.mean)
     return f"{points:+.{comparison.accuracy_decimals}f}".replace("-", "−")
 
 
 def _rewarded(comparison: Comparison) -> str:
     """What a comparison of learning from rewards and learning from labels is not: one of like with like."""
-    names = [arm.label for arm in comparison.arms if arm.loss]
+    names = [arm.label for arm in comparison.arms if arm.settings.loss]
     if not names:
         return ""
     *others, last = names
@@ -60,17 +61,23 @@ def _rewarded(comparison: Comparison) -> str:
 
 def _ranked(comparison: Comparison) -> list[tuple[Arm, Spread]]:
     """The rules with a test accuracy, the highest mean first."""
-    measured = [(arm, arm.accuracy) for arm in comparison.arms if arm.accuracy is not None]
+    measured = [(arm, accuracy) for arm in comparison.arms if (accuracy := arm.accuracy()) is not None]
     return sorted(measured, key=lambda pair: -pair[1].mean)
 
 
-def _last(comparison: Comparison) -> str:
+def _reference(comparison: Comparison) -> tuple[Arm | None, Spread | None]:
+    """Backpropagation and its accuracy, where they are known."""
     reference = comparison.reference
+    return reference, None if reference is None else reference.accuracy()
+
+
+def _last(comparison: Comparison) -> str:
+    reference, level = _reference(comparison)
     others = [pair for pair in _ranked(comparison) if pair[0] is not reference]
-    if reference is None or reference.accuracy is None or len(others) < 2:
+    if level is None or len(others) < 2:
         return ""
     last, lowest = others[-1]
-    points = round(100 * (lowest.mean - reference.accuracy.mean), comparison.accuracy_decimals)
+    points = round(100 * (lowest.mean - level.mean), comparison.accuracy_decimals)
     side = "above" if points > 0 else "below"
     away = f"{abs(points):.{comparison.accuracy_decimals}f} points {side}" if points else "level with"
     return f"{last.label} comes last with {_percent(comparison, lowest)}, {away} backpropagation."
@@ -94,13 +101,13 @@ def count(number: int) -> str:
 
 
 def _where(comparison: Comparison) -> str:
-    task = comparison.task.get("name")
+    task = comparison.task.name
     return f" on {task}" if task else ""
 
 
 def _seeds(comparison: Comparison) -> str:
     seeds = len(comparison.seeds)
-    if seeds == 0 or not any(arm.accuracy for arm in comparison.arms):
+    if seeds == 0 or not any(arm.accuracy() for arm in comparison.arms):
         return ""
     if seeds == 1:
         each = " each" if len(comparison.arms) > 1 else ""

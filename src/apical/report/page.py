@@ -13,11 +13,12 @@ from plotly.offline import get_plotlyjs
 
 from apical.errors import DataError
 from apical.report import findings, styles
-from apical.report.document import Comparison, flatten, layer_title, read
+from apical.report.document import layer_title, read
 from apical.report.figures import Figure, figures
 from apical.report.protocol import protocol
+from apical.study.comparison.schema import Arm, Comparison, flatten
 
-Document = Mapping[str, Any]
+Document = Mapping[str, Any] | Comparison
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def render(comparison: Document | Sequence[Document]) -> str:
     Raises:
         DataError: when a document is no comparison, is of a later format, or none is given.
     """
-    documents = [comparison] if isinstance(comparison, Mapping) else list(comparison)
+    documents = [comparison] if isinstance(comparison, Mapping | Comparison) else list(comparison)
     if not documents:
         raise DataError("There is nothing to report: give at least one comparison.")
     comparisons = [read(document) for document in documents]
@@ -93,6 +94,7 @@ def _environment() -> jinja2.Environment:
         "points": findings.points_beside_reference,
         "protocol": protocol,
         "shared_settings": _shared_settings,
+        "own_settings": _own_settings,
         "facts": _facts,
     }
     return environment
@@ -129,10 +131,15 @@ def _shared_settings(comparison: Comparison) -> dict[str, Any]:
     return {key: value for key, value in flatten(settings).items() if value is not None}
 
 
+def _own_settings(arm: Arm) -> dict[str, Any]:
+    """The settings in which a rule may differ from the others."""
+    return {key: value for key, value in flatten(arm.settings.model_dump()).items() if value is not None}
+
+
 def _facts(comparison: Comparison) -> list[str]:
     """The few words under the title: task, network, length, seeds."""
     config, seeds = comparison.config, comparison.seeds
-    facts = [str(value) for value in (comparison.task.get("name"), config.get("model")) if value]
+    facts = [comparison.task.name, *([str(config["model"])] if config.get("model") else [])]
     if len(comparison.arms) > 1:
         facts.append(f"{len(comparison.arms)} rules")
     if config.get("epochs"):

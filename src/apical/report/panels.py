@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from apical.report.canvas import Spec, axis, canvas, reference_line
-from apical.report.document import Arm, Comparison
-from apical.report.spread import Curve
+from apical.report.curve import Curve
 from apical.report.styles import Style, Styles
+from apical.study.comparison.schema import Arm, Comparison
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def grid(
     total = rows * height + (rows - 1) * between
     gap = (0.025 if shared else 0.075) * (2 if narrow else 1)
     width = (1 - gap * (columns - 1)) / columns
-    epochs = [epoch for arm in comparison.arms for panel in panels for epoch in _epochs(panel.curve(arm))]
+    last = _last_epoch(comparison, panels)
     layout = canvas(height=total, left=44, right=8, top=30, narrow=narrow)
     layout["hovermode"] = "x unified"
     for position, panel in enumerate(panels):
@@ -86,7 +86,7 @@ def grid(
             tickmode="linear",
             tick0=0,
             unifiedhovertitle={"text": "epoch %{x}"},
-            dtick=_step(max(epochs, default=1), 4 if narrow or columns > 2 else 8),
+            dtick=_step(last, 4 if narrow or columns > 2 else 8),
             title="epoch" if position + columns >= len(panels) else "",
             **({"matches": "x"} if position else {}),
         )
@@ -100,10 +100,20 @@ def grid(
             **({"matches": "y"} if shared and position else {}),
         )
         layout["annotations"].append(_heading(panel, suffix))
-        if panel.line is not None:
-            across = {"x0": 0, "x1": 1, "xref": f"x{suffix} domain", "yref": f"y{suffix}"}
-            layout["shapes"].append(reference_line(y0=panel.line, y1=panel.line, **across))
+        layout["shapes"] += _reference(panel, suffix)
     return layout
+
+
+def _last_epoch(comparison: Comparison, panels: Sequence[Panel]) -> int:
+    known = [curve for arm in comparison.arms for panel in panels if (curve := panel.curve(arm))]
+    return max((curve.epochs[-1] for curve in known), default=1)
+
+
+def _reference(panel: Panel, suffix: str) -> list[Spec]:
+    if panel.line is None:
+        return []
+    across = {"x0": 0, "x1": 1, "xref": f"x{suffix} domain", "yref": f"y{suffix}"}
+    return [reference_line(y0=panel.line, y1=panel.line, **across)]
 
 
 def _band(curve: Curve, panel: Panel, style: Style) -> list[Spec]:
@@ -171,10 +181,6 @@ def _scale(panel: Panel) -> Spec:
         return scale | {"nticks": 6}
     values = list(panel.ticks)
     return scale | {"tickmode": "array", "tickvals": values, "ticktext": [f"{value:g}{panel.unit}" for value in values]}
-
-
-def _epochs(curve: Curve | None) -> Sequence[int]:
-    return curve.epochs if curve else ()
 
 
 def _step(last: int, most: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from apical.report.document import Comparison
+from apical.study.comparison.schema import Comparison
 
 LOSSES: Mapping[str, str] = MappingProxyType(
     {
@@ -39,8 +39,7 @@ def protocol(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _examples(comparison: Comparison, part: str) -> str:
-    count = comparison.task.get(part)
-    return f"{count:,} " if isinstance(count, int) else ""
+    return f"{getattr(comparison.task, part):,} "
 
 
 def _test(comparison: Comparison) -> str:
@@ -63,7 +62,8 @@ def _spread(comparison: Comparison) -> str:
 
 def _training(comparison: Comparison) -> str:
     loss = LOSSES.get(str(comparison.config.get("loss")), "loss")
-    own = [f"of {arm.label}: {LOSSES.get(arm.loss, arm.loss)}" for arm in comparison.arms if arm.loss]
+    losses = [(arm.label, arm.settings.loss) for arm in comparison.arms if arm.settings.loss]
+    own = [f"of {label}: {LOSSES.get(loss, loss)}" for label, loss in losses]
     apart = (
         f" A rule that learns from a reward has a loss of its own ({'; '.join(own)}), on another scale." if own else ""
     )
@@ -74,7 +74,7 @@ def _training(comparison: Comparison) -> str:
 
 
 def _validation(comparison: Comparison) -> str:
-    if not comparison.task.get("validation"):
+    if not comparison.task.validation:
         return "No part of the training data was held out."
     patience = comparison.config.get("patience")
     use = (
@@ -101,7 +101,7 @@ def _angle(comparison: Comparison) -> str:
         return "Not measured in these runs."
     every = comparison.config.get("alignment")
     often = f" Measured every {every} epochs and at the end." if isinstance(every, int) and every > 1 else ""
-    rewarded = any(arm.loss for arm in comparison.arms)
+    rewarded = any(arm.settings.loss for arm in comparison.arms)
     own = (
         " A rule that learns from a reward is held to its own loss's gradient, of the same choices." if rewarded else ""
     )
@@ -116,12 +116,12 @@ def _cost(comparison: Comparison) -> str:
     costs = [arm.cost for arm in comparison.arms if arm.cost is not None]
     if not costs:
         return "Not measured in these runs."
-    sizes = sorted({cost.batch_size for cost in costs if cost.batch_size is not None})
-    repeats = sorted({cost.repeats for cost in costs if cost.repeats is not None})
+    sizes = sorted({cost.batch_size for cost in costs})
+    repeats = sorted({cost.repeats for cost in costs})
     threads = comparison.environment.get("threads")
-    at = f", batch size {' and '.join(map(str, sizes))}" if sizes else ""
+    at = f", batch size {' and '.join(map(str, sizes))}"
     on = f", {threads} thread{'s' * (threads != 1)}" if threads else ""
-    turns = f"{' or '.join(map(str, repeats))} turns" if repeats else "the turns"
+    turns = f"{' or '.join(map(str, repeats))} turns"
     return (
         "Time of one whole training step (zero_grad, forward, loss, backward, optimizer) divided by that of the "
         f"same step in plain PyTorch, both measured in turns in one process{at}{on}: the median over {turns}, "

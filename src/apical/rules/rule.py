@@ -43,6 +43,8 @@ class LearningRule(nn.Module, ABC):
         saves_drives: save every layer's drive for `assign_credit`.
         saves_rates: save every node's rate for `assign_credit`.
         propagates: whether each layer's teaching signal is computed from the layer above it.
+        has_absolute_scale: whether its errors live on an absolute scale (bursts that saturate, nudging, targets), so
+            that a multiplied loss changes more than the size of its updates; see `Circuit.loss_scale`.
         needs_batch: whether it needs to know the samples of a batch; rates without a batch axis are then refused.
         refused_pathways: the feedback pathways that have no meaning for the rule, each with the reason.
         pathway: the feedback pathway, where the rule has one.
@@ -59,6 +61,7 @@ class LearningRule(nn.Module, ABC):
     saves_drives: ClassVar[bool] = False
     saves_rates: ClassVar[bool] = False
     propagates: ClassVar[bool] = True
+    has_absolute_scale: ClassVar[bool] = False
     needs_batch: ClassVar[bool] = True
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"homeostatic": NO_HOMEOSTASIS, "direct": NO_DIRECT}
@@ -75,6 +78,9 @@ class LearningRule(nn.Module, ABC):
         Raises:
             ConfigError: an unknown pathway, or one that has no meaning for the rule.
         """
+        if isinstance(given, Mapping) and "name" not in given:
+            default = inspect.signature(type(self).__init__).parameters["feedback"].default
+            given = {"name": default, **given}
         self._given_feedback = given if isinstance(given, str) else None
         self.pathway = resolve(type(self).__name__, given, self.refused_pathways, **defaults)
 
@@ -172,7 +178,8 @@ class LearningRule(nn.Module, ABC):
 class Sweep(LearningRule):
     """One pass down: a signal arrives at a layer, passes its neurons, teaches its synapses, and is sent on.
 
-    Subclasses override `somatic` (another teaching signal at the soma) or `visit` (all that happens at a layer).
+    Subclasses set a pathway (`take_pathway`), or override `send_down` (what a layer sends to the one below), `somatic`
+    (another teaching signal at the soma) or `visit` (all that happens at a layer).
     """
 
     needs_batch = False
@@ -192,8 +199,24 @@ class Sweep(LearningRule):
         assert own.pre is not None
         # First down, then the credit: no update takes memory while a signal is on its way.
         if walk.needs_input_grad(layer):
-            walk.send(layer, self.pathway.send(layer, post, own.pre))
-        yield Credit(layer, own.pre, post, reciprocal=self.pathway.reciprocal(layer))
+            walk.send(layer, self.send_down(layer, own, post))
+        pathway: Any = self._modules.get("pathway")  # by attribute, nn.Module searches longer than this method takes
+        yield Credit(layer, own.pre, post, None, None if pathway is None else pathway.reciprocal(layer))
+
+    def send_down(self, layer: Layer, own: NodeState, post: Tensor) -> Tensor:
+        """The signal that a layer sends down, by the pathway.
+
+        Args:
+            layer: that sends.
+            own: its state.
+            post: (batch, units ...), the teaching signal at its soma.
+
+        Returns:
+            (batch, fan-in ...), of the shape of `own.pre`.
+        """
+        pathway: Any = self._modules["pathway"]
+        sent: Tensor = pathway.send(layer, post, own.pre)
+        return sent
 
     def somatic(self, walk: BackwardPass, layer: Layer, own: NodeState) -> Tensor | None:
         """The teaching signal at a layer's soma; None where no signal arrived."""

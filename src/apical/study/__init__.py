@@ -13,31 +13,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apical.study.comparing import compare
-    from apical.study.comparison import Comparison
-    from apical.study.config import Config, OptimizerConfig, RuleConfig, ScheduleConfig
-    from apical.study.evaluation import evaluate
-    from apical.study.interrupts import Interrupted
-    from apical.study.models import build
-    from apical.study.results import Evaluation, Result
-    from apical.study.runs import RunFolder
-    from apical.study.trainer import resume, train
+    from apical.interrupts import Interrupted
+    from apical.models import build
+    from apical.study.comparison.compare import compare
+    from apical.study.comparison.schema import Comparison
+    from apical.study.configuration import Config, OptimizerConfig, RuleConfig, ScheduleConfig
+    from apical.study.runs.folder import RunFolder
+    from apical.study.runs.results import Evaluation, Result
+    from apical.study.training.evaluation import evaluate
+    from apical.study.training.session import resume, train
 
 _HOMES = {
-    "Comparison": "comparison",
-    "Config": "config",
-    "Evaluation": "results",
-    "Interrupted": "interrupts",
-    "OptimizerConfig": "config",
-    "Result": "results",
-    "RuleConfig": "config",
-    "RunFolder": "runs",
-    "ScheduleConfig": "config",
-    "build": "models",
-    "compare": "comparing",
-    "evaluate": "evaluation",
-    "resume": "trainer",
-    "train": "trainer",
+    "Comparison": "apical.study.comparison.schema",
+    "Config": "apical.study.configuration",
+    "Evaluation": "apical.study.runs.results",
+    "Interrupted": "apical.interrupts",
+    "OptimizerConfig": "apical.study.configuration",
+    "Result": "apical.study.runs.results",
+    "RuleConfig": "apical.study.configuration",
+    "RunFolder": "apical.study.runs.folder",
+    "ScheduleConfig": "apical.study.configuration",
+    "build": "apical.models",
+    "compare": "apical.study.comparison.compare",
+    "evaluate": "apical.study.training.evaluation",
+    "resume": "apical.study.training.session",
+    "train": "apical.study.training.session",
 }
 
 __all__ = [
@@ -61,7 +61,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'apical.study' has no attribute {name!r}")
-    found = getattr(import_module(f"apical.study.{_HOMES[name]}"), name)
+    found = getattr(import_module(_HOMES[name]), name)
     globals()[name] = found
     return found
 

@@ -1,15 +1,17 @@
 """What a training step of each rule costs beside plain PyTorch: time, matrix products, memory.
 
-Time is measured by `apical.measure.step_cost`, plain PyTorch and all rules taking turns. Matrix products are counted by
-PyTorch's own counter while a step runs; they predict what the ratio of times comes to where everything else costs
-nothing. Memory is read off PyTorch's allocator (its profiler reports every allocation, kernels' scratch space
-included): the largest amount that a step holds beyond what was held before it, which is gradients, activity and
-scratch space. Weights, and the rule's own state, are held all the time and given apart.
+Time is measured by `apical.measure.step_cost`, each rule in pairs with plain PyTorch, so that a rule that iterates
+takes no time from the others. Matrix products are counted by PyTorch's own counter while a step runs; they predict what
+the ratio of times comes to where everything else costs nothing. Memory is read off PyTorch's allocator (its profiler
+reports every allocation, kernels' scratch space included): the largest amount that a step holds beyond what was held
+before it, which is gradients, activity and scratch space. Weights, and the rule's own state, are held all the time and
+given apart.
 """
 
 import contextlib
 import copy
 import json
+import math
 import os
 import statistics
 import sys
@@ -28,21 +30,39 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from apical import models
 from apical import rules as registry
 from apical.circuit import Circuit
-from apical.errors import CircuitError, ConfigError
+from apical.errors import CircuitError, ConfigError, NonFiniteError
 from apical.losses import LOSSES
 from apical.measure import StepCost, step_cost
-from apical.measure.cost import sgd
+from apical.measure.cost import LEARNING_RATE, sgd
+from apical.options import unknown
 from apical.rules import LearningRule
-from apical.study import RuleConfig, models
-from apical.study.settings import unknown
+from apical.study import RuleConfig
 
 CLASSES = 10
 WARMUP = 3
 LEAST_TURNS = 5
 MOST_TURNS = 200
 SHORT = 1e-3  # seconds; a shorter step is timed several times in one turn
+
+_VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "sign_symmetry": (":magnitude=uniform", ":magnitude=batchwise", ":magnitude=fixed"),
+        "burstprop": ("", ":recurrent=true"),
+        "dendritic_microcircuit": (":dynamics=two_step", ":dynamics=steady_state"),
+        "segregated_dendrites": (":feedback=direct", ":feedback=direct,feedback.symmetric=true"),
+        "predictive_coding": (
+            *(":variant=fixed_prediction", ":variant=zero_divergence", ":variant=strict", ":variant=error_optimised"),
+            # Its weights move during a step, by the learning rate of the optimizer that is timed.
+            f":variant=incremental,learning_rate={LEARNING_RATE}",
+        ),
+        # A bounded activation lets a Hopfield network settle.
+        "equilibrium_propagation": (":network=feedforward", ":network=hopfield,activation=hard_sigmoid"),
+    }
+)
+"""The options, by rule, of the variants that differ in cost."""
 
 MakeRule = Callable[[], LearningRule]
 
@@ -104,7 +124,7 @@ class Row:
         products: multiplications and additions in its matrix products, as a ratio to plain PyTorch's.
         step_bytes: the most that a step holds beyond what is held between steps.
         own_bytes: of the rule's own state: feedback weights.
-        refusal: why the rule cannot teach the network.
+        refusal: why the rule cannot teach the network: it refuses it, or diverges on it.
     """
 
     rule: str
@@ -143,9 +163,8 @@ class Cell:
 
 
 def default_rules() -> list[str]:
-    """Every registered rule, sign symmetry with each of its three magnitudes."""
-    magnitudes = [f"sign_symmetry:magnitude={magnitude}" for magnitude in ("uniform", "batchwise", "fixed")]
-    return [label for name in registry.names() for label in (magnitudes if name == "sign_symmetry" else [name])]
+    """Every registered rule, each of its main variants on a line of its own."""
+    return [f"{name}{options}" for name in registry.names() for options in _VARIANTS.get(name, ("",))]
 
 
 def network(name: str) -> Network:
@@ -177,7 +196,8 @@ def benchmark(
         batch_sizes: examples in a step.
         rules: as `RuleConfig.parse` reads them; None: `default_rules`.
         threads: numbers of PyTorch's threads.
-        seconds: to spend on the timing of a cell; a slow cell takes longer, for a least number of turns.
+        seconds: to spend on the timing of a cell, the same for each rule; a slow rule takes longer, for a least
+            number of turns.
         memory: also measure memory.
         check_finite: as for a circuit.
         announce: called with what is measured next.
@@ -233,45 +253,47 @@ def measure_cell(
     x = torch.randn(batch_size, *network.input_shape, generator=generator)
     y = torch.randint(0, CLASSES, (batch_size,), generator=generator)
     model = network.build()
-    refusals = _refusals(model, x, makers)
-    able = {label: make for label, make in makers.items() if label not in refusals}
-    # The step of an untimed copy says how many turns there is time for.
-    one = _seconds_of(_stepper(copy.deepcopy(model), x, y))
-    steps = max(1, round(SHORT / one))
-    turns = int(seconds / (one * steps * (len(able) + 1)))
-    turns = min(max(turns, LEAST_TURNS), MOST_TURNS)
-    times = step_cost(
-        model,
-        able,
-        x,
-        y,
-        repeats=turns,
-        warmup=WARMUP,
-        steps_per_turn=steps,
-        check_finite=check_finite,
-    )
+    plain_seconds = _seconds_of(_stepper(copy.deepcopy(model), x, y))
     plain_operations = _operations(copy.deepcopy(model), x, y)
     plain_bytes = _step_bytes(copy.deepcopy(model), x, y) if memory else None
+
+    def measure(label: str, make: MakeRule) -> Row:
+        circuit = _circuit(model, make, x, check_finite)
+        # An untimed trial determines how many turns there is time for.
+        both = plain_seconds + _seconds_of(_stepper(circuit, x, y))
+        steps = max(1, round(SHORT / plain_seconds))
+        steps = math.ceil(steps / _period(circuit)) * _period(circuit)
+        turns = min(max(int(seconds / len(makers) / (both * steps)), LEAST_TURNS), MOST_TURNS)
+        times = step_cost(
+            model,
+            {label: make},
+            x,
+            y,
+            repeats=turns,
+            warmup=WARMUP if turns > LEAST_TURNS else 1,
+            steps_per_turn=steps,
+            check_finite=check_finite,
+        )
+        return Row(
+            label,
+            time=times[label],
+            products=_operations(circuit, x, y) / plain_operations,
+            step_bytes=_step_bytes(circuit, x, y) if memory else None,
+            own_bytes=_own_bytes(circuit),
+        )
+
     rows = []
     for label, make in makers.items():
-        if label in refusals:
-            rows.append(Row(label, refusal=refusals[label]))
-            continue
-        circuit = _circuit(model, make, x, check_finite)
-        rows.append(
-            Row(
-                label,
-                time=times[label],
-                products=_operations(circuit, x, y) / plain_operations,
-                step_bytes=_step_bytes(circuit, x, y) if memory else None,
-                own_bytes=_own_bytes(circuit),
-            )
-        )
+        try:
+            rows.append(measure(label, make))
+        except (CircuitError, NonFiniteError) as error:
+            rows.append(Row(label, refusal=str(error)))
+    timed = [row.time.plain_milliseconds for row in rows if row.time is not None]
     return Cell(
         network=network.name,
         batch_size=batch_size,
         threads=torch.get_num_threads(),
-        plain_milliseconds=next(iter(times.values())).plain_milliseconds if times else 1e3 * one,
+        plain_milliseconds=statistics.median(timed) if timed else 1e3 * plain_seconds,
         plain_bytes=plain_bytes,
         plain_operations=plain_operations,
         rows=tuple(rows),
@@ -284,14 +306,12 @@ def _circuit(model: nn.Module, make: MakeRule, x: Tensor, check_finite: bool = T
     return circuit
 
 
-def _refusals(model: nn.Module, x: Tensor, makers: Mapping[str, MakeRule]) -> dict[str, str]:
-    found = {}
-    for label, make in makers.items():
-        try:
-            _circuit(model, make, x)
-        except CircuitError as error:
-            found[label] = str(error)
-    return found
+def _period(network: nn.Module) -> int:
+    """The number of steps after which what a step does repeats.
+
+    A rule that does something between answers, and not every time, has an option for how often.
+    """
+    return int(network.rule.options().get("every", 1)) if isinstance(network, Circuit) else 1
 
 
 def _stepper(network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
@@ -318,8 +338,7 @@ def _seconds_of(step: Callable[[], None]) -> float:
 def _operations(network: nn.Module, x: Tensor, y: Tensor) -> float:
     """Multiplications and additions in the matrix products of a step, convolutions included."""
     step = _stepper(network, x, y)
-    # A rule that does something between responses, and not every time, has an option for how often.
-    steps = int(network.rule.options().get("every", 1)) if isinstance(network, Circuit) else 1
+    steps = _period(network)
     # The counter knows the first only out of place, and oneDNN's (see `apical.rules.products`) not at all.
     known = {
         torch.ops.aten.addmm_: _addmm_operations,
@@ -356,7 +375,8 @@ def _step_bytes(network: nn.Module, x: Tensor, y: Tensor) -> int:
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         with _without_native_messages(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            step()
+            for _ in range(_period(network)):
+                step()
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_bytes())["traceEvents"]
     held = peak = 0

@@ -56,6 +56,36 @@ def read_graph(model: nn.Module) -> tuple[Root, fx.Graph]:
 
     Plain values that differ between the two (`training=self.training`) become `ByMode` arguments.
     """
+    (_, evaluation), (root, training), (_, again) = traced = _trace_modes(model)
+    others = {other: node for node, other in zip(training.nodes, evaluation.nodes, strict=False)}
+    in_evaluation, in_training, once_more = [[(node.op, node.target) for node in graph.nodes] for _, graph in traced]
+    constants = [[value for value in vars(own).values() if isinstance(value, Tensor)] for own, _ in traced]
+    if in_training != once_more or not _same(*constants[1:]) or str(training) != str(again):
+        raise CircuitError(
+            f"{type(model).__name__}: its forward is not deterministic: two traces differ, and the circuit would "
+            "replay the first one. Use torch.rand_like and its kin, or move the random operation into a submodule "
+            "without synapses."
+        )
+    try:
+        if in_evaluation != in_training or not _same(*constants[:2]):
+            raise _OtherOperationsError
+        for node, other in zip(training.nodes, evaluation.nodes, strict=True):
+            stack = node.meta.get("nn_module_stack")
+            path, _ = list(stack.values())[-1] if stack else ("model", None)
+            owner = root.get_submodule(path)
+            node.args = _by_mode(node.args, other.args, others, owner)
+            node.kwargs = _by_mode(node.kwargs, other.kwargs, others, owner)
+    except _OtherOperationsError:
+        raise CircuitError(
+            f"{type(model).__name__}: it performs other operations in training than in evaluation, and a "
+            "circuit has one list of layers. Move the difference into a module of its own without synapses, "
+            "such as nn.Dropout."
+        ) from None
+    return root, training
+
+
+def _trace_modes(model: nn.Module) -> list[tuple[Root, fx.Graph]]:
+    """The graphs in evaluation, in training, and in training again; the model's modes stay."""
     before = {module: module.training for module in model.modules()}
     traced = []
     try:
@@ -67,32 +97,7 @@ def read_graph(model: nn.Module) -> tuple[Root, fx.Graph]:
     finally:
         for module, mode in before.items():
             module.training = mode
-    (_, evaluation), (root, training), (_, again) = traced
-    others = {other: node for node, other in zip(training.nodes, evaluation.nodes, strict=False)}
-    operations = [[(node.op, node.target) for node in graph.nodes] for _, graph in traced]
-    constants = [[value for value in vars(root).values() if isinstance(value, Tensor)] for root, _ in traced]
-    if operations[1] != operations[2] or not _same(constants[1], constants[2]) or str(training) != str(again):
-        raise CircuitError(
-            f"{type(model).__name__}: its forward does something else every time it is called, and what it did while "
-            "it was read would be done for ever. Draw random numbers with torch.rand_like and its kin, or in a module "
-            "of its own without synapses, which is called anew for every answer."
-        )
-    try:
-        if operations[0] != operations[1] or not _same(constants[0], constants[1]):
-            raise _OtherOperationsError
-        for node, other in zip(training.nodes, evaluation.nodes, strict=True):
-            stack = node.meta.get("nn_module_stack")
-            path, _ = list(stack.values())[-1] if stack else ("model", None)
-            owner = root.get_submodule(path)
-            node.args = _by_mode(node.args, other.args, others, owner)
-            node.kwargs = _by_mode(node.kwargs, other.kwargs, others, owner)
-    except _OtherOperationsError:
-        raise CircuitError(
-            f"{type(model).__name__}: it performs other operations in training than in evaluation, and a "
-            "circuit has one list of layers. Move what differs into a module of its own without synapses, "
-            "such as nn.Dropout."
-        ) from None
-    return root, training
+    return traced
 
 
 class _OtherOperationsError(Exception):
@@ -105,23 +110,28 @@ def _same(some: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 def _by_mode(training: Any, evaluation: Any, others: dict[fx.Node, fx.Node], owner: nn.Module) -> Any:
     """The arguments of a call, with `ByMode` where a plain value differs between the modes."""
+
+    def both(a: Any, b: Any) -> Any:
+        return _by_mode(a, b, others, owner)
+
     if isinstance(training, fx.Node) or isinstance(evaluation, fx.Node):
-        if others.get(evaluation) is not training:
-            raise _OtherOperationsError
+        _require(others.get(evaluation) is training)
         return training
     if isinstance(training, (list, tuple)) and isinstance(evaluation, (list, tuple)):
-        if len(training) != len(evaluation):
-            raise _OtherOperationsError
-        items = [_by_mode(a, b, others, owner) for a, b in zip(training, evaluation, strict=True)]
+        _require(len(training) == len(evaluation))
+        items = [both(a, b) for a, b in zip(training, evaluation, strict=True)]
         return tuple(items) if isinstance(training, tuple) else items
     if isinstance(training, dict) and isinstance(evaluation, dict):
-        if training.keys() != evaluation.keys():
-            raise _OtherOperationsError
-        return {key: _by_mode(training[key], evaluation[key], others, owner) for key in training}
+        _require(training.keys() == evaluation.keys())
+        return {key: both(training[key], evaluation[key]) for key in training}
     if isinstance(training, slice) and isinstance(evaluation, slice):
-        ends = ((training.start, evaluation.start), (training.stop, evaluation.stop), (training.step, evaluation.step))
-        return slice(*(_by_mode(a, b, others, owner) for a, b in ends))
+        return slice(*(both(getattr(training, end), getattr(evaluation, end)) for end in ("start", "stop", "step")))
     return training if training == evaluation else ByMode(owner, training, evaluation)
+
+
+def _require(same: bool) -> None:
+    if not same:
+        raise _OtherOperationsError
 
 
 def _trace_once(root: Root) -> fx.Graph:

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from apical.errors import CircuitError
 from apical.layers import kind_of, known_kinds
+from apical.layers.synapses import replaced_methods
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
 
@@ -68,6 +69,12 @@ def refuse_unknown_weights(model: nn.Module) -> None:
                 raise CircuitError(f"{named}: a weighted module that apical has no synapses for; {remedy}.")
         if kind_of(module) is not None:
             continue
+        replaced = replaced_methods(module) & {"forward", "_conv_forward"}
+        if replaced and any(True for _ in module.parameters()):
+            raise CircuitError(
+                f"{named}: its {sorted(replaced)[0]} was replaced on this module, and a circuit computes synapses "
+                "itself. Build the circuit first and wrap it as a whole, or restore the method with del module.forward."
+            )
         heavy = [(name, weight.dim()) for name, weight in module.named_parameters(recurse=False) if weight.dim() > 1]
         if heavy:
             raise CircuitError(

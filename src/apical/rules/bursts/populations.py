@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,35 +10,11 @@ from torch import Tensor
 from apical.errors import ConfigError
 from apical.feedback.randomness import check_init
 from apical.feedback.registry import Given
-from apical.layers import BackwardPass, BackwardPlan, ForwardState, Layer, NodeState, Step, activations, norms, shapes
+from apical.layers import BackwardPass, BackwardPlan, ForwardState, Layer, NodeState, Step
 from apical.layers.nodes import steps_backward
 from apical.options import check_positive
 from apical.rules.rule import Sweep
 from apical.wiring import Wiring
-
-# The lowest rate of each activation; rounded down where it has no short form.
-_FLOORS: dict[type[Step], Callable[[Any], float]] = {
-    activations.ReLU: lambda step: 0.0,
-    activations.Sigmoid: lambda step: 0.0,
-    activations.Softplus: lambda step: 0.0,
-    activations.Softmax: lambda step: 0.0,
-    activations.Hardsigmoid: lambda step: 0.0,
-    activations.Tanh: lambda step: -1.0,
-    activations.Hardtanh: lambda step: min(0.0, float(step.module.min_val)),
-    activations.ELU: lambda step: -step.constants[0] * step.constants[1],
-    activations.GELU: lambda step: -0.1701,
-    activations.SiLU: lambda step: -0.2785,
-    activations.Mish: lambda step: -0.3089,
-    activations.Hardswish: lambda step: -0.375,
-}
-_ACTIVATIONS: tuple[Any, ...] = (*_FLOORS, activations.LeakyReLU, activations.LogSigmoid, activations.LogSoftmax)
-_KEEP_THE_SHAPE: tuple[Any, ...] = (
-    *_ACTIVATIONS,
-    activations.Identity,
-    norms.Norm,
-    shapes.Dropout,
-    shapes.ChannelDropout,
-)
 
 
 class Population:
@@ -71,14 +46,14 @@ class Population:
         self.floor: float | None = None
         self.place = len(layer.steps)
         for place, step in enumerate(layer.steps):
-            if isinstance(step, _ACTIVATIONS):
+            if step.traits.activation:
                 self.place = place
-                if not output and type(step) in _FLOORS:
-                    self.floor = _FLOORS[type(step)](step)
+                if not output and step.traits.lowest_rate is not None:
+                    self.floor = min(0.0, step.traits.lowest_rate)
                 break
         self.pooled = self.floor == 0 and _rectified_and_pooled(layer.steps[self.place :])
         self.needs_rate = self.pooled or self.place == len(layer.steps)
-        self.keeps_shape = all(isinstance(step, _KEEP_THE_SHAPE) for step in layer.steps[self.place :])
+        self.keeps_shape = all(step.traits.keeps_shape for step in layer.steps[self.place :])
 
     def heard(self, layer: Layer, record: NodeState) -> Tensor:
         """The rate of those that hear a signal."""
@@ -92,13 +67,7 @@ class Population:
         if self.place == len(layer.steps):
             assert record.rate is not None
             return record.rate
-        step: Any = layer.steps[self.place]
-        saved: Tensor = record.saved[self.place][0]
-        # Some activations keep their answer, others what they answered to.
-        if isinstance(step, activations.LogSigmoid):
-            return step.forward(saved)[0]
-        answered: Tensor = step.answer(saved) if hasattr(step, "answer") else saved
-        return answered
+        return layer.steps[self.place].output(record.saved[self.place])
 
     def arrive(
         self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass, *, learning: bool = True
@@ -138,15 +107,11 @@ class Population:
 
 def _rectified_and_pooled(steps: Sequence[Step]) -> bool:
     """Whether these are a rectification and max-pooling over patches that do not overlap."""
-    if not steps or not isinstance(steps[0], activations.ReLU):
+    if not steps or not steps[0].traits.rectifies:
         return False
-    pools = [step for step in steps if isinstance(step, shapes.MaxPool)]
-    apart = all(
-        all(stride >= size for size, stride in zip(*pool.options[:2], strict=True)) and set(pool.options[3]) == {1}
-        for pool in pools
-    )
-    passive = (activations.Identity, shapes.Flatten)
-    return bool(pools) and apart and all(isinstance(step, passive) or step in pools for step in steps[1:])
+    after = [step.traits for step in steps[1:]]
+    apart = all(step.moves or (step.pools == "max" and step.disjoint) for step in after)
+    return apart and any(step.pools for step in after)
 
 
 class Bursts(Sweep):
@@ -156,6 +121,7 @@ class Bursts(Sweep):
     """
 
     needs = "any circuit"
+    has_absolute_scale = True
     needs_batch = True
     saves_rates = True
 

@@ -16,15 +16,14 @@ from apical.feedback import Fixed
 from apical.feedback.randomness import check_init, feedback_like, standard_deviation, uniform
 from apical.feedback.registry import Given
 from apical.feedback.weights import PerLayer
-from apical.layers import BackwardPlan, Credit, ForwardState, Layer, shapes
+from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.options import check_choice
 from apical.rules.dendrites.settling import Settling, settle
 from apical.rules.dendrites.somas import Area, Mirror, Soma, area_of, precise
-from apical.rules.energy.nudging import UnsettledWarning
+from apical.rules.energy.relax import UnsettledWarning
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
 
-_RANDOM = (shapes.Dropout, shapes.ChannelDropout)
 _CHOICES = {
     "dynamics": ("two_step", "steady_state"),
     "interneurons": ("learned", "tied"),
@@ -132,6 +131,7 @@ class DendriticMicrocircuit(LearningRule):
             "interneuron_rate": "rate of the interneurons below that mirror this layer, where anything learns there",
         }
     )
+    has_absolute_scale = True
     saves_drives = True
 
     def __init__(
@@ -175,9 +175,11 @@ class DendriticMicrocircuit(LearningRule):
         self.settle_steps = settle_steps
         self.tolerance = tolerance
         self.seed = seed
-        if feedback == Inverse.name:
-            feedback = Inverse(init=init, scale=scale, seed=seed)
-        self.take_pathway(feedback, init=init, scale=scale, seed=seed)
+        if feedback == Inverse.name:  # for this rule alone, so it is not in the registry
+            self.take_pathway(Inverse(init=init, scale=scale, seed=seed))
+            self._given_feedback = Inverse.name
+        else:
+            self.take_pathway(feedback, init=init, scale=scale, seed=seed)
         self._check()
         self.interneuron_weights = PerLayer()
         self.inhibition = PerLayer()
@@ -441,7 +443,7 @@ def _refuse_what_cannot_settle(wiring: Wiring, areas: dict[int, Area]) -> None:
         )
     for layer in wiring.layers:
         area = areas[layer.index]
-        random = [step for step in area.after if isinstance(step, _RANDOM)]
+        random = [step for step in area.after if step.traits.random]
         if area.linearised or random:
             reason = f"{random[0]!r} draws anew" if random else f"one of {layer.steps!r} is no activation or pooling"
             raise CircuitError(
@@ -458,6 +460,6 @@ def _refuse_what_cannot_be_inverted(wiring: Wiring, areas: dict[int, Area]) -> N
         area = areas.get(source.index)
         if area is None or area.linearised or area.after:
             raise CircuitError(
-                f"{layer.name}: top_down='learned' predicts the rates below through their own activation, and between "
-                f"{source.name} and this layer they are pooled, normalised or joined. Use top_down='fixed' or 'tied'."
+                f"{layer.name}: feedback='inverse' predicts the rates below through their own activation, and between "
+                f"{source.name} and this layer they are pooled, normalised or joined. Use feedback='fixed' or 'tied'."
             )

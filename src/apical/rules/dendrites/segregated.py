@@ -60,6 +60,7 @@ class SegregatedDendrites(DirectFeedback):
     name = "segregated_dendrites"
     title = "Segregated dendrites"
     summary = "The output reaches every layer's apical dendrites; plateau potentials with and without target differ."
+    has_absolute_scale = True
     paper = "Guerguiev et al. 2017"
     observables: ClassVar[Mapping[str, str]] = MappingProxyType(
         {

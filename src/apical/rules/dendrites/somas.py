@@ -8,14 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apical.functions import Reshape
-from apical.layers import Layer, Step, activations, shapes
+from apical.layers import Layer, Step
 
-_POINTWISE = (
-    *(activations.ReLU, activations.Tanh, activations.Sigmoid, activations.Hardtanh, activations.LeakyReLU),
-    *(activations.ELU, activations.GELU, activations.SiLU, activations.Mish, activations.Softplus),
-    *(activations.Hardsigmoid, activations.Hardswish, activations.LogSigmoid),
-)
 _SMALL = 0.05  # a shift of this part of a potential has lost four digits in single precision
 
 
@@ -41,9 +35,7 @@ class Area:
         """The rate of a potential, which is left as it is."""
         if self.activation is None:
             return potential
-        if getattr(self.activation, "in_place", False):
-            potential = potential.clone()
-        return self.activation.forward(potential)[0]
+        return self.activation.fire(potential)
 
     def to_pyramids(self, signal: Tensor, saved: list[Any]) -> Tensor:
         """A signal at the layer's rate, taken back to the pyramids through what follows them."""
@@ -149,11 +141,9 @@ def _wide(tensor: Tensor) -> Tensor:
 def area_of(layer: Layer, mixing: float, gain: float) -> Area:
     """The pyramids of a layer, and the steps that follow their rate."""
     first, after = None, layer.steps
-    if after and isinstance(after[0], _POINTWISE):
+    if after and after[0].traits.activation and after[0].traits.elementwise:
         first, *after = after
-    passive = all(
-        type(step).__module__ == shapes.__name__ or isinstance(step, (Reshape, activations.Identity)) for step in after
-    )
+    passive = all(step.traits.commutes_with_relu or step.traits.pools for step in after)
     return Area(first, tuple(after), not passive, mixing, gain)
 
 

@@ -1,65 +1,56 @@
-"""Inference that runs away: noticed by the energy, stopped with the name of the layer."""
+"""Inference of predictive coding that diverges: recognised by its energy, stopped with the name of the layer."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from apical.errors import NonFiniteError
-from apical.layers import Layer
-from apical.rules.energy.inference import Inference
-from apical.rules.energy.relaxation import Relaxation
+from apical.layers.moving import MovingState
+
+if TYPE_CHECKING:
+    from apical.rules.energy.inference import Inference
 
 
-def stop_where_diverged(
-    inference: Inference,
-    before: tuple[Tensor, Tensor] | None,
-    pushed: Tensor,
-    *,
-    rule: str,
-    falls: bool,
-    remedy: str,
-) -> None:
-    """Stop where the states have diverged; inside the compiler nobody looks.
+def check_energy(inference: Inference, at_start: tuple[Tensor, Tensor], pushed: Tensor, steps: int) -> None:
+    """Stop where the states have diverged.
+
+    Without symmetric feedback weights no energy descends: only states that are not finite any more count then.
 
     Args:
-        inference: what there was of it.
-        before: the free output and the error there, of each sample; None where the output stays.
+        inference: after some steps.
+        at_start: the output of the free pass, and the error there, of each sample.
         pushed: the error at the output now.
-        rule: for the message.
-        falls: whether the energy, with the loss in it, has to be lower than at the free pass.
-        remedy: for the message.
+        steps: how many were taken.
 
     Raises:
-        NonFiniteError: the states are no numbers any more, or the energy has risen where it has to fall.
+        NonFiniteError: the states are not finite any more, or the energy, with the loss in it, has risen where it has
+            to fall.
     """
-    if torch.compiler.is_compiling():
-        return
-    states = inference.states
-    posts = {layer: states.posts[layer.index] for layer in states.wiring.layers if layer.index in states.posts}
+    rule = inference.rule
+    posts = {
+        layer: inference.posts[layer.index] for layer in inference.hierarchy.hidden if layer.index in inference.posts
+    }
     energy = sum(float(post.square().sum()) for post in posts.values()) / 2
     if math.isfinite(energy):
-        if before is None or not falls or not _climbed(states.y, *before, pushed, energy):
+        if not rule.energy_falls or not _has_risen(inference.y, *at_start, pushed, energy):
             return
-    elif before is None or not math.isfinite(float(before[1].sum())):
-        return  # lost before the first step: the circuit's own look finds where
-    elif (lost := _lost(states.anew(), before[1])) is not None:
-        raise NonFiniteError(
-            f"{lost.name}: the teaching signal that {rule} brings to it holds NaN or infinity, and did so before the "
-            "first step of inference. Lower the learning rate, or clip the gradient.",
-            layer=lost.name,
-        )
+    elif not math.isfinite(float(at_start[1].sum())):
+        return  # lost before the first step: the circuit's own check finds the place
+    else:
+        _check_first_signals(inference, at_start[1])
     worst = max(posts, key=lambda layer: float(posts[layer].abs().nan_to_num(math.inf).max()))
-    raise NonFiniteError(
-        f"{worst.name}: {rule} has diverged: {inference.taken} steps at rate {inference.rate:g} left more energy than "
-        f"there was at the start, most of it here. {remedy}",
+    rule.monitor.stop(
+        steps,
+        f"at rate {inference.rate:g} there is more energy than at the start, most of it here",
         layer=worst.name,
     )
 
 
-def _climbed(y: Tensor, free: Tensor, first: Tensor, last: Tensor, energy: float) -> bool:
+def _has_risen(y: Tensor, free: Tensor, first: Tensor, last: Tensor, energy: float) -> bool:
     """Whether the energy, with the loss in it, is higher than at the free pass; the loss's change by the trapezoid."""
     push = (first + last) / 2
     fall = float((push * (y - free)).sum())
@@ -67,15 +58,25 @@ def _climbed(y: Tensor, free: Tensor, first: Tensor, last: Tensor, energy: float
     return energy + fall > rounding
 
 
-def _lost(states: Relaxation, first: Tensor) -> Layer | None:
-    """The first layer on the way down whose signal is no number in the free state."""
-    found: list[Layer] = []
+def _check_first_signals(inference: Inference, error: Tensor) -> None:
+    """Name the first layer on the way down whose signal is not finite in the state of the free pass.
 
-    def visit(layer: Layer, message: Tensor | None) -> Tensor | None:
-        signal = None if message is None else states.back(layer, message)
-        if signal is not None and not bool(torch.isfinite(signal).all()):
-            found.append(layer)
-        return signal
-
-    states.sweep(first, visit)
-    return found[0] if found else None
+    Raises:
+        NonFiniteError: there is one.
+    """
+    state = MovingState(inference.free, anchored=True).state
+    walk = inference.wiring.backward(state, error, free_buffers=False)
+    for layer, own in walk:
+        signal = walk.receive(layer)
+        if signal is None:
+            continue
+        signal = walk.somatic(layer, own, signal)
+        if not bool(torch.isfinite(signal).all()):
+            raise NonFiniteError(
+                f"{layer.name}: the teaching signal that {inference.rule.monitor.rule} brings to it holds NaN or "
+                "infinity, and did so before the first step of inference. Lower the learning rate, or clip the "
+                "gradient.",
+                layer=layer.name,
+            )
+        if walk.needs_input_grad(layer):
+            walk.send(layer, inference.send(layer, signal))

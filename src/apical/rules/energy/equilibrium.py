@@ -14,20 +14,18 @@ from apical.errors import CircuitError, ConfigError
 from apical.feedback import Tied
 from apical.feedback.randomness import Randomness, check_init
 from apical.feedback.registry import Given
-from apical.layers import BackwardPlan, Credit, Derivatives, ForwardState, Junction, Layer, Node, merges
-from apical.layers.activations import Identity, Sigmoid, Tanh
+from apical.layers import BackwardPlan, Credit, Derivatives, ForwardState, Junction, Layer, Node
 from apical.layers.credit import neuron_credits
-from apical.layers.shapes import ChannelDropout, Dropout, Flatten, Unflatten
+from apical.layers.products import real_pairs
 from apical.options import check_choice
 from apical.rules.energy.again import refuse_what_cannot_fire_again, widened
 from apical.rules.energy.hopfield import SHAPES, Hopfield
 from apical.rules.energy.nudged import Course, Free, Neurons, Nudged
-from apical.rules.energy.nudging import Nudge, Watch, check_loss
-from apical.rules.energy.products import real_pairs
+from apical.rules.energy.nudging import Nudge, check_loss
+from apical.rules.energy.relax import ConvergenceMonitor, Outcome
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
 
-_HOLOMORPHIC = (Identity, Tanh, Sigmoid, Flatten, Unflatten, Dropout, ChannelDropout)
 _NUDGINGS = ("centered", "positive", "negative", "random", "holomorphic", "clamped")
 
 
@@ -117,6 +115,7 @@ class EquilibriumPropagation(LearningRule):
         "residual": "how far the last step went, as a part of the whole way, one number",
         "steps": "how many sweeps or nudged steps there were",
     }
+    has_absolute_scale = True
     saves_drives = True
     saves_rates = True
 
@@ -187,7 +186,7 @@ class EquilibriumPropagation(LearningRule):
         self.take_pathway(feedback, init=init, scale=scale, seed=seed)
         self._check_pathway()
         self.randomness = Randomness(seed)
-        self._watch = self._watched()
+        self.monitor = self._make_monitor()
         self._hopfield: Hopfield | None = None
         self._neurons: dict[int, Neurons] = {}
 
@@ -206,12 +205,14 @@ class EquilibriumPropagation(LearningRule):
                 "part of the network that computes the output. Use magnitude='uniform' or 'fixed'."
             )
 
-    def _watched(self) -> Watch:
-        return Watch(
+    def _make_monitor(self) -> ConvergenceMonitor:
+        return ConvergenceMonitor(
             type(self).__name__,
-            "Raise sweeps (feedforward) or free_steps and nudged_steps (hopfield), lower beta, or set step below 1.",
-            "Set step below 1 or lower beta, lower the learning rate, or, in a Hopfield network, take a bounded "
-            "activation (activation='hard_sigmoid').",
+            "the last step, as a part of the whole way,",
+            if_unsettled="Raise sweeps (feedforward) or free_steps and nudged_steps (hopfield), lower beta, or set "
+            "step below 1.",
+            if_diverged="Set step below 1 or lower beta, lower the learning rate, or, in a Hopfield network, choose a "
+            "bounded activation (activation='hard_sigmoid').",
         )
 
     # What it asks of a circuit
@@ -219,7 +220,7 @@ class EquilibriumPropagation(LearningRule):
     def setup(self, wiring: Wiring) -> None:
         super().setup(wiring)
         self.randomness = Randomness(self.seed)
-        self._watch = self._watched()
+        self.monitor = self._make_monitor()
         self._hopfield = None
         if self.network == "hopfield":
             self._hopfield = Hopfield(
@@ -250,15 +251,13 @@ class EquilibriumPropagation(LearningRule):
             return
         for node in wiring.nodes:
             for step in node.steps:
-                if not isinstance(step, _HOLOMORPHIC):
+                if not step.traits.holomorphic:
                     raise CircuitError(
                         f"{node.name}: {step!r} has no derivative in the complex plane, where "
                         f"{own}(nudging='holomorphic') nudges. Use nn.Tanh or nn.Sigmoid without norms and pooling, or "
                         "nudging='centered'."
                     )
-            if isinstance(node, Junction) and not isinstance(
-                node.merge, (merges.Sum, merges.Concatenate, merges.Identity)
-            ):
+            if isinstance(node, Junction) and not node.merge.holomorphic:
                 raise CircuitError(
                     f"{node.name}: a {node.merge.name} of rates cannot be nudged in the complex plane here; sums and "
                     "concatenations can. Use nudging='centered'."
@@ -283,7 +282,8 @@ class EquilibriumPropagation(LearningRule):
 
     def _look(self, residual: float, steps: int) -> None:
         if not torch.compiler.is_compiling():
-            self._watch.look(residual, self.tolerance, steps)
+            residual = residual if math.isfinite(residual) else math.nan
+            self.monitor.check(Outcome(steps, residual, self.tolerance))
 
     # Teaching
 

@@ -16,32 +16,13 @@ import torch
 from torch import Tensor
 
 from apical.errors import CircuitError
-from apical.functions import Reshape
 from apical.layers import BackwardPlan, ForwardState, Junction, Layer, NodeState, Step
-from apical.layers.activations import (
-    ELU,
-    Hardsigmoid,
-    Hardtanh,
-    Identity,
-    LeakyReLU,
-    ReLU,
-    Sigmoid,
-    Softplus,
-    Tanh,
-)
-from apical.layers.shapes import (
-    AdaptiveAvgPool1d,
-    AdaptiveAvgPool2d,
-    AvgPool1d,
-    AvgPool2d,
-    Flatten,
-    MaxPool,
-    Unflatten,
-)
+from apical.layers.products import by_onednn, real_pairs
+from apical.layers.products import forward as drive
+from apical.layers.products import transpose_product as carry
 from apical.layers.steps import Saved
 from apical.layers.synapses import LinearSynapses
 from apical.rules.energy.nudging import Nudge
-from apical.rules.energy.products import by_onednn, carry, drive, real_pairs
 from apical.wiring import Wiring
 
 Activation = Callable[[Tensor], Tensor]
@@ -54,10 +35,6 @@ SHAPES: Mapping[str, Activation] = {
     "shifted_sigmoid": lambda x: x.sub_(0.5).mul_(4).sigmoid_(),
 }
 """Activations by name, in place."""
-
-_MONOTONE = (ReLU, Hardtanh, Hardsigmoid, Sigmoid, Tanh, LeakyReLU, ELU, Softplus)
-_MEANS = (AvgPool1d, AvgPool2d, AdaptiveAvgPool1d, AdaptiveAvgPool2d)
-_MOVES = (Identity, Flatten, Unflatten, Reshape)
 
 
 class Taught(NamedTuple):
@@ -134,7 +111,7 @@ class Hopfield:
                     "the layer below, or use network='feedforward'."
                 )
         last = wiring.layers[-1]
-        if any(not isinstance(step, Identity) for step in last.steps):
+        if any(not (step.traits.moves and step.traits.elementwise) for step in last.steps):
             raise CircuitError(
                 f"{last.name}: {said}, and reads its answer out by a linear layer, which {last.steps[0]!r} follows. "
                 "Take it out (F.cross_entropy has its own softmax), or use network='feedforward'."
@@ -146,9 +123,10 @@ class Hopfield:
         own: Step | None = None
         for step in layer.steps:
             # An activation that grows may trade places with max-pooling, but not with means.
-            if isinstance(step, (MaxPool, *_MOVES)) or (isinstance(step, _MEANS) and own is None):
+            traits = step.traits
+            if traits.moves or traits.pools == "max" or (traits.pools == "mean" and own is None):
                 pools.append(step)
-            elif isinstance(step, _MONOTONE) and own is None:
+            elif traits.activation and traits.monotone and own is None:
                 own = step
             else:
                 self._refuse(layer, step, own)
@@ -161,12 +139,12 @@ class Hopfield:
 
     def _refuse(self, layer: Layer, step: Step, own: Step | None) -> None:
         said = f"{layer.name}: {self._rule}(network='hopfield') "
-        if isinstance(step, _MEANS):
+        if step.traits.pools == "mean":
             raise CircuitError(
                 f"{said}adds what comes from above after pooling, and average pooling that follows the activation "
                 "cannot trade places with it. Put the pooling before the activation."
             )
-        if isinstance(step, _MONOTONE):
+        if step.traits.activation and step.traits.monotone:
             raise CircuitError(f"{said}has one activation a layer, and finds {own!r} and {step!r}. Keep one.")
         raise CircuitError(
             f"{said}has no place for {step!r}: a state settles to a minimum of an energy where its activation never "
@@ -175,8 +153,8 @@ class Hopfield:
         )
 
     def _check_holomorphic(self, layer: Layer, pools: list[Step], own: Step | None, activation: str | None) -> None:
-        smooth = activation == "shifted_sigmoid" or (activation is None and isinstance(own, (Sigmoid, Tanh)))
-        pooled = [step for step in pools if not isinstance(step, _MOVES)]
+        smooth = activation == "shifted_sigmoid" or (activation is None and own is not None and own.traits.holomorphic)
+        pooled = [step for step in pools if not step.traits.moves]
         if not smooth or pooled:
             what = repr(pooled[0]) if smooth else repr(activation or own)
             raise CircuitError(
@@ -191,12 +169,8 @@ class Hopfield:
         if self.activation is not None:
             return SHAPES[self.activation](x)
         own = self._own[place]
-        if isinstance(own, Hardtanh):
-            return x.clamp_(own.module.min_val, own.module.max_val)
-        if isinstance(own, ReLU):
-            return x.relu_()
         assert own is not None
-        return own.forward(x)[0]
+        return own.fire_(x)
 
     def _up(self, place: int, pre: Tensor, saved: list[list[Saved]]) -> Tensor:
         """What arrives at a layer from below, pooled; what the pooling keeps of it."""

@@ -1,157 +1,187 @@
-"""Steps of inference: how the states of predictive coding move, until they settle."""
+"""Inference of predictive coding: the states of the hidden layers, the signals between them, and credit at the end."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from apical.layers import Layer
-from apical.rules.energy.relaxation import Relaxation
+from apical.errors import ConfigError
+from apical.layers import Credit, ForwardState, Layer
+from apical.layers.axes import sum_per_sample
+from apical.layers.moving import MovingState
+from apical.layers.products import transpose_product
+from apical.rules.energy.divergence import check_energy
+from apical.rules.energy.hierarchy import Hierarchy
+from apical.rules.energy.nudging import Nudge
+from apical.rules.energy.relax import relax
+from apical.wiring import Wiring
 
-Nudging = Callable[[], Tensor]
-"""Gives the error at the output as it is now, of each sample."""
+if TYPE_CHECKING:
+    from apical.rules.energy.predictive_coding import PredictiveCoding
 
 
-class Inference:
-    """Steps of inference on the states of one answer.
-
-    Args:
-        states: they move.
-        nudge: gives the error at the output.
-        kind: "values" (they descend on the energy), "errors" (they do, and the values follow in a perturbed forward
-            pass) or "fixed" (errors alone move, the predictions and derivatives are the free pass's).
-        rate: of the descent.
-        momentum: of the descent.
-        tolerance: stop where no layer's velocity is more than this part of its signal; None: never.
+@dataclass(frozen=True)
+class Requirement:
+    """Options that a variant has no use for.
 
     Attributes:
-        taken: how many steps there were.
-        residual: the largest velocity left in a layer, as a part of its signal; infinite while no signal has reached
-            one, and None where nobody looked.
+        options: each with the values that it may have.
+        reason: why no others.
+        remedy: what to change.
     """
 
-    def __init__(
-        self,
-        states: Relaxation,
-        nudge: Nudging,
-        *,
-        kind: str,
-        rate: float,
-        momentum: float,
-        tolerance: float | None,
-    ) -> None:
-        self.states = states
-        self.nudge = nudge
-        self.rate = rate
-        self.momentum = momentum
-        self.tolerance = tolerance
-        self.kind = kind
-        self.taken = 0
-        self.residual: float | None = None
+    options: Mapping[str, tuple[Any, ...]]
+    reason: str
+    remedy: str
+
+    def check(self, rule: str, given: Any) -> None:
+        """Refuse other values.
+
+        Args:
+            rule: its name, with the variant.
+            given: has the options as attributes.
+
+        Raises:
+            ConfigError: an option has another value.
+        """
+        for option, allowed in self.options.items():
+            value = getattr(given, option)
+            if value not in allowed:
+                raise ConfigError(f"{rule}: {option}={value!r} has no use here: {self.reason}. {self.remedy}")
+
+
+class Inference(ABC):
+    """One backward pass of predictive coding. A subclass is a variant, and moves the states in its own way.
+
+    Every layer that drives another holds a value v at its soma; the layers below predict it by their drive a. Signals
+    travel down through the derivatives of the neurons as they fire now. What no signal has reached keeps the state of
+    the free pass, and so do the layers below all that learns.
+
+    Args:
+        rule: with the options.
+        wiring: of the circuit.
+        free: the state of the free pass; with every drive and rate if the variant `moves_rates`.
+        error: dL/dy.
+
+    Attributes:
+        variant: the name.
+        default_steps: how many steps; None: as many as there are levels of hidden layers.
+        default_rate: of inference.
+        requirements: options that the variant has no use for.
+        moves_rates: whether neurons fire again at every step.
+        moving: the states of the circuit's nodes.
+        values: v of the hidden layers that a signal has reached, by the layer's index.
+        posts: a - v of these: prediction errors with the sign of a gradient.
+    """
+
+    variant: ClassVar[str]
+    default_steps: ClassVar[int | None] = None
+    default_rate: ClassVar[float] = 1.0
+    requirements: ClassVar[tuple[Requirement, ...]] = ()
+    moves_rates: ClassVar[bool] = True
+
+    def __init__(self, rule: PredictiveCoding, wiring: Wiring, free: ForwardState, error: Tensor) -> None:
+        self.rule = rule
+        self.wiring = wiring
+        self.free = free
+        self.error = error
+        self.hierarchy = Hierarchy(wiring, free.plan)
+        self.levels = self.hierarchy.levels
+        self.steps = rule.steps or self.default_steps or self.hierarchy.depth
+        self.rate = self.default_rate if rule.rate is None else rule.rate
+        self.momentum = rule.momentum
+        self.samples = wiring.samples(free, error)
+        self.values: dict[int, Tensor] = {}
+        self.posts: dict[int, Tensor] = {}
         self._velocities: dict[int, Tensor] = {}
-        self._moves: list[tuple[Tensor, Tensor]] = []
+        self._imbalances: list[tuple[Tensor, Tensor]] = []
 
-    def step(self) -> bool:
-        """One step; whether the states have settled."""
-        states = self.states
-        self._moves.clear()
-        # Chosen here and kept nowhere: a bound method in the object would be a cycle, and keep its tensors for a while.
-        visit = {"values": self._move_value, "errors": self._move_error, "fixed": self._move_alone}[self.kind]
-        states.sweep(self.nudge(), visit)
-        settled = self._look()
-        if self.kind != "fixed":
-            states.predict(errors=self.kind == "errors")
-        self.taken += 1
-        return settled
+    def assign_credit(self) -> Iterator[Credit]:
+        """Let the states settle, and assign credit by what they are then."""
+        self.begin()
+        record = self.show if self.wiring.observers else None
+        outcome = relax(self, self.steps, tolerance=self.rule.tolerance, record=record)
+        pushed = self.output_error()
+        self.check_divergence(outcome.steps, pushed)
+        self.rule.monitor.check(outcome)
+        yield from self.credits(pushed, 1 / (self.samples * self.rule.nudging))
 
-    def _look(self) -> bool:
-        if self.tolerance is None or torch.compiler.is_compiling():
-            return False
-        if len(self._moves) < len(self.states.hierarchy.hidden):
-            self.residual = math.inf  # no signal has reached some layer
-            return False
-        ratios = [move / size for move, size in self._moves]
-        self.residual = math.sqrt(float(torch.stack(ratios).max())) if ratios else 0.0
-        return self.residual <= self.tolerance
+    # The states
 
-    def _note(self, post: Tensor | None, signal: Tensor | None) -> None:
-        """How far a layer is from its balance, post = signal, beside the larger of the two."""
-        if self.tolerance is None or (post is None and signal is None):
+    def begin(self) -> None:
+        """Start from the state of the free pass, with one set of feedback weights for the whole pass."""
+        self.moving = MovingState(self.free, anchored=True)
+        needed = self.free.plan.needs_signal
+        self.weights = {
+            layer: self.rule.pathway.weight(layer) for layer in self.wiring.layers if needed[layer.sources[0]]
+        }
+        self._learns_nothing = (False,) * len(self.free.plan.requires_grad)
+        self._target: Tensor | None = None
+        if not self.moves_rates:
+            self._constant = self.error * self.samples
             return
-        if post is None or signal is None:
-            one = torch.ones(())
-            self._moves.append((one, one))
-            return
-        tiny = torch.finfo(post.dtype).tiny
-        size = torch.maximum(post.square().sum(), signal.square().sum()).clamp_min(tiny)
-        self._moves.append(((post - signal).square().sum(), size))
-
-    def _move_value(self, layer: Layer, message: Tensor | None) -> Tensor | None:
-        """Descend: v <- v + rate ((a - v) - signal). What goes down is a - v."""
-        states, index = self.states, layer.index
-        signal = None if message is None else states.back(layer, message)
-        if index not in states.levels:
-            return signal
-        post, value = states.posts.get(index), states.values.get(index)
-        self._note(post, signal)
-        if post is None and signal is None:
-            return None
-        if signal is not None and states.is_driven_alike(layer):
-            # Its drive stays what it is, so the error is the state: nothing is lost to rounding, and nobody is below.
-            states.posts[index] = self._nearer(index, signal, in_place=True)
-            return None
-        if self.momentum:
-            velocity = self._velocities.get(index)
-            if velocity is None:
-                velocity = self._velocities[index] = torch.zeros_like(states.drives[index])
-            velocity.mul_(self.momentum)
-            if post is not None:
-                velocity.add_(post)
-            if signal is not None:
-                velocity.sub_(signal)
-            if value is None:
-                states.values[index] = torch.add(states.drives[index], velocity, alpha=self.rate)
-            else:
-                value.add_(velocity, alpha=self.rate)
-        elif value is None:
-            assert signal is not None
-            states.values[index] = torch.sub(states.drives[index], signal, alpha=self.rate)
+        y, rule = self.y, self.rule
+        error = self.error.to(y.dtype)
+        if rule.clamped:
+            self._target = y - error * (self.samples * rule.nudging)
         else:
-            if post is not None:
-                value.add_(post, alpha=self.rate)
+            axis, mean = self.free.batch_axis(self.wiring.output), self.wiring.reduction == "mean"
+            self._nudge = Nudge(rule.loss, y, error, self.samples, batch_axis=axis, mean=mean)
+        self._at_start = y, self.output_error()
+
+    @property
+    def y(self) -> Tensor:
+        """The output as it is now."""
+        return self.moving.rate(self.wiring.output)
+
+    def output_error(self) -> Tensor:
+        """The error at the output as it is now, of each sample."""
+        if not self.moves_rates:
+            return self._constant
+        if self._target is not None:
+            return self.y - self._target
+        error, nudging = self._nudge(self.y), self.rule.nudging
+        return error if nudging == 1 else error * nudging
+
+    def step(self, *, measured: bool) -> None:
+        """Move the states once: signals down, then the rates that follow from the states up."""
+        self._imbalances.clear()
+        walk = self.wiring.backward(
+            self.moving.state, self.output_error(), needs_signal=self.hierarchy.needs_signal, free_buffers=False
+        )
+        walk.requires_grad = self._learns_nothing
+        for layer, own in walk:
+            signal = walk.receive(layer)
             if signal is not None:
-                value.sub_(signal, alpha=self.rate)
-        return post
+                signal = walk.somatic(layer, own, signal)
+            if measured and layer.index in self.levels:
+                self._note_imbalance(self.posts.get(layer.index), signal)
+            sent = self.move(layer, signal)
+            if sent is not None and walk.needs_input_grad(layer):
+                walk.send(layer, self.send(layer, sent))
+        self.update()
 
-    def _move_error(self, layer: Layer, message: Tensor | None) -> Tensor | None:
-        """Descend: post <- post + rate (signal - post). What goes down is the signal itself."""
-        states, index = self.states, layer.index
-        if message is None:
-            return None
-        signal = states.back(layer, message)
-        if index in states.levels:
-            self._note(states.posts.get(index), signal)
-            states.posts[index] = self._nearer(index, signal, in_place=True)
-        return signal
+    @abstractmethod
+    def move(self, layer: Layer, signal: Tensor | None) -> Tensor | None:
+        """Move a layer's state by the signal at its soma, and return the signal that travels down from there."""
 
-    def _move_alone(self, layer: Layer, message: Tensor | None) -> Tensor | None:
-        """Descend: post <- post + rate (signal - post). What goes down is the error as it was."""
-        states, index = self.states, layer.index
-        post = states.posts.get(index)
-        if message is None:
-            return post
-        signal = states.back(layer, message)
-        if index not in states.levels:
-            return signal
-        self._note(post, signal)
-        states.posts[index] = self._nearer(index, signal, in_place=False)
-        return post
+    @abstractmethod
+    def update(self) -> None:
+        """Let the moved states drive the layers above."""
 
-    def _nearer(self, index: int, signal: Tensor, *, in_place: bool) -> Tensor:
-        post = self.states.posts.get(index)
+    def send(self, layer: Layer, post: Tensor) -> Tensor:
+        """Carry a signal at a layer's soma down to the rate that arrives there."""
+        return transpose_product(layer, post, self.weights[layer], self.moving.pre(layer))
+
+    def nearer(self, index: int, signal: Tensor, *, in_place: bool) -> Tensor:
+        """A layer's error, moved towards the signal: post + rate (signal - post)."""
+        post = self.posts.get(index)
         if self.momentum:
             velocity = self._velocities.get(index)
             move = signal if post is None else signal - post
@@ -161,3 +191,88 @@ class Inference:
         if post is None:
             return signal * self.rate
         return post.lerp_(signal, self.rate) if in_place else torch.lerp(post, signal, self.rate)
+
+    # Convergence
+
+    def residual(self) -> float:
+        """The largest velocity of a layer, as a part of its signal; infinite while no signal has reached one."""
+        if len(self._imbalances) < len(self.hierarchy.hidden):
+            return math.inf
+        ratios = [move / size for move, size in self._imbalances]
+        return math.sqrt(float(torch.stack(ratios).max())) if ratios else 0.0
+
+    def _note_imbalance(self, post: Tensor | None, signal: Tensor | None) -> None:
+        """How far a layer is from its balance, post = signal, beside the larger of the two."""
+        if post is None and signal is None:
+            return
+        if post is None or signal is None:
+            one = torch.ones(())
+            self._imbalances.append((one, one))
+            return
+        tiny = torch.finfo(post.dtype).tiny
+        size = torch.maximum(post.square().sum(), signal.square().sum()).clamp_min(tiny)
+        self._imbalances.append(((post - signal).square().sum(), size))
+
+    def check_divergence(self, steps: int, pushed: Tensor) -> None:
+        """Stop where the states have diverged.
+
+        Args:
+            steps: taken.
+            pushed: the error at the output now.
+
+        Raises:
+            NonFiniteError: they have.
+        """
+        if self.moves_rates and not torch.compiler.is_compiling():
+            check_energy(self, self._at_start, pushed, steps)
+
+    # Credit
+
+    def credits(self, pushed: Tensor, unit: float) -> Iterator[Credit]:
+        """What the synapses see in the states as they are.
+
+        Args:
+            pushed: the error at the output, of each sample.
+            unit: what a sample's signal is multiplied by for the loss's mean.
+        """
+        learns = self.free.plan.requires_grad
+        # Hidden layers learn from their own errors: signals travel again only for the own parameters of neurons, which
+        # learn from the signal at the rate, and for the input.
+        learners = {node for node, _ in self.free.plan.order if any(learns[number] for number in node.neuron_indices)}
+        sends = bool(learners) or self.free.plan.needs_signal[0]
+        walk = self.wiring.backward(self.moving.state, pushed * unit, free_buffers=False)
+        for layer, own in walk:
+            signal = walk.receive(layer)
+            if layer.index in self.levels:
+                if signal is not None and layer in learners:
+                    walk.somatic(layer, own, signal)
+                error = self.posts.get(layer.index)
+                post = self._zeros(layer) if error is None else error * unit
+            elif signal is None:
+                continue
+            else:
+                post = walk.somatic(layer, own, signal)
+            if sends and walk.needs_input_grad(layer):
+                walk.send(layer, self.send(layer, post))
+            yield Credit(layer, self.moving.pre(layer), post, reciprocal=self.rule.pathway.reciprocal(layer))
+        self.free.input_signal = self.moving.state.input_signal
+        yield from walk.credits()
+
+    def _zeros(self, layer: Layer) -> Tensor:
+        """The error of a layer that no signal has reached."""
+        return torch.zeros_like(layer.synapses.forward(self.moving.pre(layer)))
+
+    # Observers
+
+    def show(self, taken: int, residual: float | None) -> None:
+        """Give the prediction errors to the circuit's observers."""
+        measured = {} if residual is None else {"residual": torch.tensor(residual)}
+        for layer in self.hierarchy.hidden:
+            post = self.posts.get(layer.index)
+            if post is not None:
+                self.show_error(layer, post, taken, **measured)
+
+    def show_error(self, layer: Layer, post: Tensor, taken: int, **more: Tensor) -> None:
+        """Give a layer's prediction error to the circuit's observers."""
+        energy = sum_per_sample(post.square(), self.free.batch_axis(layer.index + 1)) / 2
+        self.wiring.show(layer, step=torch.tensor(taken), prediction_error=-post, energy=energy, **more)

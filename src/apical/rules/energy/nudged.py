@@ -22,20 +22,15 @@ import torch
 from torch import Tensor
 
 from apical.layers import BackwardPlan, Derivatives, ForwardState, Junction, Layer, Node, NodeState
-from apical.layers.activations import Identity, ReLU
 from apical.layers.nodes import steps_backward
-from apical.layers.shapes import ChannelDropout, Dropout, Flatten, MaxPool, Unflatten
+from apical.layers.products import forward as drive
+from apical.layers.products import transpose_product as carry
 from apical.layers.steps import Saved
-from apical.rules.energy.again import fire_again, fire_all_again
-from apical.rules.energy.products import carry, drive
+from apical.layers.steps import refire_all as fire_all_again
 from apical.wiring import Wiring
 
 Nudging = Callable[[Tensor], Tensor]
 """Takes an output; gives the derivative of each sample's loss there."""
-
-_MASKS = (Dropout, ChannelDropout)
-# What max(0, x) may trade places with.
-_COMMUTE = (MaxPool, Flatten, Unflatten, Identity, *_MASKS)
 
 
 class Neurons:
@@ -52,8 +47,9 @@ class Neurons:
     def __init__(self, layer: Layer) -> None:
         self.steps = list(enumerate(layer.steps))
         self.parameter_indices = layer.parameter_indices
-        places = [place for place, step in self.steps if isinstance(step, ReLU)]
-        self.rectify = len(places) == 1 and all(isinstance(step, _COMMUTE) for _, step in self.steps[places[0] + 1 :])
+        places = [place for place, step in self.steps if step.traits.rectifies]
+        after = layer.steps[places[0] + 1 :] if places else []
+        self.rectify = len(places) == 1 and all(step.traits.commutes_with_relu for step in after)
         self.reordered = self.rectify and places[0] != len(self.steps) - 1
         if self.rectify:
             self.steps.append(self.steps.pop(places[0]))
@@ -64,7 +60,7 @@ class Neurons:
         saved = []
         for place, step in self.steps:
             before = x
-            x, kept = fire_again(step, x, free[place], anchored=False)
+            x, kept = step.refire(x, free[place], anchored=False)
             saved.append(kept)
         return before, x, saved
 
@@ -238,7 +234,7 @@ class Nudged:
         self.weights = weights
         self.nudge = nudge
         self.beta = beta
-        self._whole = isinstance(beta, complex)  # the first signals are real all the same
+        self._whole = isinstance(beta, complex)
         self.step = step
         self.clamped = clamped
         self.values = list(free.values)
@@ -390,7 +386,10 @@ class Nudged:
         y = self.values[self.wiring.output]
         assert y is not None
         arrived: dict[int, Tensor] = {}
-        walk = self.wiring.backward(self.state, self.nudge(y), needs_signal=needs, free_buffers=False)
+        error = self.nudge(y)
+        if self._whole:  # also where the derivative of a linearised loss is real: the backward pass conjugates it
+            error = error + 0j
+        walk = self.wiring.backward(self.state, error, needs_signal=needs, free_buffers=False)
         walk.requires_grad = (False,) * len(walk.requires_grad) if requires_grad is None else requires_grad
         walk.derivatives = {} if derivatives is None else derivatives
         for layer, _ in walk:

@@ -1,21 +1,14 @@
-"""Nudging: what a loss asks of an output that is not the free one, and whether a nudged network has settled."""
+"""Nudging: the derivative of a loss at outputs other than the free one."""
 
 from __future__ import annotations
-
-import math
-import warnings
 
 import torch
 from torch import Tensor
 
-from apical.errors import CircuitError, ConfigError, NonFiniteError
+from apical.errors import CircuitError, ConfigError
 
 LOSSES = (None, "cross_entropy", "mse", "squared_error")
 """What a rule can be told of the loss."""
-
-
-class UnsettledWarning(RuntimeWarning):
-    """A relaxation ended before its network had settled."""
 
 
 def check_loss(rule: str, loss: str | None) -> None:
@@ -112,44 +105,3 @@ class Nudge:
         else:
             shares = torch.softmax(y, self._axis)
         return shares if self._unit == 1.0 else shares * self._unit
-
-
-class Watch:
-    """Tells, once for a rule, that its network has not settled; stops one that diverges.
-
-    Args:
-        rule: the rule's name, for the message.
-        remedy: what to change where a relaxation needs more steps.
-        cure: what to change where one diverges.
-    """
-
-    def __init__(self, rule: str, remedy: str, cure: str) -> None:
-        self.rule = rule
-        self.remedy = remedy
-        self.cure = cure
-        self.told = False
-
-    def look(self, residual: float, tolerance: float, steps: int) -> None:
-        """Judge the end of a relaxation.
-
-        Args:
-            residual: what still moved in the last step, as a part of what had moved in all.
-            tolerance: the residual at which a network has settled.
-            steps: how many there were.
-
-        Raises:
-            NonFiniteError: the residual is no number.
-        """
-        if not math.isfinite(residual):
-            raise NonFiniteError(
-                f"{self.rule}: the states grew beyond all bounds within {steps} steps of settling. {self.cure}",
-                layer="loss",
-            )
-        if residual > tolerance and not self.told:
-            self.told = True
-            warnings.warn(
-                f"{self.rule}: after {steps} steps the network has not settled: its last step was {residual:.1e} of "
-                f"the whole way, and at most {tolerance:.1e} was asked for. {self.remedy} This is said once.",
-                UnsettledWarning,
-                stacklevel=3,
-            )

@@ -1,44 +1,36 @@
-"""Predictive coding: layers predict each other, and weights learn from what is left of the errors once they settle."""
+"""Predictive coding: layers predict each other, and weights learn from the errors that remain once they settle."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from apical.errors import ConfigError
 from apical.feedback.registry import Given
-from apical.layers import BackwardPlan, Credit, Derivatives, ForwardState, Layer, Synapses
-from apical.layers.axes import sum_per_sample
-from apical.layers.credit import neuron_credits
+from apical.layers import BackwardPlan, Credit, ForwardState
 from apical.options import check_choice
 from apical.rules.energy.again import refuse_what_cannot_fire_again, widened
-from apical.rules.energy.divergence import stop_where_diverged
-from apical.rules.energy.incremental import learn_while_inferring
+from apical.rules.energy.error_optimised import ErrorOptimised
+from apical.rules.energy.fixed_prediction import FixedPrediction, ZeroDivergence
+from apical.rules.energy.incremental import Incremental
 from apical.rules.energy.inference import Inference
-from apical.rules.energy.nudging import Nudge, UnsettledWarning, check_loss
-from apical.rules.energy.relaxation import Hierarchy, Relaxation
-from apical.rules.energy.wavefront import shares, teach_by_wave
+from apical.rules.energy.nudging import check_loss
+from apical.rules.energy.relax import ConvergenceMonitor
+from apical.rules.energy.strict import Strict
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
 
-_VARIANTS: Mapping[str, tuple[int | None, float]] = MappingProxyType(
+VARIANTS: Mapping[str, type[Inference]] = MappingProxyType(
     {
-        "fixed_prediction": (None, 1.0),
-        "zero_divergence": (None, 1.0),
-        "strict": (20, 0.05),
-        "error_optimised": (4, 0.5),
-        "incremental": (20, 0.05),
+        inference.variant: inference
+        for inference in (FixedPrediction, ZeroDivergence, Strict, ErrorOptimised, Incremental)
     }
 )
-"""Every variant, its number of steps (None: as many as there are levels of hidden layers) and its rate."""
-_FREE_NEURONS = ("fixed_prediction", "zero_divergence")
-_KINDS = {"fixed_prediction": "fixed", "error_optimised": "errors", "strict": "values", "incremental": "values"}
+"""Every variant by name."""
 
 
 class PredictiveCoding(LearningRule):
@@ -156,246 +148,82 @@ class PredictiveCoding(LearningRule):
         self.seed = seed
         self.take_pathway(feedback, seed=seed)
         self._check()
-        self._told = False
+        self.monitor = self._make_monitor()
 
     def _check(self) -> None:
         """Refuse options that do not exist, or that the variant has no use for."""
-        check_choice("PredictiveCoding", "variant", self.variant, tuple(_VARIANTS))
+        check_choice("PredictiveCoding", "variant", self.variant, tuple(VARIANTS))
         check_loss("PredictiveCoding", self.loss)
         variant = f"PredictiveCoding(variant={self.variant!r})"
-        if self.variant == "zero_divergence" and any(
-            (self.steps is not None, self.rate not in (None, 1.0), self.tolerance is not None, self.momentum)
-        ):
-            raise ConfigError(
-                f"{variant}: its rate is exactly 1 and its steps are as many as the network is deep, or it is not this "
-                "algorithm. Leave out steps, rate, tolerance and momentum, or say variant='fixed_prediction'."
-            )
-        if self.variant in _FREE_NEURONS and (self.loss is not None or self.clamped or self.nudging != 1):
-            raise ConfigError(
-                f"{variant}: its predictions stay those of the free pass, so the output's error never changes. Leave "
-                "out loss, nudging and clamped, or say variant='strict'."
-            )
-        if self.variant == "incremental" and self.tolerance is not None:
-            raise ConfigError(
-                f"{variant}: weights move at every step, so there is no state to settle in. Leave out tolerance."
-            )
+        for requirement in VARIANTS[self.variant].requirements:
+            requirement.check(variant, self)
         if self.loss is not None and self.clamped:
             raise ConfigError(
-                f"{variant}: a clamped output follows no loss; say loss={self.loss!r} or clamped=True, not both."
+                f"{variant}: a clamped output follows no loss. Pass loss={self.loss!r} or clamped=True, not both."
             )
-        steps_fit = self.steps is None or self.steps >= 1
-        rate_fits = self.rate is None or 0 < self.rate <= 1
-        if not (steps_fit and rate_fits and 0 <= self.momentum < 1):
-            raise ConfigError(
-                f"PredictiveCoding: steps={self.steps!r} must be at least 1, rate={self.rate!r} above 0 and at most 1, "
-                f"momentum={self.momentum!r} at least 0 and below 1."
-            )
-        if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise ConfigError(
-                f"PredictiveCoding: tolerance={self.tolerance!r} must be between 0 and 1: it is the part of a layer's "
-                "signal by which its state may still move."
-            )
-        if not (math.isfinite(self.nudging) and self.nudging):
-            raise ConfigError(
-                f"PredictiveCoding: nudging={self.nudging!r} must be a number other than 0: it multiplies the output's "
-                "error, and is divided out of what the weights learn."
-            )
-        if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
-            raise ConfigError(f"PredictiveCoding: learning_rate={self.learning_rate!r} must be at least 0.")
+        ranges = {
+            "steps": (self.steps is None or self.steps >= 1, "at least 1"),
+            "rate": (self.rate is None or 0 < self.rate <= 1, "above 0 and at most 1"),
+            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
+            "tolerance": (
+                self.tolerance is None or 0 < self.tolerance < 1,
+                "between 0 and 1: it is the part of a layer's signal by which its state may still move",
+            ),
+            "nudging": (
+                math.isfinite(self.nudging) and self.nudging != 0,
+                "a number other than 0: it multiplies the output's error, and is divided out of what the weights learn",
+            ),
+            "learning_rate": (math.isfinite(self.learning_rate) and self.learning_rate >= 0, "at least 0"),
+        }
+        for option, (fits, range_) in ranges.items():
+            if not fits:
+                raise ConfigError(f"PredictiveCoding: {option}={getattr(self, option)!r} must be {range_}.")
+
+    def _make_monitor(self) -> ConvergenceMonitor:
+        default = VARIANTS[self.variant].default_rate
+        raised = "steps, rate" if (default if self.rate is None else self.rate) < 1 else "steps"
+        lowered = "lower rate, momentum or nudging."
+        if self.loss is None and not self.clamped:
+            lowered = f"pass the loss (loss='cross_entropy' or 'mse'), so that the push ends with it, or {lowered}"
+        return ConvergenceMonitor(
+            f"PredictiveCoding(variant={self.variant!r})",
+            "the largest move of a layer, as a part of its signal,",
+            if_unsettled=f"Raise {raised} or tolerance, or pass variant='error_optimised', which needs fewer steps.",
+            if_diverged=lowered[0].upper() + lowered[1:],
+        )
+
+    @property
+    def energy_falls(self) -> bool:
+        """Whether inference has to lower the energy: with symmetric weights, and errors that follow a bounded push."""
+        bounded = self.variant == "strict" or self.loss in ("mse", "squared_error") or self.clamped
+        return self.pathway.descends and bounded
+
+    @property
+    def has_absolute_scale(self) -> bool:  # type: ignore[override]
+        return self.saves_drives  # with fixed predictions it is linear in the error
 
     @property
     def saves_drives(self) -> bool:  # type: ignore[override]
-        return self.variant not in _FREE_NEURONS
+        return VARIANTS[self.variant].moves_rates
 
     @property
     def saves_rates(self) -> bool:  # type: ignore[override]
-        return self.variant not in _FREE_NEURONS
+        return VARIANTS[self.variant].moves_rates
 
     def setup(self, wiring: Wiring) -> None:
         super().setup(wiring)
-        if self.variant not in _FREE_NEURONS:
+        self.monitor = self._make_monitor()
+        if VARIANTS[self.variant].moves_rates:
             refuse_what_cannot_fire_again(
                 wiring, "PredictiveCoding", ", or variant='fixed_prediction', whose neurons fire once"
             )
 
     def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
-        if self.variant in _FREE_NEURONS:
+        if not VARIANTS[self.variant].moves_rates:
             return super().forward(wiring, x, plan)
         y, state = super().forward(wiring, x, widened(plan))
         state.plan = plan
         return y, state
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        hierarchy = Hierarchy(wiring, state.plan)
-        own = {layer: self.pathway.weight(layer) for layer in wiring.layers if layer.feeds_back}
-        default, rate = _VARIANTS[self.variant]
-        rate = rate if self.rate is None else self.rate
-        steps = self.steps or default or hierarchy.depth
-        if self.variant == "zero_divergence":
-            yield from self._wave(wiring, state, error, own, hierarchy, None)
-            return
-        if self.variant == "fixed_prediction" and hierarchy.levelled:
-            parts, residual, taken = shares(hierarchy.depth, steps, rate, self.momentum, self.tolerance)
-            self._tell(residual, taken, rate)
-            yield from self._wave(wiring, state, error, own, hierarchy, parts)
-            return
-        states = Relaxation(wiring, state, hierarchy, own)
-        samples = wiring.samples(state, error)
-        nudge = self._nudge(states, error, samples)
-        inference = Inference(
-            states,
-            nudge,
-            kind=_KINDS[self.variant],
-            rate=rate,
-            momentum=self.momentum,
-            tolerance=self.tolerance,
-        )
-        unit = 1 / (samples * self.nudging)
-        before = None if self.variant == "fixed_prediction" else (states.y, nudge())
-        if self.variant == "incremental":
-
-            def after() -> None:
-                self._show(inference)
-                self._judge(inference, before, nudge())
-
-            yield from learn_while_inferring(
-                inference,
-                lambda: self._credits(states, nudge(), unit / steps),
-                steps,
-                self.learning_rate * samples / wiring.batch_size(state, error),
-                tied=self.pathway.descends,
-                after=after,
-            )
-            return
-        for _ in range(steps):
-            settled = inference.step()
-            self._show(inference)
-            if settled:
-                break
-        pushed = nudge()
-        self._judge(inference, before, pushed)
-        if inference.residual is not None:
-            self._tell(inference.residual, inference.taken, rate)
-        yield from self._credits(states, pushed, unit)
-
-    def _nudge(self, states: Relaxation, error: Tensor, samples: float) -> Callable[[], Tensor]:
-        """The error at the output, of each sample, as the states are now."""
-        if self.variant == "fixed_prediction":
-            constant = error * samples
-            return lambda: constant
-        free = states.y
-        error = error.to(free.dtype)
-        if self.clamped:
-            target = free - error * (samples * self.nudging)
-            return lambda: states.y - target
-        wiring = states.wiring
-        axis, mean = states.state.batch_axis(wiring.output), wiring.reduction == "mean"
-        nudge, strength = Nudge(self.loss, free, error, samples, batch_axis=axis, mean=mean), self.nudging
-        return (lambda: nudge(states.y)) if strength == 1 else (lambda: nudge(states.y) * strength)
-
-    def _wave(
-        self,
-        wiring: Wiring,
-        state: ForwardState,
-        error: Tensor,
-        weights: Mapping[Layer, Tensor],
-        hierarchy: Hierarchy,
-        parts: list[float] | None,
-    ) -> Iterator[Credit]:
-        samples = wiring.samples(state, error)
-
-        def show(layer: Layer, post: Tensor) -> None:
-            if layer.index in hierarchy.levels:
-                shown = _carried(post * samples, state.batch_axis(layer.index + 1))
-                wiring.show(layer, step=torch.tensor(hierarchy.levels[layer.index]), **shown)
-
-        seen = show if wiring.observers else None
-        yield from teach_by_wave(wiring, state, error, weights, self._reciprocals(wiring), hierarchy, parts, seen)
-
-    def _reciprocals(self, wiring: Wiring) -> dict[Layer, Synapses]:
-        found = {layer: self.pathway.reciprocal(layer) for layer in wiring.layers}
-        return {layer: feedback for layer, feedback in found.items() if feedback is not None}
-
-    def _credits(self, states: Relaxation, error: Tensor, unit: float) -> Iterator[Credit]:
-        """What the synapses see in the states as they are.
-
-        Args:
-            states: of the layers.
-            error: at the output, of each sample.
-            unit: what a sample's signal is multiplied by for the loss's mean.
-        """
-        state, levels = states.state, states.levels
-        learns = state.plan.requires_grad
-        gradients: Derivatives = {}
-        # Signals need to be carried to where they arrived anyway only for those that learn by what arrives: the
-        # neurons' own parameters, and whatever made the input.
-        learners = {
-            node for node, _ in states.up if any(learns[slot] for slots in node.parameter_indices for slot in slots)
-        }
-        carried = bool(learners) or state.plan.needs_signal[0]
-        reciprocals = self._reciprocals(states.wiring)
-        found: list[Credit] = []
-
-        def visit(layer: Layer, message: Tensor | None) -> Tensor | None:
-            index = layer.index
-            if index in levels:
-                if message is not None and layer in learners:
-                    states.back(layer, message, learns, gradients)
-                post = states.posts.get(index)
-                post = torch.zeros_like(layer.synapses.forward(states.pre(layer))) if post is None else post * unit
-            elif message is None:
-                return None
-            else:
-                post = states.back(layer, message, learns, gradients)
-            found.append(Credit(layer, states.pre(layer), post, reciprocal=reciprocals.get(layer)))
-            return post if carried else None
-
-        state.input_signal = states.sweep(error * unit, visit, learns, gradients)
-        yield from found
-        yield from neuron_credits([node for node, _ in states.down], gradients)
-
-    # What it says of itself
-
-    def _show(self, inference: Inference) -> None:
-        states = inference.states
-        if not states.wiring.observers:
-            return
-        more = {} if inference.residual is None else {"residual": torch.tensor(inference.residual)}
-        for layer in states.wiring.layers:
-            post = states.posts.get(layer.index)
-            if layer.index in states.levels and post is not None:
-                states.wiring.show(
-                    layer,
-                    step=torch.tensor(inference.taken),
-                    **_carried(post, states.state.batch_axis(layer.index + 1)),
-                    **more,
-                )
-
-    def _tell(self, residual: float, steps: int, rate: float) -> None:
-        """Say once that the states have not settled."""
-        if self.tolerance is None or residual <= self.tolerance or self._told:
-            return
-        self._told = True
-        quicker = ", rate" if rate < 1 else ""
-        warnings.warn(
-            f"PredictiveCoding(variant={self.variant!r}): after {steps} steps the states have not settled: some layer "
-            f"still moves by {residual:.1e} of its signal, and {self.tolerance:.1e} was asked for. Raise steps{quicker}"
-            " or tolerance, or take variant='error_optimised', which needs fewer steps. This is said once.",
-            UnsettledWarning,
-            stacklevel=2,
-        )
-
-    def _judge(self, inference: Inference, before: tuple[Tensor, Tensor] | None, pushed: Tensor) -> None:
-        # Where weights are symmetric this is descent; and errors that follow a bounded push stay bounded.
-        bounded = self.variant == "strict" or self.loss in ("mse", "squared_error") or self.clamped
-        falls = self.pathway.descends and bounded
-        remedy = "Lower rate or momentum, or lower nudging."
-        if self.loss is None and not self.clamped:
-            remedy = "Tell it the loss (loss='cross_entropy' or 'mse') so that the push ends with it, or l" + remedy[1:]
-        stop_where_diverged(
-            inference, before, pushed, rule=f"PredictiveCoding(variant={self.variant!r})", falls=falls, remedy=remedy
-        )
-
-
-def _carried(post: Tensor, batch_axis: int | None) -> dict[str, Tensor]:
-    return {"prediction_error": -post, "energy": sum_per_sample(post.square(), batch_axis) / 2}
+        yield from VARIANTS[self.variant](self, wiring, state, error).assign_credit()

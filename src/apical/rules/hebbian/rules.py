@@ -79,7 +79,8 @@ class Hebbian(LearningRule):
                 continue
             synapses = layer.synapses
             if any(requires_grad[index] for index in (synapses.weight_index, synapses.bias_index) if index is not None):
-                yield self._hebbian(layer, own, third, state.batch_axis(layer.index + 1), batch, samples)
+                # A drive has its batch where the rate has it that arrives: steps that follow may move the axes.
+                yield self._hebbian(layer, own, third, state.batch_axis(layer.sources[0]), batch, samples)
         yield from walk.credits()
         yield from self._zeros(wiring, state, readouts)
 
@@ -94,6 +95,11 @@ class Hebbian(LearningRule):
         axis = layer.synapses.unit_axis % drive.dim()
         others = [other for other in range(drive.dim()) if other != axis]
         if third is not None:
+            if batch_axis is None:
+                raise CircuitError(
+                    f"{layer.name}: {type(self).__name__} brings one number for each of {batch} samples, and no axis "
+                    f"of this layer's drive {tuple(drive.shape)} holds them. Keep the batch an axis of its own."
+                )
             third = third.to(drive.dtype).view([-1 if other == batch_axis else 1 for other in range(drive.dim())])
         post, lost = self.change(layer, drive, axis, third)
         positions = drive.numel() / drive.shape[axis] / batch

@@ -1,0 +1,59 @@
+"""Arms and runs of a comparison document, from the folders of runs."""
+
+from collections.abc import Sequence
+
+from apical import rules
+from apical.study.comparison.schema import Arm, ArmSettings, Run
+from apical.study.configuration import Config, RuleConfig
+from apical.study.runs.folder import RunFolder
+
+
+def arm(
+    rule: RuleConfig, config: Config, runs: Sequence[Run], notes: Sequence[str], *, shared_loss: str | None = None
+) -> Arm:
+    """A rule with its runs.
+
+    Args:
+        rule: without the seed of a single run.
+        config: of one of the runs, complete.
+        runs: of all seeds.
+        notes: a sentence each.
+        shared_loss: the loss of the comparison; None: that of the runs.
+    """
+    kind = rules.get(rule.name)
+    options = ", ".join(f"{key}={value}" for key, value in rule.options.items())
+    return Arm(
+        rule=rule.name,
+        title=f"{kind.title} ({options})" if options else kind.title,
+        summary=kind.summary,
+        paper=kind.paper,
+        settings=ArmSettings(
+            learning_rate=config.optimizer.lr or 0.0,
+            weight_decay=config.optimizer.weight_decay or 0.0,
+            loss=None if shared_loss in (None, config.loss) else config.loss,
+            options=rule.options,
+        ),
+        notes=list(notes),
+        runs=list(runs),
+    )
+
+
+def run_record(run: RunFolder, *, seed: int, folder: str, error: str) -> Run:
+    """One run as the document has it.
+
+    Args:
+        run: its folder.
+        seed: of the run.
+        folder: its path in the document.
+        error: why it has no result, where it has none.
+    """
+    result = run.result()
+    measured = {key: result[key] if result else None for key in ("test_accuracy", "test_loss", "angles")}
+    return Run(
+        seed=seed,
+        status="finished" if result else "failed",
+        error=None if result else error,
+        folder=folder,
+        epochs=run.epochs(),
+        **measured,
+    )

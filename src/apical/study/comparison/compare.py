@@ -1,0 +1,222 @@
+"""Many learning rules on one task and network, each from several seeds, in parallel processes.
+
+For one seed all rules start from the same weights and see the same examples in the same order. Every run is an
+ordinary run folder under `runs/`, so that a comparison that was stopped continues with the runs that are there:
+finished ones are kept, unfinished ones resumed.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from apical import data
+from apical import rules as registry
+from apical.errors import ConfigError, RunError
+from apical.interrupts import Interrupted, StopRequest, stop_requests
+from apical.study.comparison.arms import arm, run_record
+from apical.study.comparison.costs import TURNS, measure_costs
+from apical.study.comparison.schema import Arm, Comparison, TaskInfo
+from apical.study.configuration import Config, RuleConfig
+from apical.study.configuration.config import OWN_TASK
+from apical.study.configuration.resolution import resolve
+from apical.study.executors import pool
+from apical.study.executors.jobs import DIED, Job, complete
+from apical.study.runs import display, environment, files, task_record
+from apical.study.runs.folder import RunFolder
+
+# How often the angles are measured through training, when the configuration does not say.
+ANGLES_THROUGH_TRAINING = 10
+DEFAULT_SEEDS = 3
+
+
+def compare(
+    config: Config,
+    rules: Sequence[str | RuleConfig] | None = None,
+    seeds: int | Sequence[int] = DEFAULT_SEEDS,
+    folder: str | Path = "runs/comparison",
+    *,
+    jobs: int | None = None,
+    cost: bool = True,
+    overwrite: bool = False,
+    progress: bool | None = None,
+    title: str | None = None,
+    command: str | None = None,
+) -> Comparison:
+    """Train with every rule from every seed, and write comparison.json.
+
+    Called again with the same folder it keeps the runs that have finished and goes on with the others; more rules
+    or seeds may be added. Run from a script, the call stands under `if __name__ == "__main__":`, as everything
+    that starts processes by `spawn`.
+
+    Args:
+        config: what all share. Its learning rate is backprop's; a rule that is known to want another gets its
+            recommended multiple, and its recommended weight decay unless one is given. Its loss is that of all rules
+            but those that learn from a reward, which have their own. Its own `rule` lends its
+            options to the rule of that name. Each run uses one thread.
+        rules: names, or names with options such as `"sign_symmetry:magnitude=fixed"`; None: every registered one.
+        seeds: the seeds, or how many, from `config.seed` on.
+        folder: for the comparison; runs are in `runs/RULE/seed-N` under it.
+        jobs: processes at a time; None: one for each processor. With 1 no process is started.
+        cost: also measure what a training step costs beside plain PyTorch, after training.
+        overwrite: remove runs that were made with other settings.
+        progress: show a bar on standard error; None: when that is a terminal.
+        title: of the page.
+        command: that makes this comparison, for the page; None: worked out from the arguments.
+
+    Returns:
+        The comparison. A run that fails is in it with its error.
+
+    Raises:
+        ConfigError, DataError: what is asked for cannot be had.
+        RunError: the folder holds runs with other settings, is in use, or cannot be written.
+        Interrupted: Ctrl-C or SIGTERM; finished runs are kept, the others saved.
+    """
+    pool.refuse_in_import()
+    folder = Path(folder)
+    chosen = _rules(rules, config.rule)
+    numbers = _seeds(seeds, config.seed)
+    if config.task.startswith(OWN_TASK):
+        raise ConfigError("a comparison needs a task that its processes can load: a name, or npz:PATH")
+    shared = _shared(config)
+    task = data.load(shared.task, progress=display.visible(progress))
+    plan = {rule.label: [_job(shared, rule, seed, folder) for seed in numbers] for rule in chosen}
+    # By seed, so that a stopped comparison has all rules, of few seeds.
+    every = [job for of_seed in zip(*plan.values(), strict=True) for job in of_seed]
+    files.make_folder(folder)
+    with files.locked(folder, "comparing"):
+        for job in every:
+            _check_folder(job, overwrite=overwrite)
+        with stop_requests() as stop:
+            with display.Bar("comparing", len(every), shown=progress) as bar:
+                failures = complete(every, jobs, stop, bar.show)
+            if stop.signal:
+                raise Interrupted(_how_to_continue(every, folder), stop.signal)
+            arms = [_arm(rule, plan[rule.label], shared, failures, folder) for rule in chosen]
+            if cost:
+                first = {rule.label: plan[rule.label][0] for rule in chosen}
+                arms = _with_costs(arms, first, shared, task, stop, progress)
+        comparison = Comparison(
+            title=title or f"{len(arms)} learning rules on {task.name}",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command or _command(config, chosen, numbers),
+            environment={**environment.describe(), "threads": 1},
+            task=_task_info(task, shared),
+            config=shared.to_dict(),
+            arms=arms,
+        )
+        comparison.write(folder)
+    return comparison
+
+
+def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
+    numbers = list(range(first, first + seeds)) if isinstance(seeds, int) else list(seeds)
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise ConfigError(f"seeds {numbers}: at least one is needed, and each once")
+    return numbers
+
+
+def _rules(rules: Sequence[str | RuleConfig] | None, lender: RuleConfig) -> list[RuleConfig]:
+    names = registry.names() if rules is None else rules
+    chosen = [RuleConfig.parse(rule) if isinstance(rule, str) else rule for rule in names]
+    chosen = [lender if rule.name == lender.name and not rule.options else rule for rule in chosen]
+    labels = [rule.label for rule in chosen]
+    if not labels or len(set(labels)) != len(labels):
+        raise ConfigError(f"rules {', '.join(labels) or '(none)'}: at least one is needed, and each once")
+    return chosen
+
+
+def _shared(config: Config) -> Config:
+    values: dict[str, Any] = {"threads": 1}
+    if "alignment" not in config.model_fields_set:
+        values["alignment"] = max(1, config.epochs // ANGLES_THROUGH_TRAINING)
+    return config.with_values(values)
+
+
+def _job(shared: Config, rule: RuleConfig, seed: int, folder: Path) -> Job:
+    resolved = resolve(shared.with_values({"rule": rule.model_dump(), "seed": seed}), shared=True)
+    name = re.sub(r"[^\w.,=-]", "_", rule.label.replace(":", "-"))
+    return Job(f"{rule.label}, seed {seed}", resolved, folder / "runs" / name / f"seed-{seed}")
+
+
+def _check_folder(job: Job, *, overwrite: bool) -> None:
+    differences = job.differences()
+    if differences and not overwrite:
+        raise RunError(
+            f"{job.folder} holds a run with other settings ({'; '.join(differences)}): "
+            "choose another folder, or overwrite it"
+        )
+    if differences:
+        run = RunFolder(job.folder)
+        with run.locked():
+            run.clear()
+
+
+def _how_to_continue(jobs: Sequence[Job], folder: Path) -> str:
+    finished = sum(job.finished() for job in jobs)
+    return (
+        f"stopped with {finished} of {len(jobs)} runs finished and the others saved in {folder}; "
+        "the same command goes on from there"
+    )
+
+
+def _arm(rule: RuleConfig, jobs: Sequence[Job], shared: Config, failures: Mapping[Path, str], folder: Path) -> Arm:
+    runs = [
+        run_record(
+            RunFolder(job.folder),
+            seed=job.resolved.config.seed,
+            folder=str(job.folder.relative_to(folder)),
+            error=failures.get(job.folder, DIED),
+        )
+        for job in jobs
+    ]
+    return arm(rule, jobs[0].resolved.config, runs, jobs[0].resolved.notes, shared_loss=shared.loss)
+
+
+def _with_costs(
+    arms: Sequence[Arm],
+    jobs: Mapping[str, Job],
+    shared: Config,
+    task: data.Task,
+    stop: StopRequest,
+    progress: bool | None,
+) -> list[Arm]:
+    """The arms with what their steps cost, timed now that nothing else runs; an arm that never finished has none."""
+    labels = dict(zip(jobs, arms, strict=True))
+    timed = {label: job.resolved.config for label, job in jobs.items() if labels[label].finished()}
+    with display.Bar("timing steps", TURNS, shown=progress) as bar:
+
+        def on_turn(turns: int) -> None:
+            if stop.signal:
+                raise Interrupted("stopped while steps were timed, with all runs finished", stop.signal)
+            bar.step(turns)
+
+        costs = measure_costs(shared, task, timed, on_turn=on_turn)
+    return [arm.model_copy(update={"cost": costs.get(label)}) for label, arm in labels.items()]
+
+
+def _task_info(task: data.Task, config: Config) -> TaskInfo:
+    train, validation = data.split(task.train, config.validation, seed=0)
+    return TaskInfo.of(task_record.describe(task, train=len(train), validation=len(validation)))
+
+
+def _command(config: Config, chosen: Sequence[RuleConfig], seeds: Sequence[int]) -> str:
+    labels = [rule.label for rule in chosen]
+    words = ["apical", "compare"]
+    if labels != registry.names():
+        words += ["--rules", ",".join(labels)]
+    if list(seeds) != list(range(config.seed, config.seed + DEFAULT_SEEDS)):
+        words += ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
+    for key, value in _flat(config.given()):
+        words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+    return shlex.join(words)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,230 @@
+"""The document that a comparison leaves: comparison.json, read by the page and by `Comparison.load`.
+
+Its form is stable: `format` rises when a reader would have to change. Losses are means over examples,
+accuracies fractions, angles degrees between the rule's update and the true gradient, by layer in forward order
+(null where an update is zero). A number that is not finite is read as null.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from apical.errors import RunError
+from apical.statistics import Spread, number
+from apical.study.runs import files
+
+FILE = "comparison.json"
+
+Number = Annotated[float | None, BeforeValidator(number)]
+
+
+class Part(BaseModel):
+    """A part of the document: immutable, and without keys that this version does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskInfo(Part):
+    """What was learned: examples in each part, classes, the shape of one example."""
+
+    name: str
+    train: int
+    validation: int
+    test: int
+    classes: int
+    input_shape: list[int]
+    source: str
+    licence: str
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """From the record that a run keeps of its task, which holds more."""
+        return cls(**{key: record[key] for key in cls.model_fields})
+
+
+class ArmSettings(Part):
+    """What one rule was run with, where rules may differ; `loss` where it is not the one that all share."""
+
+    learning_rate: float
+    weight_decay: float
+    loss: str | None = None
+    options: dict[str, Any]
+
+
+class Run(Part):
+    """One rule with one seed.
+
+    `epochs` are the records of its metrics.jsonl. A failed run has an `error`, and the epochs before it.
+    """
+
+    seed: int
+    status: Literal["finished", "failed"]
+    error: str | None = None
+    folder: str
+    epochs: list[dict[str, Any]]
+    test_accuracy: Number = None
+    test_loss: Number = None
+    angles: dict[str, Number] | None = None
+
+
+class Cost(Part):
+    """Whole-step time as a ratio to plain PyTorch: the median, and the quartiles around it."""
+
+    ratio: float
+    low: Number
+    high: Number
+    repeats: int
+    batch_size: int
+    milliseconds: Number
+    plain_milliseconds: Number
+
+
+def _measured(cost: Any) -> Any:
+    """A cost without a ratio was not measured."""
+    return None if isinstance(cost, Mapping) and number(cost.get("ratio")) is None else cost
+
+
+class Arm(Part):
+    """One rule: what it is, how it was set, its runs over seeds, what its step costs.
+
+    `label`, which no file holds, is the title; in a comparison that has the title twice, with the settings that
+    tell its arms apart.
+    """
+
+    rule: str
+    title: str
+    summary: str
+    paper: str
+    settings: ArmSettings
+    notes: list[str]
+    runs: list[Run]
+    cost: Annotated[Cost | None, BeforeValidator(_measured)] = None
+    label: str = Field(default="", exclude=True)
+
+    def finished(self) -> list[Run]:
+        """The runs that ended; only these enter a mean."""
+        return [run for run in self.runs if run.status == "finished"]
+
+    def failures(self) -> list[Run]:
+        """The runs that ended in an error."""
+        return [run for run in self.runs if run.status == "failed"]
+
+    def accuracy(self) -> Spread | None:
+        """On the test set, over the finished runs; None when there is none."""
+        return Spread.of(run.test_accuracy for run in self.finished())
+
+    def angle(self, layer: str) -> Spread | None:
+        """Degrees to the true gradient at the end of training, over the finished runs that have one."""
+        return Spread.of((run.angles or {}).get(layer) for run in self.finished())
+
+    def angles(self) -> dict[str, float]:
+        """The mean angle at the end of training, by layer."""
+        layers = dict.fromkeys(layer for run in self.finished() for layer in run.angles or {})
+        return {layer: spread.mean for layer in layers if (spread := self.angle(layer)) is not None}
+
+
+class Comparison(Part):
+    """Many rules and seeds on one task and network."""
+
+    format: Literal[1] = 1
+    title: str
+    created: str
+    command: str
+    environment: dict[str, Any]
+    task: TaskInfo
+    config: dict[str, Any]
+    arms: list[Arm]
+
+    @field_validator("arms")
+    @classmethod
+    def _labelled(cls, arms: list[Arm]) -> list[Arm]:
+        return [arm.model_copy(update={"label": _label(arm, arms)}) for arm in arms]
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers whose angle was measured in any run, in forward order."""
+        names: dict[str, None] = {}
+        for run in (run for arm in self.arms for run in arm.runs):
+            for angles in (run.angles, *(record.get("angles") for record in run.epochs)):
+                names.update(dict.fromkeys(angles or {}))
+        return list(names)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Every seed that was run, sorted."""
+        return sorted({run.seed for arm in self.arms for run in arm.runs})
+
+    @property
+    def sample(self) -> str:
+        """The number of finished runs behind a rule's numbers: "3", or "2 to 3" where some failed."""
+        sizes = sorted({len(arm.finished()) for arm in self.arms if arm.finished()}) or [0]
+        return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+
+    @property
+    def reference(self) -> Arm | None:
+        """Backpropagation, where it is among several rules."""
+        found = [arm for arm in self.arms if arm.rule == "backprop"]
+        return found[0] if found and len(self.arms) > 1 else None
+
+    @property
+    def failures(self) -> list[tuple[Arm, Run]]:
+        """Every failed run with its arm."""
+        return [(arm, run) for arm in self.arms for run in arm.failures()]
+
+    @property
+    def accuracy_decimals(self) -> int:
+        """Decimals of a percentage that the size of the test set can carry."""
+        return 2 if self.task.test >= 2000 else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as nested dicts, ready for JSON and for the page."""
+        return self.model_dump(mode="json")
+
+    def write(self, folder: Path) -> Path:
+        """Write comparison.json into `folder`, whole or not at all; returns its path."""
+        path = folder / FILE
+        files.atomic_write_json(path, self.to_dict())
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read comparison.json, or the one in a folder.
+
+        Raises:
+            RunError: it is not there, or not such a document.
+        """
+        path = Path(path)
+        file = path / FILE if path.is_dir() else path
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise RunError(f"cannot read the comparison {file}: {error.strerror}") from error
+        except ValidationError as error:
+            raise RunError(f"{file} is not a comparison of format 1: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's reports, with its place in the document."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names: {"optimizer": {"lr": 0.1}} becomes {"optimizer.lr": 0.1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _label(arm: Arm, arms: Sequence[Arm]) -> str:
+    settings = flatten(arm.settings.model_dump())
+    namesakes = [flatten(other.settings.model_dump()) for other in arms if other.title == arm.title]
+    differing = [key for key in settings if any(other.get(key) != settings[key] for other in namesakes)]
+    options = ", ".join(f"{key.removeprefix('options.')}={settings[key]}" for key in differing)
+    return f"{arm.title} ({options})" if options else arm.title

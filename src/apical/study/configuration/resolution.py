@@ -1,0 +1,104 @@
+"""From a configuration as it was given to the one that is run: every number there, and a note for each choice.
+
+What the user left open is chosen here: the optimizer's defaults, the learning rate and weight decay that the
+rule is known to want (its `recommends`), the loss that it needs (its `learns_from`), the rule's seed, the number of
+threads.
+"""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apical import models
+from apical.rules import LearningRule
+from apical.study.configuration.config import Config
+from apical.study.configuration.tables import DEFAULTS, OPTIMIZERS
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A complete configuration.
+
+    Attributes:
+        config: it; as the configuration of one run it stays what it is when it is resolved again.
+        notes: what was chosen because the rule recommends it, a sentence each.
+    """
+
+    config: Config
+    notes: tuple[str, ...]
+
+
+def resolve(config: Config, *, shared: bool = False) -> Resolved:
+    """Fill in what `config` leaves open.
+
+    A rule may recommend `learning_rate_factor`, times the rate that suits backprop, and `weight_decay`. A
+    learning rate given for one run is taken as it is. In a comparison the rate is shared by all rules, and the
+    factor is applied to it (`shared`). A weight decay that was given is always kept. A rule that learns from a reward
+    takes the loss that gives it one, unless another is given for it alone.
+
+    Args:
+        config: as it was given.
+        shared: whether `optimizer.lr` and `loss` speak of backprop, as those of a comparison do, rather than of this
+            rule.
+    """
+    rule = config.rule.make()
+    values: dict[str, Any] = {}
+    notes: list[str] = []
+    for found, said in (_optimizer(config, rule, shared=shared), _loss(config, rule, shared=shared)):
+        values |= found
+        notes += said
+    if "seed" in rule.option_names() and "seed" not in config.rule.options:
+        values["rule.seed"] = config.seed
+    if not config.threads:
+        values["threads"] = torch.get_num_threads()
+    values |= _absolute_paths(config)
+    return Resolved(config.with_values(values), tuple(notes))
+
+
+def _optimizer(config: Config, rule: LearningRule, *, shared: bool) -> tuple[dict[str, Any], list[str]]:
+    """The optimizer's settings, and a note for each that the rule recommends."""
+    given, recommended = config.optimizer, rule.recommends()
+    defaults = dict(DEFAULTS[given.name])
+    default_rate = defaults.pop("lr")
+    rate, decay, notes = given.lr or default_rate, given.weight_decay, []
+    factor = recommended.get("learning_rate_factor", 1.0)
+    if factor != 1.0 and (shared or given.lr is None):
+        whose = "shared" if shared else "default"
+        notes.append(
+            f"uses {factor:g} times the {whose} learning rate ({rate * factor:g} instead of {rate:g}), "
+            "as the rule recommends"
+        )
+        rate *= factor
+    if decay is None and "weight_decay" in recommended:
+        decay = recommended["weight_decay"]
+        notes.append(f"uses a weight decay of {decay:g}, as the rule recommends")
+    if decay is None:
+        known = inspect.signature(OPTIMIZERS[given.name]).parameters
+        decay = known["weight_decay"].default if "weight_decay" in known else 0.0
+    left = {f"optimizer.{key}": value for key, value in defaults.items() if key not in given.options}
+    return {"optimizer.lr": rate, "optimizer.weight_decay": float(decay), **left}, notes
+
+
+def _loss(config: Config, rule: LearningRule, *, shared: bool) -> tuple[dict[str, Any], list[str]]:
+    """The loss that the rule needs, where it needs one of its own."""
+    own = rule.learns_from
+    if own in ("error", config.loss) or not (shared or "loss" not in config.model_fields_set):
+        return {}, []
+    return {"loss": own}, [
+        f"learns from a scalar reward (its loss is {own}): it hears whether the one class that it tried was right, "
+        "and sees no label"
+    ]
+
+
+def _absolute_paths(config: Config) -> dict[str, str]:
+    """A run must find its files again from wherever it is resumed."""
+    values = {}
+    if config.task.startswith("npz:"):
+        values["task"] = f"npz:{Path(config.task[4:]).expanduser().resolve()}"
+    spec = models.parse(config.model)
+    if spec.file is not None:
+        values["model"] = f"{spec.file.expanduser().resolve()}:{spec.function}"
+    return values

@@ -1,0 +1,260 @@
+"""The tables of a configuration: learning rule, optimizer, schedule, checkpoints.
+
+A rule's options are the keyword arguments of its constructor, an optimizer's those of its class in
+`torch.optim` (`adaptation`: `apical.optim.Adaptation`); both are checked when the configuration is made, so that a
+typing error costs no training time.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_type_hints
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from apical.errors import ApicalError
+from apical.optim import Adaptation
+from apical.options import unknown
+from apical.study.configuration import parsing
+from apical.study.configuration.parsing import KeyPath, SettingError
+
+if TYPE_CHECKING:
+    from apical.rules import LearningRule
+
+OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = MappingProxyType(
+    {
+        "sgd": torch.optim.SGD,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "rmsprop": torch.optim.RMSprop,
+        "rprop": torch.optim.Rprop,
+        "adaptation": Adaptation,
+    }
+)
+# Chosen for backprop on standardised data; momentum is part of what "sgd" means in this field.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "sgd": {"lr": 0.05, "momentum": 0.9},
+        "adam": {"lr": 1e-3},
+        "adamw": {"lr": 1e-3},
+        "rmsprop": {"lr": 1e-3},
+        "rprop": {"lr": 1e-3},
+        "adaptation": {"lr": 0.1, "gain": 0.1, "slope": 10.0, "relaxation": 0.07},
+    }
+)
+NAMED_TABLES = ("rule", "optimizer", "schedule", "feedback")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Table(BaseModel):
+    """A table of settings: immutable, no unknown keys, no silent conversions (`"5"` is no number)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class NamedTable(Table):
+    """A table that its name alone can stand for, with whatever options that name takes beside it."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options given beside the settings that every such table has."""
+        return dict(self.model_extra or {})
+
+
+class RuleConfig(NamedTable):
+    """A learning rule by its registered name, and the options of its constructor."""
+
+    name: str = "backprop"
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        from apical import rules  # plug-in rules are looked up here, not when this module is imported
+
+        known = rules.names()
+        if self.name not in known:
+            raise SettingError(unknown("rule", self.name, known), key="name")
+        constructor = rules.get(self.name).__init__
+        allowed = rules.get(self.name).option_names()
+        hints = get_type_hints(constructor)
+        for key, value in self.options.items():
+            if key not in allowed:
+                raise SettingError(unknown(f"option of {self.name}", key, allowed), key=key)
+            if key in hints:
+                _check_type(self.name, key, value, hints[key])
+        try:
+            self.make()
+        except (ApicalError, ValueError, TypeError) as error:
+            raise SettingError(str(error), key=_named_in(str(error), self.options)) from error
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a rule as it is written on one line: `backprop`, `sign_symmetry:magnitude=fixed,seed=1`.
+
+        Raises:
+            ConfigError: an unknown rule or option, or a value that the rule refuses.
+        """
+        name, _, options = text.partition(":")
+        table: dict[str, Any] = {"name": name.strip()}
+        for option in filter(None, options.split(",")):
+            path, value = parsing.parse_setting(option, flag=f"rule {text!r}:")
+            parsing.put(table, path, value, origin=f"rule {text!r}", named=NAMED_TABLES)
+        return validate(cls, table, lambda path: f"rule {text!r}")
+
+    def make(self) -> "LearningRule":
+        """The rule, with a state of its own."""
+        from apical import rules
+
+        return rules.make(self.name, **self.options)
+
+    @property
+    def label(self) -> str:
+        """The rule on one line, the reverse of `parse`: `sign_symmetry:magnitude=fixed`."""
+        options = ",".join(f"{key}={value}" for key, value in _flat(self.options))
+        return f"{self.name}:{options}" if options else self.name
+
+    def without_seed(self) -> "RuleConfig":
+        """The same rule, for where its seed goes without saying."""
+        options = {key: value for key, value in self.options.items() if key != "seed"}
+        return RuleConfig.model_validate({"name": self.name, **options})
+
+
+class OptimizerConfig(NamedTable):
+    """An optimizer and its arguments. What is left out is filled in when training starts."""
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "rprop", "adaptation"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        kind = OPTIMIZERS[self.name]
+        defaults = {
+            key: parameter.default
+            for key, parameter in inspect.signature(kind).parameters.items()
+            if key not in {"params", "lr", "weight_decay"}
+        }
+        for key, value in self.options.items():
+            if key not in defaults:
+                allowed = ["lr", "weight_decay", *defaults]
+                raise SettingError(unknown(f"option of {self.name}", key, allowed), key=key)
+            _check_like(key, value, defaults[key])
+        if self.weight_decay and not _decays(kind):
+            raise SettingError(f"{self.name} has no weight decay; take adamw or sgd for it, or 0", key="weight_decay")
+        try:
+            self.make([torch.zeros(1)])
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise SettingError(str(error), key=_named_in(str(error), self.options)) from error
+        return self
+
+    def make(self, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
+        """The optimizer over `parameters`; what this table leaves out is as in `DEFAULTS`, then as in PyTorch."""
+        given = {"lr": self.lr, "weight_decay": self.weight_decay, **self.options}
+        arguments = {**DEFAULTS[self.name], **{key: value for key, value in given.items() if value is not None}}
+        for key, value in arguments.items():
+            if isinstance(value, list):  # TOML has no tuples
+                arguments[key] = tuple(value)
+        if not _decays(OPTIMIZERS[self.name]):
+            arguments.pop("weight_decay", None)
+        return OPTIMIZERS[self.name](parameters, **arguments)
+
+
+class ScheduleConfig(Table):
+    """The learning rate through training, as a factor on `optimizer.lr`.
+
+    constant: 1. cosine: from 1 to `final` along half a cosine. step: times `factor` after every `every` epochs.
+    milestones: times `factor` at each of `milestones`, which are shares of the training (0.5: half-way), so that a
+    training that is made shorter keeps its shape.
+    Over the first `warmup` epochs (a fraction is fine) the factor also rises linearly from 0.
+    """
+
+    name: Literal["constant", "cosine", "step", "milestones"] = "constant"
+    warmup: Annotated[float, Field(ge=0)] = 0.0
+    every: Annotated[int, Field(ge=1)] = 10
+    factor: Annotated[float, Field(gt=0)] = 0.1
+    final: Annotated[float, Field(ge=0)] = 0.0
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5, 0.75]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class CheckpointConfig(Table):
+    """When to save: after every `epochs` epochs, and inside an epoch after `seconds` or `steps` (0: not)."""
+
+    epochs: Annotated[int, Field(ge=1)] = 1
+    seconds: Annotated[float, Field(ge=0)] = 60.0
+    steps: Annotated[int, Field(ge=0)] = 0
+
+
+def validate(model: type[Model], table: Mapping[str, Any], place: Callable[[KeyPath], str]) -> Model:
+    """A configuration, or one of its tables, from nested settings.
+
+    Args:
+        model: the class.
+        table: the settings.
+        place: from the path of a key to where it was written ("" when unknown).
+
+    Raises:
+        ConfigError: a wrong key or value.
+    """
+    made = model.__new__(model)
+    try:
+        BaseModel.__init__(made, **table)  # not Config's own, which could not tell the place
+        return made
+    except ValidationError as error:
+        raise parsing.explain(error, model, place) from None
+
+
+def _check_type(rule: str, key: str, value: Any, hint: Any) -> None:
+    try:
+        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        reasons = "; ".join(item["msg"] for item in error.errors())
+        raise SettingError(f"{rule} cannot take {value!r}: {reasons}", key=key) from error
+
+
+def _check_like(key: str, value: Any, default: Any) -> None:
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, int | float):
+        fits, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    elif isinstance(default, str):
+        fits, wanted = isinstance(value, str), f"a name, such as {default!r}"
+    elif isinstance(default, tuple):
+        fits = isinstance(value, list | tuple) and len(value) == len(default)
+        wanted = f"{len(default)} numbers, such as {list(default)}"
+    else:
+        return
+    if not fits:
+        raise SettingError(f"cannot be {value!r}; it takes {wanted}", key=key)
+
+
+def _decays(kind: type[torch.optim.Optimizer]) -> bool:
+    return "weight_decay" in inspect.signature(kind).parameters
+
+
+def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Options as they are written on one line: `feedback=kolen_pollack`, `feedback.scale=0.5`."""
+    for key, value in options.items():
+        if not isinstance(value, Mapping):
+            yield key, value
+            continue
+        for inner, own in value.items():
+            yield (key if inner == "name" else f"{key}.{inner}"), own
+
+
+def _named_in(message: str, options: Mapping[str, Any]) -> str | None:
+    return next((key for key in options if key.removesuffix("s") in message.lower()), None)

@@ -1,0 +1,1 @@
+"""Running many jobs at a time."""

@@ -1,0 +1,154 @@
+"""The folder of one training run: what is in it, who may write to it.
+
+    config.toml        the configuration, complete: `apical train --config` repeats the run
+    environment.json   versions, processor, threads
+    run.json           the data (sizes, a fingerprint, the statistics that standardised them), and notes
+    metrics.jsonl      one line an epoch; the same bytes, however often the run was interrupted
+    timing.jsonl       one line an epoch: wall-clock seconds, which no resumed run can repeat
+    checkpoints/       the state of training
+    model.pt           at the end: `state_dict` of the plain model, the weights that were tested
+    result.json        at the end: the test set, measured once
+    tensorboard/       with log = "tensorboard"
+
+A folder is a run once it holds config.toml, which is therefore written last and removed last.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from apical.errors import RunError
+from apical.study.configuration import Config
+from apical.study.runs import files
+from apical.study.runs.checkpoints import Checkpoints
+
+FILES = ("result.json", "model.pt", "metrics.jsonl", "timing.jsonl", "run.json", "environment.json", "config.toml")
+FOLDERS = ("checkpoints", "tensorboard")
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        path: of the folder, which need not exist yet.
+
+    Attributes:
+        path: as given.
+        metrics, timing, model, tensorboard: paths inside it.
+        checkpoints: its checkpoints.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.timing = self.path / "timing.jsonl"
+        self.model = self.path / "model.pt"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """The folder of a run that exists.
+
+        Raises:
+            RunError: there is none.
+        """
+        run = cls(path)
+        if not run.exists():
+            reason = "holds no config.toml" if run.path.is_dir() else "does not exist"
+            raise RunError(f"{path} is not the folder of a run: it {reason}")
+        return run
+
+    def exists(self) -> bool:
+        """Whether a run is in the folder, begun or finished."""
+        return (self.path / "config.toml").is_file()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder if need be, and hold it alone.
+
+        Raises:
+            RunError: another process has it, or it cannot be made.
+        """
+        files.make_folder(self.path)
+        with files.locked(self.path, "training"):
+            for folder in (self.path, self.checkpoints.folder):
+                files.remove_temporaries(folder)
+            yield
+
+    def refuse_what_is_there(self) -> None:
+        """Refuse a folder that holds anything which a new run would mix with.
+
+        Raises:
+            RunError: it holds a run, or files that are no run's.
+        """
+        if self.exists():
+            state = "finished" if self.result() else "unfinished"
+            advice = "" if self.result() else f"continue it (apical resume {self.path}), "
+            raise RunError(f"{self.path} holds a run already ({state}): {advice}choose another folder, or overwrite it")
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; a run needs a folder")
+        names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        foreign = sorted(name for name in names - {*FILES, *FOLDERS, ".lock"} if not name.endswith(".tmp"))
+        if foreign:
+            raise RunError(f"{self.path} is not empty (it holds {foreign[0]!r}): choose a new folder")
+
+    def clear(self) -> None:
+        """Remove a run's files, and no others."""
+        with files.file_errors(self.path):
+            for name in FOLDERS:
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
+
+    def begin(self, config: Config, environment: dict[str, Any], task: dict[str, Any], notes: Sequence[str]) -> None:
+        """Write what is known before the first step."""
+        files.atomic_write_json(self.path / "environment.json", environment)
+        files.atomic_write_json(self.path / "run.json", {"task": task, "notes": list(notes)})
+        files.atomic_write(self.path / "config.toml", config.to_toml().encode())
+
+    def config(self) -> Config:
+        """The configuration of the run."""
+        return Config.load(self.path / "config.toml")
+
+    def environment(self) -> dict[str, Any]:
+        """Where the run was begun."""
+        return self._json("environment.json")
+
+    def task(self) -> dict[str, Any]:
+        """What the run was trained on, as `apical.study.runs.task_record.describe` has it."""
+        task: dict[str, Any] = self._json("run.json")["task"]
+        return task
+
+    def notes(self) -> tuple[str, ...]:
+        """What somebody who reads the run's numbers should know, a sentence each."""
+        return tuple(self._json("run.json")["notes"])
+
+    def add_note(self, note: str) -> None:
+        """Keep one more sentence for `notes`."""
+        content = self._json("run.json")
+        files.atomic_write_json(self.path / "run.json", {**content, "notes": [*content["notes"], note]})
+
+    def result(self) -> dict[str, Any] | None:
+        """The content of result.json; None until the run has finished."""
+        return self._json("result.json") if (self.path / "result.json").exists() else None
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl."""
+        return files.read_lines(self.metrics)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json, which makes the run a finished one."""
+        files.atomic_write_json(self.path / "result.json", result)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            content: dict[str, Any] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is missing or damaged: {error}") from error
+        return content

@@ -1,0 +1,1 @@
+"""Training a network by a rule: the loop, the session in a run folder, evaluation."""

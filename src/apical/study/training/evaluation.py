@@ -1,0 +1,76 @@
+"""A run's weights, measured on its own test set or on other data."""
+
+from pathlib import Path
+from typing import Any
+
+from apical import data
+from apical.errors import DataError, RunError
+from apical.study.runs import task_record
+from apical.study.runs.folder import RunFolder
+from apical.study.runs.results import Evaluation
+from apical.study.training.criteria import LOSSES
+from apical.study.training.loop import answer_all, make_circuit, reproducible
+
+
+def evaluate(folder: str | Path, *, task: str | data.Task | None = None) -> Evaluation:
+    """Measure the weights of a run: of a finished one those that it tested, else those of the last checkpoint.
+
+    Args:
+        folder: of the run, which may still be training.
+        task: whose test part to use: None for the run's own task, a name (`npz:PATH` for a file), or data. Named
+            data are standardised with the statistics of the run's training data, as the network expects.
+
+    Raises:
+        RunError: there is no such run, it has no checkpoint yet, or its own task was given from Python.
+        CheckpointError: no checkpoint is whole.
+        DataError: the data cannot be had, or do not fit the network.
+    """
+    run = RunFolder.open(folder)
+    config, trained_on = run.config(), run.task()
+    checkpoint = run.checkpoints.latest()
+    if checkpoint is None:
+        raise RunError(
+            f"{run.path} has no checkpoint yet: wait for its first one, or go on with apical resume {run.path}"
+        )
+    if isinstance(task, str):
+        tried = data.load(task, scaling=task_record.scaling_of(run))
+    else:
+        tried = task_record.load(config, task, progress=None)
+    _check_fit(tried, trained_on)
+    content = checkpoint.content
+    with reproducible(config):
+        circuit = make_circuit(config, trained_on["input_shape"], trained_on["classes"])
+        circuit.load_state_dict(content["best"] or content["circuit"])
+        loss, correct = answer_all(circuit, tried.test.to(config.device), LOSSES[config.loss])
+    labels = tried.test.y.to(correct.device)
+    by_class = []
+    for label in range(trained_on["classes"]):
+        answered = correct[labels == label]
+        by_class.append(answered.sum().item() / len(answered) if len(answered) else None)
+    return Evaluation(
+        folder=run.path,
+        task=tried.name,
+        epoch=content["best_epoch"] or content["epoch"],
+        finished=run.result() is not None,
+        examples=len(tried.test),
+        loss=loss,
+        accuracy=correct.sum().item() / len(correct),
+        by_class=tuple(by_class),
+    )
+
+
+def _check_fit(tried: data.Task, trained_on: dict[str, Any]) -> None:
+    shape = tuple(trained_on["input_shape"])
+    if tried.input_shape != shape:
+        raise DataError(
+            f"{tried.name}: an example has the shape {tried.input_shape}, and the run was trained on {shape} "
+            f"({trained_on['name']}); bring the data to that shape"
+        )
+    if len(tried.test) == 0:
+        raise DataError(f"{tried.name}: its test part is empty")
+    largest = int(tried.test.y.max())
+    if largest >= trained_on["classes"]:
+        raise DataError(
+            f"{tried.name}: has the class {largest}, and the network knows the classes 0 to "
+            f"{trained_on['classes'] - 1}; leave the others out"
+        )
