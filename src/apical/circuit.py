@@ -235,7 +235,7 @@ class Circuit(nn.Module):
             rule.before_forward(wiring)
         y, state = rule.forward(wiring, source, plan)
         if rule.needs_batch:
-            state.batch_axes = wiring.batch_axes_of(x, y)
+            state.batch_axes = wiring.batch_axes_of(x, state)
             if x.dim() not in wiring.with_batch:
                 wiring.require_batch(state, type(rule).__name__)
                 wiring.with_batch.add(x.dim())

@@ -62,9 +62,9 @@ def name_the_layer(
     """
     everything = wiring.plan((True,) * len(parameters), False)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        y, state = rule.forward(wiring, x, everything)
+        _, state = rule.forward(wiring, x, everything)
     if rule.needs_batch:
-        state.batch_axes = wiring.batch_axes_of(x, y)
+        state.batch_axes = wiring.batch_axes_of(x, state)
     for node in wiring.nodes:
         own = state.nodes[node.index]
         if own is not None:

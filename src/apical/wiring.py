@@ -117,32 +117,34 @@ class Wiring:
         axis = state.batch_axis(self.output)
         return 1 if axis is None else error.shape[axis]
 
-    def batch_axes_of(self, x: Tensor, y: Tensor) -> BatchAxes:
-        """The batch axis of every value for an input and its output.
+    def batch_axes_of(self, x: Tensor, state: ForwardState) -> BatchAxes:
+        """The batch axis of every value for an input and the state of its forward pass.
 
         Raises:
-            CircuitError: inside a compiler, which saw no forward pass before: the output lacks the batch.
+            CircuitError: inside a compiler, which saw no forward pass before: some rate lacks the batch as first axis.
         """
         known = self.batch_axes.get(x.dim())
         if known is not None:
             return known
-        axis = self.batch_axis
-        if axis >= min(x.dim(), y.dim()) or x.shape[axis] != y.shape[axis]:
-            raise CircuitError(
-                f"the output {tuple(y.shape)} does not have the batch of the input {tuple(x.shape)} at axis {axis}. "
-                "Pass Circuit(..., example=x), or run a forward pass before compiling."
-            )
-        return (axis,) * (len(self.nodes) + 1)
+        for node, own in zip(self.nodes, state.nodes, strict=True):
+            if own is not None and (self.batch_axis != 0 or not own.shape or own.shape[0] != x.shape[0]):
+                raise CircuitError(
+                    f"{node.name}: its rate {tuple(own.shape)} has to have the batch of the input {tuple(x.shape)} as "
+                    "first axis where a compiler reads the circuit before any forward pass. Pass Circuit(..., "
+                    "example=x), or run a forward pass before compiling."
+                )
+        return (0,) * (len(self.nodes) + 1)
 
     def require_batch(self, state: ForwardState, rule: str) -> None:
         """Refuse rates without a batch axis.
 
         Raises:
-            CircuitError: the rule needs to know the samples of a batch, and some layer's rate does not show them.
+            CircuitError: the rule needs to know the samples of a batch, and the rate of a layer, of a junction that
+                learns, or the output does not show them.
         """
-        nodes: list[Node] = [*self.layers, *self.nodes[self.output - 1 : self.output]]
-        for node in nodes:
-            if node.reachable and state.batch_axis(node.index + 1) is None:
+        for node in self.nodes:
+            matters = isinstance(node, Layer) or node.own_indices or node.index + 1 == self.output
+            if matters and node.reachable and state.batch_axis(node.index + 1) is None:
                 raise CircuitError(
                     f"{node.name}: {rule} needs the samples of a batch, and no axis of this rate follows axis "
                     f"{self.batch_axis} of the input, its batch axis. Give one sample as a batch of one "

@@ -21,8 +21,8 @@ def teaching_signals(circuit: apical.Circuit, x: torch.Tensor, error: torch.Tens
     """The root mean square of what each layer's soma is taught."""
     wiring = circuit.wiring
     with torch.no_grad():
-        y, state = circuit.rule.forward(wiring, x, wiring.plan((True,) * len(list(circuit.parameters())), False))
-        state.batch_axes = wiring.batch_axes_of(x, y)
+        _, state = circuit.rule.forward(wiring, x, wiring.plan((True,) * len(list(circuit.parameters())), False))
+        state.batch_axes = wiring.batch_axes_of(x, state)
         return {
             credit.layer.name: float(credit.post.square().mean().sqrt())
             for credit in circuit.rule.assign_credit(wiring, state, error)

@@ -98,9 +98,10 @@ class Direct(Pathway):
             own = state.nodes[node.index]
             if own is None or node in readouts or not node.own_indices:
                 continue
-            positionwise = _positionwise(node, own.shape, y.shape)
-            outputs = y.shape[-1] if positionwise else y.numel() // y.shape[state.batch_axis(wiring.output) or 0]
-            units = own.shape[-1:] if positionwise else _without(own.shape, state.batch_axis(node.index + 1))
+            axis, output_axis = _axis_of(state, node.index + 1), _axis_of(state, wiring.output)
+            positionwise = axis == output_axis and _positionwise(node, own.shape, y.shape)
+            outputs = y.shape[-1] if positionwise else y.numel() // y.shape[output_axis]
+            units = own.shape[-1:] if positionwise else _without(own.shape, axis)
             spread = _as_backprop_at_first(wiring, outputs)[node.index] if self.init == "match" else outputs**-0.5
             like = y.new_empty((outputs, *units), dtype=wiring.layers[0].weight.dtype)
             made = uniform(like, self.scale * spread, self.seed, node.name)
@@ -146,12 +147,12 @@ class Direct(Pathway):
             if node not in self.weights:
                 return None
             weights = self.weights[node]
-        if _positionwise(node, own.shape, signal.shape):
+        axis, output_axis = _axis_of(state, node.index + 1), _axis_of(state, output)
+        if axis == output_axis and _positionwise(node, own.shape, signal.shape):
             self._check(node, weights, own.shape[-1:], signal.shape[-1])
             return signal.matmul(weights.flatten(1).to(signal.dtype))
-        sent = batch_first(signal, state.batch_axis(output))
+        sent = batch_first(signal, output_axis)
         sent = sent.reshape(sent.shape[0], -1)
-        axis = state.batch_axis(node.index + 1)
         units = _without(own.shape, axis)
         self._check(node, weights, units, sent.shape[1])
         brought = sent.mm(weights.flatten(1).to(sent.dtype)).view(-1, *units)
@@ -172,6 +173,13 @@ class Direct(Pathway):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _axis_of(state: ForwardState, value: int) -> int:
+    """The batch axis of a value, which the rule requires."""
+    axis = state.batch_axis(value)
+    assert axis is not None
+    return axis
+
+
 def _positionwise(node: Node, rate: torch.Size, output: torch.Size) -> bool:
     """Whether node and output share all axes but the units, which stand last."""
     last = not isinstance(node, Layer) or node.synapses.unit_axis == -1
@@ -182,7 +190,7 @@ def _is_layer(node: Node) -> bool:
     return isinstance(node, Layer)
 
 
-def _without(shape: torch.Size, axis: int | None) -> tuple[int, ...]:
+def _without(shape: torch.Size, axis: int) -> tuple[int, ...]:
     return tuple(size for place, size in enumerate(shape) if place != axis)
 
 

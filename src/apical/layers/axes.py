@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from apical.errors import ConfigError
 from apical.layers.nodes import Layer, Node
-from apical.layers.passes import BackwardPlan, forward
+from apical.layers.passes import BackwardPlan, ForwardState, forward
 
 Reduction = str | float | Callable[[Tensor], float]
 """How a loss reduces a batch: "mean", "sum", the divisor of a sample's part, or a function of dL/dy that returns it."""
@@ -59,14 +59,14 @@ def sum_per_sample(x: Tensor, batch_axis: int | None) -> Tensor:
     return x.sum(others) if others else x
 
 
-def batch_first(x: Tensor, batch_axis: int | None) -> Tensor:
-    """The same with the batch as the first axis; a batch of one where it has none."""
-    return x[None] if batch_axis is None else x if batch_axis == 0 else x.movedim(batch_axis, 0)
+def batch_first(x: Tensor, batch_axis: int) -> Tensor:
+    """The same with the batch as the first axis."""
+    return x if batch_axis == 0 else x.movedim(batch_axis, 0)
 
 
-def batch_at(x: Tensor, batch_axis: int | None) -> Tensor:
+def batch_at(x: Tensor, batch_axis: int) -> Tensor:
     """The inverse of `batch_first`: the first axis back to its place."""
-    return x[0] if batch_axis is None else x if batch_axis == 0 else x.movedim(0, batch_axis)
+    return x if batch_axis == 0 else x.movedim(0, batch_axis)
 
 
 def find_batch_axes(
@@ -80,7 +80,7 @@ def find_batch_axes(
     """Find the axis of every rate whose size follows the batch axis of the input.
 
     Two forward passes, over two and over three samples, show it; buffers and random states stay as they were. Where the
-    model cannot process these batches, an axis of the input's batch size at the same place counts.
+    model cannot process these batches, an axis at the same place counts if it alone has the size of the batch.
 
     Args:
         model: whose buffers are kept.
@@ -104,8 +104,8 @@ def find_batch_axes(
                 few = one.repeat_interleave(samples, 0).movedim(0, batch_axis)
                 state = forward(nodes, last_use, output, few, everything)[1]
                 shapes.append([own.shape if own is not None else None for own in state.nodes])
-        except (RuntimeError, ValueError):
-            return (batch_axis,) * (len(nodes) + 1)
+        except (RuntimeError, ValueError, IndexError, AssertionError):
+            return _axes_by_size(nodes, forward(nodes, last_use, output, x.detach(), everything)[1], x, batch_axis)
     return (batch_axis, *(_axis(two, three) for two, three in zip(*shapes, strict=True)))
 
 
@@ -115,6 +115,19 @@ def _axis(two: torch.Size | None, three: torch.Size | None) -> int | None:
         return None
     moved = [axis for axis, sizes in enumerate(zip(two, three, strict=True)) if sizes[0] != sizes[1]]
     return moved[0] if len(moved) == 1 and (two[moved[0]], three[moved[0]]) == (2, 3) else None
+
+
+def _axes_by_size(nodes: Sequence[Node], state: ForwardState, x: Tensor, batch_axis: int) -> BatchAxes:
+    """The batch axis of every value of one forward pass, where no other axis has the same size."""
+    for node in nodes:
+        pre = state[node].pre
+        if isinstance(node, Layer) and pre is not None and pre.dim() <= node.synapses.sample_axes:
+            return (None,) * (len(nodes) + 1)  # one sample, without a batch axis
+    found: list[int | None] = [batch_axis]
+    for node in nodes:
+        places = [place for place, size in enumerate(state[node].shape) if size == x.shape[batch_axis]]
+        found.append(batch_axis if places == [batch_axis] else None)
+    return tuple(found)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ class Hebbian(LearningRule):
         requires_grad = state.plan.requires_grad
         readouts = self._readouts(wiring)
         samples, batch = wiring.samples(state, error), wiring.batch_size(state, error)
-        third = self.third_factor(error * samples)
+        third = self.third_factor(error * samples, state.batch_axis(wiring.output))
         walk = wiring.backward(state, error if self.readout else torch.zeros_like(error))
         for layer, own in walk:
             if layer in readouts:
@@ -121,11 +121,12 @@ class Hebbian(LearningRule):
             if found:
                 yield Credit(node, derivatives=found)
 
-    def third_factor(self, error: Tensor) -> Tensor | None:
+    def third_factor(self, error: Tensor, batch_axis: int | None) -> Tensor | None:
         """What all hidden synapses are told of a sample beside their own state: (batch,), or None for nothing.
 
         Args:
             error: (batch, outputs ...), the derivative of each sample's own loss.
+            batch_axis: of the output.
         """
         return None
 
@@ -293,8 +294,8 @@ class ThreeFactor(Hebbian):
     learns_from = "reward_prediction"
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.05})
 
-    def third_factor(self, error: Tensor) -> Tensor | None:
-        return reward_prediction_error(self, error)
+    def third_factor(self, error: Tensor, batch_axis: int | None) -> Tensor | None:
+        return reward_prediction_error(self, error, batch_axis)
 
     def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
         assert third is not None

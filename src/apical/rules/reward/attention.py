@@ -35,7 +35,7 @@ class AttentionGated(Sweep):
         self.take_pathway(feedback, init=init, scale=scale, seed=seed)
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        surprise = reward_prediction_error(self, error)
+        surprise = reward_prediction_error(self, error, state.batch_axis(wiring.output))
         if wiring.observers:
             for node in wiring.readouts():
                 if isinstance(node, Layer):

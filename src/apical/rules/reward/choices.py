@@ -7,12 +7,13 @@ from apical.errors import CircuitError
 from apical.rules.rule import LearningRule
 
 
-def reward_prediction_error(rule: LearningRule, error: Tensor) -> Tensor:
+def reward_prediction_error(rule: LearningRule, error: Tensor, batch_axis: int | None) -> Tensor:
     """By how much the reward of each sample's chosen action exceeded its prediction.
 
     Args:
         rule: for messages; `rule.learns_from` is the loss that it needs.
         error: (batch, actions), of which one of a sample's may be other than 0: the derivative by the chosen value.
+        batch_axis: of the output.
 
     Returns:
         (batch,), the sum over the actions with its sign turned.
@@ -22,10 +23,10 @@ def reward_prediction_error(rule: LearningRule, error: Tensor) -> Tensor:
             choice was worth. (Inside `torch.compile` only the shape is looked at.)
     """
     name, use = type(rule).__name__, f"Use apical.losses.{rule.learns_from}"
-    if error.dim() != 2:
+    if error.dim() != 2 or batch_axis != 0:
         raise CircuitError(
-            f"{name}: the answer has the shape {tuple(error.shape)}, and a choice is made among (batch, actions). "
-            f"{use} on a network that ends in one unit for each action."
+            f"{name}: the output has the shape {tuple(error.shape)}, and a choice is made among (batch, actions). "
+            f"{use} on a network that ends in one unit for each action, with the batch as first axis."
         )
     if not torch.compiler.is_compiling():
         units = int((error.abs() > 0).sum(1).max())  # NaN is above nothing: it is named where it began
