@@ -187,8 +187,8 @@ MUTATIONS = (
     Mutation(
         "the input is not taught",
         "circuit.py",
-        "        return (state.input_signal if input_wanted else None), gradients\n",
-        "        return None, gradients\n",
+        "state.source, error)\n        return to_input, gradients\n",
+        "state.source, error)\n        return None, gradients\n",
         CONTRACT,
         "input_is_taught",
     ),
@@ -211,8 +211,8 @@ MUTATIONS = (
     Mutation(
         "synapses forget nothing",
         "layers/credit.py",
-        "                change = synapses.decayed(change, synapses.weight, self.decay)\n",
-        "                pass\n",
+        "            changes = synapses.decayed(changes, self.decay)\n",
+        "            pass\n",
         HEBBIAN,
         "equations",
     ),
