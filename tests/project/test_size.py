@@ -14,22 +14,15 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # Lines of code of src without comments, docstrings and blank lines. Raise it on purpose only, with the reason in the
 # commit that does. While the core is being rebuilt it is above the goal, 15,339.
-BUDGET = 16_400
+BUDGET = 16_700
 LONGEST = 400
 MOST_BRANCHED = 15
 # Files and functions above the limits, until the rest of the core is rebuilt. The sets may only become smaller.
-STILL_LONG = {
-    "rules/dendrites/microcircuit.py",
-    "rules/energy/equilibrium.py",
-    "rules/energy/hopfield.py",
-    "rules/energy/nudged.py",
-}
+STILL_LONG = {}
 STILL_BRANCHED = {
     "circuit.py": {"Circuit._assign"},
-    "rules/dendrites/microcircuit.py": {"DendriticMicrocircuit._check", "DendriticMicrocircuit.assign_credit"},
-    "rules/dendrites/settling.py": {"settle"},
-    "rules/energy/equilibrium.py": {"EquilibriumPropagation.__init__", "EquilibriumPropagation._teach_feedforward"},
-    "rules/energy/hopfield.py": {"Hopfield.nudge_and_compare"},
+    "rules/dendrites/microcircuit.py": {"DendriticMicrocircuit._check"},
+    "rules/energy/equilibrium.py": {"EquilibriumPropagation.__init__"},
     "tracing/refusals.py": {"refuse_unknown_weights"},
 }
 PRIVATE = re.compile(r"\btorch\._C\b")
