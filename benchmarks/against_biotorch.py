@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import apical
+from apical.measure import benchmark
 from apical.measure.cost import sgd
-from apical.study import benchmark
 
 # BioTorch's name of a rule, and ours.
 PAIRS: tuple[tuple[str, str, dict[str, str]], ...] = (

@@ -40,15 +40,17 @@ import torch
 from torch import Tensor, nn
 
 RULES = (
-    *("backprop", "agrel", "brainprop", "burst_ccn", "burstprop", "burstprop:recurrent=true"),
-    *("direct_feedback_alignment", "direct_random_target_projection", "equilibrium_propagation:network=feedforward"),
-    *("equilibrium_propagation:network=hopfield,activation=hard_sigmoid", "feedback_alignment", "kolen_pollack"),
-    *("weight_mirror", "oja", "soft_hebb", "three_factor", "dendritic_microcircuit:dynamics=two_step"),
-    *("dendritic_microcircuit:dynamics=steady_state", "predictive_coding:variant=fixed_prediction"),
-    *("predictive_coding:variant=zero_divergence", "predictive_coding:variant=strict"),
-    *("predictive_coding:variant=error_optimised", "predictive_coding:variant=incremental,learning_rate=0.0001"),
-    *("segregated_dendrites:feedback=broadcast", "segregated_dendrites:feedback=symmetric"),
-    *(f"sign_symmetry:magnitude={magnitude}" for magnitude in ("uniform", "batchwise", "fixed")),
+    *("backprop", "direct_feedback_alignment", "direct_random_target_projection", "feedback_alignment"),
+    *("kolen_pollack", *(f"sign_symmetry:magnitude={magnitude}" for magnitude in ("uniform", "batchwise", "fixed"))),
+    *("weight_mirror", "burst_ccn", "burstprop", "burstprop:recurrent=true"),
+    *("dendritic_microcircuit:dynamics=two_step", "dendritic_microcircuit:dynamics=steady_state"),
+    *("segregated_dendrites", "segregated_dendrites:feedback=direct,feedback.symmetric=true"),
+    *("equilibrium_propagation:network=feedforward",),
+    *("equilibrium_propagation:network=hopfield,activation=hard_sigmoid",),
+    *("predictive_coding:variant=fixed_prediction", "predictive_coding:variant=zero_divergence"),
+    *("predictive_coding:variant=strict", "predictive_coding:variant=error_optimised"),
+    *("predictive_coding:variant=incremental,learning_rate=0.0001", "oja", "soft_hebb", "three_factor"),
+    *("agrel", "brainprop"),
 )
 """Those of `apical bench`, written here since the trees may differ in what they have."""
 
@@ -273,10 +275,18 @@ Round = Sequence[tuple[float, float]]
 
 
 def parse_rule(text: str) -> tuple[str, dict[str, Any]]:
-    """`sign_symmetry:magnitude=fixed,seed=1` as a name and options."""
-    name, _, options = text.partition(":")
-    pairs = (option.partition("=") for option in options.split(",") if option)
-    return name, {key: _value(value) for key, _, value in pairs}
+    """`sign_symmetry:magnitude=fixed,seed=1` as a name and options; `feedback.scale=2` is one of the pathway."""
+    name, _, listed = text.partition(":")
+    options: dict[str, Any] = {}
+    for key, _, value in (option.partition("=") for option in listed.split(",") if option):
+        outer, _, inner = key.partition(".")
+        if not inner:
+            options[outer] = _value(value)
+        elif isinstance(options.get(outer), dict):
+            options[outer][inner] = _value(value)
+        else:
+            options[outer] = {"name": options.get(outer), inner: _value(value)}
+    return name, options
 
 
 def _value(text: str) -> Any:

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apical.cli.timing import read_threads
-from apical.study import benchmark
-from apical.study.benchmark import Cell, Row
+from apical.measure import benchmark
+from apical.measure.benchmark import Cell, Row
+from apical.study import RuleConfig
 from apical.study.runs import environment
 
 BATCHWISE = "sign_symmetry:magnitude=batchwise"
@@ -121,7 +122,7 @@ def main() -> None:
     for cell in benchmark.benchmark(
         chosen.networks.split(","),
         [int(size) for size in chosen.batches.split(",")],
-        chosen.rules,
+        RuleConfig.makers(benchmark.default_rules() if chosen.rules is None else chosen.rules),
         threads=read_threads(chosen.threads),
         seconds=chosen.seconds,
         memory=not chosen.no_memory,

@@ -1,4 +1,4 @@
-"""Digits learned from yes and no: the network is never told what a digit was, only whether its guess was right.
+"""Digits learned from yes and no: the network never sees which digit it was, only whether its guess was right.
 
 python examples/learning_from_reward.py
 

@@ -1,7 +1,7 @@
 """Features without a teacher: SoftHebb looks at every image once, then a linear read-out learns the labels.
 
 Beside it stands the control that such a figure needs: the same network with the weights that it was drawn with, and the
-same read-out. Takes the digits of scikit-learn, which need no file, unless told otherwise.
+same read-out. Takes the digits of scikit-learn, which need no file, unless --task names another set.
 
 python examples/softhebb_mnist.py
 """

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from apical.layers.shapes import SHAPE
-from apical.layers.steps import Elementwise, Saved
+from apical.layers.steps import ParameterFree, Saved
 
 _POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -74,6 +74,9 @@ _RESHAPES = ("view", "reshape", torch.reshape, "squeeze", "unsqueeze", torch.squ
 _SIZES = ("size", "dim", "numel", "ndimension", "nelement", "stride", "is_contiguous")
 _SIZE_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "is_cuda", "requires_grad")
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
+# Made of their argument's shape alone; part of an operation that compares a tensor with them, entry by entry.
+_BLANKS = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+_COMPARISONS = ("maximum", "minimum", "max", "min", "fmax", "fmin", "where", "clamp", "clip")
 # Several tensors at once, always and only where an axis is given; what takes one of them is the operation.
 _PARTS = ("chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit", "unbind", "meshgrid")
 _EXTREMES = ("max", "min", "median", "mode", "kthvalue", "topk", "sort", "cummax", "cummin", "std_mean", "var_mean")
@@ -107,6 +110,10 @@ def _called(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
+def _is_call(node: fx.Node, names: Sequence[str]) -> bool:
+    return node.op in ("call_function", "call_method") and _called(node) in names
+
+
 def is_parts(node: fx.Node) -> bool:
     """Whether the node is several tensors at once, so that only what is taken of them is an operation."""
     if node.op not in ("call_function", "call_method"):
@@ -128,7 +135,12 @@ def _takes_one(user: fx.Node, parts: fx.Node) -> bool:
 
 
 def is_size(node: fx.Node) -> bool:
-    """Whether the node is a plain value read off a tensor, such as its shape, or made of such values and buffers."""
+    """Whether the node is a plain value read off a tensor, such as its shape, or made of such values and buffers.
+
+    A tensor of zeros beside the one that gave it its shape, as in `torch.maximum(x, torch.zeros_like(x))`, counts.
+    """
+    if _is_call(node, _BLANKS) and node.users and all(_is_call(user, _COMPARISONS) for user in node.users):
+        return True
     if node.op == "call_method" and node.target in _SIZES:
         return True
     if node.op == "call_function" and node.target in (getattr, len):
@@ -221,6 +233,11 @@ class Expression:
             return getattr(args[0], self.target)(*args[1:], **kwargs)
         return self.target(*args, **kwargs)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether nothing in the call ever changes: no buffer, and no value that depends on the mode."""
+        return all(_is_fixed(part) for part in (self.args, self.kwargs))
+
     def __getstate__(self) -> dict[str, Any]:
         # Some of torch's functions are closures: pickle cannot find them by the name that they say they have.
         known = getattr(F, self.__name__, None) is self.target
@@ -230,6 +247,18 @@ class Expression:
         self.__dict__.update(state)
         if self.target is None:
             self.target = getattr(F, self.__name__)
+
+
+def _is_fixed(template: Any) -> bool:
+    if isinstance(template, Constant):
+        return template.name.startswith("_tensor_constant")  # made in the forward pass, while it was read
+    if isinstance(template, Expression):
+        return template.is_fixed
+    if isinstance(template, (list, tuple)):
+        return all(_is_fixed(item) for item in template)
+    if isinstance(template, dict):
+        return all(_is_fixed(item) for item in template.values())
+    return not isinstance(template, ByMode)
 
 
 def _fill(template: Any, tensors: Sequence[Tensor]) -> Any:
@@ -281,7 +310,7 @@ def is_reshape(node: fx.Node) -> bool:
     return node.target in _RESHAPES
 
 
-class Reshape(Elementwise):
+class Reshape(ParameterFree):
     """A change of shape that moves no number."""
 
     traits = SHAPE

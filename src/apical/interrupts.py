@@ -66,7 +66,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
 @contextmanager
 def ctrl_c() -> Iterator[StopRequest]:
-    """Collect Ctrl-C alone, for a library call inside somebody else's program.
+    """Collect Ctrl-C alone, for a library call inside a user's program.
 
     Only Python's own handler of SIGINT is replaced: a program or a notebook that handles Ctrl-C keeps it, and
     SIGTERM is never touched.

@@ -58,7 +58,7 @@ def reward_prediction(
         reduction: "mean", "sum" or "none", over the batch.
 
     Raises:
-        ConfigError: an unknown policy or reduction, or an exploration that is no probability.
+        ConfigError: an unknown policy or reduction, or an exploration outside 0 to 1.
         DataError: tensors of other shapes, actions that do not exist, or not exactly one of target and reward.
         NonFiniteError: as `choose`; or a reward that is not finite.
 
@@ -95,7 +95,7 @@ def agrel(
 
     f is expansive: a reward that was hardly expected teaches as much as it was rare, so that the mean over the winners
     is the derivative of softmax cross-entropy. It is part of the loss, not of the rule, so that what multiplies a loss
-    (a weight, a GradScaler) multiplies the update alike. Nothing bounds f where p_s is tiny.
+    (a weight, a GradScaler) multiplies the update, too. Nothing bounds f where p_s is tiny.
 
     Args:
         y: (batch, actions), the answer, before the softmax.
@@ -125,11 +125,11 @@ def agrel(
     drive = _single(y)
     chosen = action.unsqueeze(1)
     surprise = -drive.detach().log_softmax(1).gather(1, chosen).squeeze(1)
-    taught = (earned > 0) | surprise.isnan()  # what is no number must show as that
+    taught = (earned > 0) | surprise.isnan()  # NaN must stay NaN
     expansive = torch.expm1(surprise).where(taught, surprise.new_tensor(-1.0))  # (1 - p) / p
     delta = torch.expm1(-surprise).neg().where(taught, surprise.new_tensor(-1.0))  # 1 - p
-    told = -expansive * drive.gather(1, chosen).squeeze(1)
-    return _reduced(0.5 * delta.square() + (told - told.detach()), reduction)
+    linear = -expansive * drive.gather(1, chosen).squeeze(1)
+    return _reduced(0.5 * delta.square() + (linear - linear.detach()), reduction)
 
 
 LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType({"reward_prediction": reward_prediction, "agrel": agrel})
@@ -147,7 +147,7 @@ def choose(
 
         "max_boltzmann"   argmax q; with probability `exploration` a draw from softmax(q) instead
         "boltzmann"       always a draw from softmax(q)
-        "epsilon_greedy"  argmax q; with probability `exploration` any action, all alike
+        "epsilon_greedy"  argmax q; with probability `exploration` any action, each as probable
         "greedy"          argmax q
 
     Args:
@@ -160,10 +160,10 @@ def choose(
         (batch,) of int64.
 
     Raises:
-        ConfigError: an unknown policy, or an exploration that is no probability.
+        ConfigError: an unknown policy, or an exploration outside 0 to 1.
         DataError: q is not (batch, actions).
-        NonFiniteError: q holds NaN or infinity, and wants no gradient. Where it wants one, the loss is no number
-            either, and the circuit's backward pass names the layer where the numbers were lost.
+        NonFiniteError: q holds NaN or infinity, and wants no gradient. Where it requires one, the
+            loss is NaN, and the circuit's backward pass names the layer that lost the numbers.
     """
     check_choice("choose", "policy", policy, POLICIES)
     if not 0 <= exploration <= 1:

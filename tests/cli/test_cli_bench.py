@@ -13,8 +13,8 @@ from torch import nn
 from apical import rules
 from apical.cli.timing import read_threads
 from apical.errors import CircuitError, NonFiniteError
-from apical.measure import StepCost
-from apical.study import benchmark
+from apical.measure import StepCost, benchmark, counting
+from apical.study import RuleConfig
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"seconds": 1e-6, "memory": False}
@@ -22,7 +22,7 @@ QUICK = {"seconds": 1e-6, "memory": False}
 
 def of_rules(network, batch_size, labels, **options):
     """A cell's rows, by rule."""
-    cells = list(benchmark.benchmark([network], [batch_size], labels, **{**QUICK, **options}))
+    cells = list(benchmark.benchmark([network], [batch_size], RuleConfig.makers(labels), **{**QUICK, **options}))
     assert len(cells) == 1
     return cells[0], {row.rule: row for row in cells[0].rows}
 
@@ -80,16 +80,16 @@ class Wasteful(nn.Module):
 
 def test_the_memory_of_a_step_is_its_largest_moment():
     x, y = torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64)
-    held = benchmark._step_bytes(Wasteful(), x, y)
+    held = counting.step_bytes(Wasteful(), x, y)
     assert Remembers.SCRATCH <= held < Remembers.SCRATCH + 10_000
     # Gradients are part of a step: those of a wide layer outweigh everything else.
     wide = nn.Linear(1000, 500)
-    held = benchmark._step_bytes(wide, torch.zeros(1, 1000), torch.zeros(1, dtype=torch.int64))
+    held = counting.step_bytes(wide, torch.zeros(1, 1000), torch.zeros(1, dtype=torch.int64))
     assert 4 * 500_500 <= held < 4 * 500_500 * 1.1
 
 
 def test_nothing_of_the_profiler_comes_through(capfd):
-    benchmark._step_bytes(nn.Linear(4, 3), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+    counting.step_bytes(nn.Linear(4, 3), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
     assert capfd.readouterr().err == ""
 
 
@@ -122,10 +122,9 @@ def test_a_rule_that_cannot_teach_the_network_does_not_stop_the_others(monkeypat
 
 
 def test_a_network_is_refused_by_the_variant_alone_that_cannot_teach_it():
-    random = "segregated_dendrites:feedback=direct"
-    symmetric = f"{random},feedback.symmetric=true"
-    _, rows = of_rules("lenet", 2, [random, symmetric])
-    assert rows[random].time is not None
+    plain, symmetric = "segregated_dendrites", "segregated_dendrites:feedback=direct,feedback.symmetric=true"
+    _, rows = of_rules("lenet", 2, [plain, symmetric])
+    assert rows[plain].time is not None
     assert rows[symmetric].time is None
     assert "symmetric" in rows[symmetric].refusal
 
@@ -140,7 +139,7 @@ VARIANTS = {
     "sign_symmetry": ["magnitude=uniform", "magnitude=batchwise", "magnitude=fixed"],
     "burstprop": ["", "recurrent=true"],
     "dendritic_microcircuit": ["dynamics=two_step", "dynamics=steady_state"],
-    "segregated_dendrites": ["feedback=direct", "feedback=direct,feedback.symmetric=true"],
+    "segregated_dendrites": ["", "feedback=direct,feedback.symmetric=true"],
     "predictive_coding": [
         "variant=fixed_prediction",
         "variant=zero_divergence",
@@ -178,7 +177,7 @@ def test_every_network_answers(name):
 
 def test_threads_are_those_that_were_asked_for_and_then_what_they_were():
     before = torch.get_num_threads()
-    cells = list(benchmark.benchmark(["mlp"], [2], ["backprop"], threads=[2, 1], **QUICK))
+    cells = list(benchmark.benchmark(["mlp"], [2], RuleConfig.makers(["backprop"]), threads=[2, 1], **QUICK))
     assert [(cell.threads, cell.rows[0].time.threads) for cell in cells] == [(2, 2), (1, 1)]
     assert torch.get_num_threads() == before
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from apical.study import benchmark
+from apical.measure import benchmark
 
 ROOT = Path(__file__).parents[2]
 

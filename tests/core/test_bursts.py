@@ -228,6 +228,8 @@ CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-13}
         {"feedback": "kolen_pollack", "events": "fixed", "error_scale": 0.7},
         {"feedback": "fixed", "events": "learned", "mismatch": 0.3, "baseline": 0.2, "tonic": 0.5},
         {"feedback": "homeostatic", "events": "learned", "mismatch": 1.0, "error_scale": 1.0},
+        {"feedback": "sign_symmetric", "events": "learned", "mismatch": 0.2},
+        {"feedback": "weight_mirror", "events": "fixed", "error_scale": 0.5},
     ],
     ids=str,
 )
@@ -274,6 +276,8 @@ def test_burst_ccn_is_the_papers(activation, squared, options):
         {"feedback": "fixed", "recurrent": True, "slope": 2.0, "tonic": 0.5},
         {"feedback": "fixed", "normalised": False},
         {"feedback": "tied", "normalised": False, "recurrent": True, "recurrent_rate": 0.3},
+        {"feedback": "sign_symmetric", "slope": 3.0},
+        {"feedback": "weight_mirror", "recurrent": True, "error_scale": 0.5},
     ],
     ids=str,
 )

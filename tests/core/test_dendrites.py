@@ -16,7 +16,7 @@ import apical
 from apical import DendriticMicrocircuit, SegregatedDendrites
 from apical.errors import CircuitError, ConfigError
 from apical.feedback import Direct
-from apical.rules.dendrites import settling
+from apical.rules.dendrites import steady_state
 
 SIZES = (4, 6, 5, 3)
 G = {"leak": 0.1, "basal": 1.0, "apical": 0.8, "dendritic": 1.0, "somatic": 0.8, "teaching": 0.8}
@@ -500,7 +500,7 @@ def test_autocast_settles_in_the_weights_precision():
 def test_what_has_not_settled_says_so_once_with_residual_and_remedy():
     rule = DendriticMicrocircuit(dynamics="steady_state", settle_steps=2)
     circuit = apical.Circuit(chain(), rule)
-    with pytest.warns(RuntimeWarning, match=r"after 2 iterations.*\de-0\d of the teacher.*Raise settle_steps"):
+    with pytest.warns(RuntimeWarning, match=r"after 2 steps.*\de-0\d.*Raise settle_steps"):
         taught(circuit, *batch())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -540,7 +540,7 @@ def test_strong_feedback_settles_too(monkeypatch):
         u, _, _ = paper.euler(sample, goal, dt=0.05)
         for k, path in enumerate(("0", "2", "4")):
             np.testing.assert_allclose(seen[path]["somatic_potential"][number], u[k], rtol=1e-6, atol=1e-7)
-    monkeypatch.setattr(settling, "_SLOWEST", 1.0)
+    monkeypatch.setattr(steady_state, "_SLOWEST", 1.0)
     hasty = apical.Circuit(model, DendriticMicrocircuit(dynamics="steady_state", **options))
     with pytest.warns(RuntimeWarning, match="have not settled"):
         taught(hasty, x, target)

@@ -11,7 +11,7 @@ from apical.feedback import Fixed
 from apical.layers import Synapses, closed_form, synapses_of
 from apical.layers import steps as step_registry
 from apical.layers import synapses as synapse_registry
-from apical.layers.steps import Elementwise, Saved
+from apical.layers.steps import ParameterFree, Saved
 
 SENDING = ("burst_ccn", "burstprop", "dendritic_microcircuit", "predictive_coding", "equilibrium_propagation")
 
@@ -110,7 +110,7 @@ class Cube(nn.Module):
         return x**3
 
 
-class CubeStep(Elementwise):
+class CubeStep(ParameterFree):
     """Its closed form."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:

@@ -167,6 +167,24 @@ def test_a_decay_reaches_weights_biases_and_a_rules_own_weights():
     torch.testing.assert_close(own.grad, factors[:, None] * own.detach())
 
 
+def test_a_modulator_multiplies_what_each_sample_or_unit_teaches():
+    class Gated(apical.Backprop):
+        def __init__(self, modulator: Tensor) -> None:
+            super().__init__()
+            self.modulator = modulator
+
+        def assign_credit(self, wiring, state, error):
+            (layer,) = wiring.layers
+            yield Credit(layer, state[layer].pre, error, modulator=self.modulator)
+
+    x, error = torch.randn(5, 4), torch.randn(5, 3)
+    for modulator in (torch.randn(5, 1), torch.randn(3), torch.randn(5, 3)):
+        model = nn.Linear(4, 3)
+        (apical.Circuit(model, Gated(modulator))(x) * error).sum().backward()
+        torch.testing.assert_close(model.weight.grad, (error * modulator).T @ x)
+        torch.testing.assert_close(model.bias.grad, (error * modulator).sum(0))
+
+
 # What they find
 
 

@@ -100,7 +100,7 @@ def test_truncated_batches_are_refused(path: Path, batch: dict[bytes, object], s
         ({b"data": np.zeros((10, 3072), np.float32)}, r"'data' is \(10, 3072\) of float32"),
         ({b"labels": [0] * 9}, r"'labels' is \(9,\) of int64 for 10 pictures"),
         ({b"labels": [0.5] * 10}, r"'labels' is \(10,\) of float64"),
-        ({b"labels": [[0], [1, 2]] * 5}, "'labels' is no array"),
+        ({b"labels": [[0], [1, 2]] * 5}, "'labels' is not an array"),
     ],
 )
 def test_contents_of_another_form_are_refused(

@@ -97,7 +97,7 @@ def test_shapes_and_types_that_are_taken(
         ({"y_train": np.arange(11) % 3}, "x_train has 12 examples, y_train 11 labels"),
         ({"y_test": np.arange(7) % 3}, "x_test has 6 examples, y_test 7 labels"),
         ({"y_train": np.arange(12) * 100}, "the label 1100 asks for 1101 classes.*numpy.unique"),
-        ({"y_train": np.full(12, 2**63, np.uint64)}, "the label 9223372036854775808 at 0.*no class index"),
+        ({"y_train": np.full(12, 2**63, np.uint64)}, "the label 9223372036854775808 at 0.*not a class index"),
         ({"y_train": np.zeros(12, int), "y_test": np.zeros(6, int)}, "every label is 0"),
         ({"x_train": np.array([[1.0, np.nan, 0]] * 12)}, r"x_train has 12 values.*NaN.*first at \(0, 1\)"),
         ({"x_test": np.array([[0, 0, 1.0]] * 5 + [[0, 0, np.inf]])}, r"x_test has 1 values.*\(5, 2\)"),
@@ -131,7 +131,7 @@ def test_missing_arrays_are_named_and_others_may_be_anything(write_npz: Write) -
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     path.write_bytes(pickle.dumps({"x": 1}))
-    with pytest.raises(DataError, match="is no npz file, or holds Python objects"):
+    with pytest.raises(DataError, match="not an npz file, or holds Python objects"):
         load(f"npz:{path}")
 
 

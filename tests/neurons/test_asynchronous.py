@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_refused():
     network = AsynchronousNetwork(4, 2)
     with pytest.raises(DataError, match=r"wanted are \(batch, 4\)"):
         network(torch.ones(3, 5), torch.ones(3, 5))
-    with pytest.raises(DataError, match="both alike"):
+    with pytest.raises(DataError, match="both of one shape"):
         network(torch.ones(3, 4), torch.ones(2, 4))
     with pytest.raises(DataError, match="between 0 and the window"):
         network(torch.ones(1, 4), torch.full((1, 4), 101.0))

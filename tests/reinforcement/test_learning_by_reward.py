@@ -297,7 +297,7 @@ def test_runs_that_cannot_be():
     network = Augment(4, 3)
     with pytest.raises(ConfigError, match="NoSuchTask"):
         learn("NoSuchTask-v0", network, trials=1)
-    with pytest.raises(ConfigError, match="is no environment"):
+    with pytest.raises(ConfigError, match="is not an environment"):
         learn(3, network, trials=1)
     with pytest.raises(ConfigError, match="trials=0"):
         learn(SACCADE, network, trials=0)

@@ -212,7 +212,7 @@ def test_stopped_in_one_process_it_goes_on(config, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "perform", perform)
-        with pytest.raises(Interrupted, match=r"1 of 4 runs finished .*the same command goes on"):
+        with pytest.raises(Interrupted, match=r"1 of 4 runs finished .*the same command continues"):
             compare(config, PAIR, 2, tmp_path / "stopped", jobs=1, cost=False)
     assert not (tmp_path / "stopped" / "comparison.json").exists()
     assert compare(config, PAIR, 2, tmp_path / "stopped", jobs=1, cost=False).arms == whole.arms

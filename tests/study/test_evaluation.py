@@ -99,6 +99,12 @@ def test_early_stopping_leaves_the_best_weights_for_evaluation(tmp_path):
 def test_what_cannot_be_evaluated(trained, tmp_path):
     with pytest.raises(RunError, match="does not exist"):
         evaluate(tmp_path / "none")
+    config = trained.folder / "config.toml"
+    written = config.read_text()
+    config.write_text(written.replace("mlp:8", "mlp:9"))
+    with pytest.raises(CheckpointError, match="another network"):
+        evaluate(trained.folder)
+    config.write_text(written)
     checkpoints = RunFolder(trained.folder).checkpoints.paths()
     for path in checkpoints:
         path.write_bytes(b"")

@@ -72,7 +72,7 @@ def reproduce(
 ) -> None:
     """Measure a claim again, and print the paper's value, ours and the verdict.
 
-    Stopped, the same command goes on.
+    After a stop, the same command continues.
 
     Example: apical reproduce mnist-mlp --epochs 2 --seeds 1
     """

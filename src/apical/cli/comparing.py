@@ -69,7 +69,7 @@ def compare(
     """Train by many rules from many seeds, and show accuracy, angle to the gradient and cost of each.
 
     Without options: every rule on scikit-learn's handwritten digits, three seeds, about a minute on two processors.
-    The same command goes on where it was stopped, and keeps the runs that have finished.
+    The same command continues where it was stopped, and keeps the runs that have finished.
 
     Example: apical compare --task mnist --model mlp:500,500 --rules backprop,feedback_alignment --seeds 5
     """

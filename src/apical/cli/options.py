@@ -86,8 +86,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs. Ex
 def configuration(file: Path | None, flags: Mapping[str, Any], settings: list[str] | None) -> "Config":
     """The configuration that a file, then flags, then `--set` give.
 
-    A table that `--set` names as a whole (`optimizer=adam`) comes before the flags, since a new name starts the table
-    anew: so `--lr 0.1 --set optimizer=adam` keeps the rate, in whichever order it is written.
+    A table that `--set` names as a whole (`optimizer=adam`) comes before the flags, since a new name empties the
+    table: so `--lr 0.1 --set optimizer=adam` keeps the rate, in whichever order it is written.
 
     Args:
         file: in TOML, or None.

@@ -8,7 +8,7 @@ from apical.cli import options, terminal
 from apical.errors import ConfigError
 
 if TYPE_CHECKING:
-    from apical.study.benchmark import Cell, Row
+    from apical.measure.benchmark import Cell, Row
 
 ALL = "all"
 
@@ -62,8 +62,10 @@ def bench(
 
     Example: apical bench --networks mlp --batches 8,32,128,512 --seconds 20
     """
-    from apical.study import benchmark
+    from apical.measure import benchmark
+    from apical.study import RuleConfig
 
+    names = options.read_rules(rules)
     measured = []
     status = terminal.messages().status("")
 
@@ -75,7 +77,7 @@ def bench(
         for cell in benchmark.benchmark(
             _words(networks),
             _numbers(batches, "--batches"),
-            options.read_rules(rules),
+            RuleConfig.makers(benchmark.default_rules() if names is None else names),
             threads=read_threads(threads),
             seconds=seconds,
             memory=memory,
@@ -106,7 +108,7 @@ def bench(
 
 def show(cell: "Cell") -> None:
     """Show a cell as a table."""
-    from apical.study.benchmark import network
+    from apical.measure.benchmark import network
 
     plain = f"plain PyTorch {cell.plain_milliseconds:.2f} ms"
     memory = cell.plain_bytes is not None

@@ -105,7 +105,7 @@ def _stored(path: Path) -> Mapping[str, npt.NDArray[Any]]:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}). Is it an npz file?") from error
     except (ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
-            reason = "is no npz file, or holds Python objects, which are not read as they could run code"
+            reason = "is not an npz file, or holds Python objects, which are not read as they could run code"
         else:
             reason = f"is damaged or no npz file ({error})"
         raise DataError(f"{path}: {reason}. Write plain arrays of numbers with numpy.savez.") from error
@@ -162,7 +162,7 @@ def _labels(path: Path, key: str, y: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         raise DataError(f"{path}: {key} has the label {y[index]} at {index}, labels start at 0. {_RENUMBER}")
     if y.size and y.max() > np.iinfo(np.int32).max:
         index = int(y.argmax())
-        raise DataError(f"{path}: {key} has the label {y[index]} at {index}, which is no class index. {_RENUMBER}")
+        raise DataError(f"{path}: {key} has the label {y[index]} at {index}, which is not a class index. {_RENUMBER}")
     return y.astype(np.int64)
 
 

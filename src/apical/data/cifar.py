@@ -17,14 +17,14 @@ import numpy.typing as npt
 
 from apical.errors import DataError
 
-_REMEDY = "Delete its folder (the set is then downloaded anew) or replace the file by a sound copy."
+_REMEDY = "Delete its folder (the set is then downloaded again) or replace the file by a sound copy."
 
 
 def read_batch(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """The pictures, (n, 3, 32, 32), and labels, (n,), of one batch file.
 
     Raises:
-        DataError: the file cannot be read, is no CIFAR-10 batch, or asks for more than arrays.
+        DataError: the file cannot be read, is not a CIFAR-10 batch, or asks for more than arrays.
     """
     try:
         with path.open("rb") as file:
@@ -57,7 +57,7 @@ def _entry(path: Path, entries: Mapping[Any, Any], key: str) -> npt.NDArray[Any]
     try:
         return np.asarray(entries[key])
     except ValueError as error:  # lists of unequal lengths
-        raise DataError(f"{path}: '{key}' is no array ({error}). {_REMEDY}") from error
+        raise DataError(f"{path}: '{key}' is not an array ({error}). {_REMEDY}") from error
 
 
 class _ArraysOnly(pickle.Unpickler):

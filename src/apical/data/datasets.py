@@ -38,7 +38,7 @@ def from_dataset(dataset: MapStyle) -> Examples:
     name = type(dataset).__name__
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise DataError(
-            f"{name}: has no length or no items by index, so it is no map-style dataset. "
+            f"{name}: has no length or no items by index, so it is not a map-style dataset. "
             "Collect the pairs of an iterable one in a list first."
         )
     count = len(dataset)

@@ -27,7 +27,7 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
     """The array in an idx file, plain or gzipped: read-only, big-endian as stored.
 
     Raises:
-        DataError: the file cannot be read, is no idx file, or is shorter or longer than its header says.
+        DataError: the file cannot be read, is not an idx file, or is shorter or longer than its header says.
     """
     content = _content(path)
     if len(content) < 4:
@@ -78,5 +78,5 @@ def decompressed(raw: bytes) -> bytes:
 
 def _damaged(path: Path, reason: str) -> DataError:
     return DataError(
-        f"{path}: {reason}. Delete the file (a standard set is then downloaded anew) or replace it by a sound copy."
+        f"{path}: {reason}. Delete the file (a standard set is then downloaded again) or replace it by a sound copy."
     )

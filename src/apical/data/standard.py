@@ -172,7 +172,7 @@ def _read_idx_pair(folder: Path, part: str) -> tuple[npt.NDArray[np.uint8], npt.
     images_path = _member(folder, f"{part}-images-idx3-ubyte")
     labels_path = _member(folder, f"{part}-labels-idx1-ubyte")
     images, labels = read_idx(images_path), read_idx(labels_path)
-    remedy = "Delete it (it is then downloaded anew) or replace it by a sound copy."
+    remedy = "Delete it (it is then downloaded again) or replace it by a sound copy."
     if images.dtype != np.uint8 or images.ndim != 3 or images.size == 0:
         raise DataError(
             f"{images_path}: holds {images.shape} of {images.dtype}, wanted are pictures, (n, height, width) "
@@ -183,7 +183,7 @@ def _read_idx_pair(folder: Path, part: str) -> tuple[npt.NDArray[np.uint8], npt.
     if len(images) != len(labels):
         raise DataError(
             f"{labels_path}: has {len(labels)} labels, but {images_path.name} has {len(images)} pictures, so "
-            "one of the two is of another set. Delete both (they are then downloaded anew) or replace them."
+            "one of the two is of another set. Delete both (they are then downloaded again) or replace them."
         )
     return images[:, None], labels.astype(np.int64)
 
@@ -195,7 +195,7 @@ def _read_cifar10(folder: Path) -> Arrays:
     if max(y_train.max(), y_test.max()) > 9 or min(y_train.min(), y_test.min()) < 0:
         raise DataError(
             f"{folder}: has labels beyond 0 to 9, so it is not CIFAR-10. "
-            "Delete the folder (the set is then downloaded anew) or replace it by a sound copy."
+            "Delete the folder (the set is then downloaded again) or replace it by a sound copy."
         )
     return Arrays(x_train, y_train, x_test, y_test, classes=10)
 

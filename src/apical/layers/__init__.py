@@ -7,7 +7,7 @@ from apical.layers.nodes import Derivatives, Junction, Layer, Node, NodeState
 from apical.layers.passes import BackwardPass, BackwardPlan, ForwardState
 from apical.layers.steps import LocalGraph, Step, closed_form, closed_form_of, known_closed_forms
 from apical.layers.synapses import Synapses, kind_of, known_kinds, synapses_of
-from apical.layers.traits import Traits
+from apical.layers.traits import Traits, has_traits
 
 __all__ = [
     "BackwardPass",
@@ -27,6 +27,7 @@ __all__ = [
     "activations",
     "closed_form",
     "closed_form_of",
+    "has_traits",
     "kind_of",
     "known_closed_forms",
     "known_kinds",

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apical import kernels
-from apical.layers.steps import Elementwise, Saved, closed_form
+from apical.layers.steps import ParameterFree, Saved, closed_form
 from apical.layers.traits import Traits
 
 aten = torch.ops.aten
@@ -22,7 +22,7 @@ def _neuron(**more: Any) -> Traits:
     return Traits(activation=True, elementwise=True, keeps_shape=True, **more)
 
 
-class _FromOutput(Elementwise):
+class _FromOutput(ParameterFree):
     """An activation whose derivative is read off its output."""
 
     def output(self, saved: Saved) -> Tensor:
@@ -31,7 +31,7 @@ class _FromOutput(Elementwise):
 
 
 @closed_form(nn.Identity)
-class Identity(Elementwise):
+class Identity(ParameterFree):
     """The rate is the drive."""
 
     traits = Traits(elementwise=True, monotone=True, holomorphic=True, keeps_shape=True, moves=True)
@@ -108,7 +108,7 @@ class Sigmoid(_FromOutput):
         return below
 
 
-class _FromInput(Elementwise):
+class _FromInput(ParameterFree):
     """An activation whose derivative is read off its input."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
@@ -130,9 +130,11 @@ class Hardtanh(_FromInput):
     def __init__(self, module: Any) -> None:
         super().__init__(module)
         low, high = float(module.min_val), float(module.max_val)
-        bounded = math.isfinite(low)
         self.traits = _neuron(
-            monotone=True, saturating=bounded and math.isfinite(high), lowest_rate=low if bounded else None
+            monotone=True,
+            saturating=math.isfinite(low) and math.isfinite(high),
+            lowest_rate=low if math.isfinite(low) else None,
+            rectifies=(low, high) == (0, math.inf),
         )
 
     def fire(self, x: Tensor) -> Tensor:
@@ -153,7 +155,7 @@ class LeakyReLU(_FromInput):
     def __init__(self, module: Any) -> None:
         super().__init__(module)
         slope = module.negative_slope
-        self.traits = _neuron(monotone=slope >= 0, lowest_rate=0.0 if slope <= 0 else None)
+        self.traits = _neuron(monotone=slope >= 0, lowest_rate=0.0 if slope <= 0 else None, rectifies=slope == 0)
 
     def fire(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, self.module.negative_slope)
@@ -276,7 +278,7 @@ class Hardswish(_FromInput):
 
 
 @closed_form(nn.LogSigmoid)
-class LogSigmoid(Elementwise):
+class LogSigmoid(ParameterFree):
     """The logarithm of the logistic function."""
 
     traits = _neuron(monotone=True)

@@ -12,6 +12,7 @@ from apical.layers import products
 from apical.layers.nodes import Junction, Layer, Node
 from apical.layers.passes import ForwardState
 from apical.layers.steps import refire_all
+from apical.layers.synapses import Synapses
 
 Potential = Callable[[Layer, bool], Tensor | None]
 """Given a layer, and whether the rate that arrives there has moved: the potential at which its neurons fire, or None
@@ -32,17 +33,20 @@ class MovingState:
     Attributes:
         free: as given.
         state: of the nodes as they are now, for a `BackwardPass`.
+        synapses: other synapses that take the place of a layer's own.
     """
 
     def __init__(self, free: ForwardState, *, anchored: bool) -> None:
         self.free = free
         self.state = free.copy()
+        self.synapses: dict[Layer, Synapses] = {}
         self._anchored = anchored
         self._upwards = free.plan.order[::-1]
         self._junctions = [node for node, is_layer in self._upwards if not is_layer]
-        if any(_is_lowered(node, free) for node, _ in self._upwards):
+        self._was_lowered = any(_is_lowered(node, free) for node, _ in self._upwards)
+        if self._was_lowered:
             self._raise_precision()
-        self._clock = 0
+        self._turn = 0
         self._moved = [0] * (len(free.nodes) + 1)
         self._evaluated = [0] * len(free.nodes)
 
@@ -60,21 +64,19 @@ class MovingState:
         return rate
 
     def pre(self, layer: Layer) -> Tensor:
-        """The rate that arrives at a layer's synapses now, in the type of its weights."""
+        """The rate that arrives at a layer's synapses now."""
         rate = self.state.rate(layer.sources[0])
         if rate is None:  # below all that learns
             rate = self.free[layer].pre
             assert rate is not None
-        dtype = layer.weight.dtype
-        return rate if rate.dtype == dtype or rate.is_complex() else rate.to(dtype)
+        return rate.to(layer.weight.dtype) if self._was_lowered else rate
 
     def drive(self, layer: Layer) -> Tensor:
         """Evaluate a layer's drive for the rate that arrives there now."""
         own = self.state[layer]
         own.pre = pre = self.pre(layer)
-        own.drive = drive = products.forward(layer, pre)
-        self._clock += 1
-        self._evaluated[layer.index] = self._clock
+        own.drive = drive = products.forward(self.synapses.get(layer, layer.synapses), pre)
+        self._evaluated[layer.index] = self._turn
         return drive
 
     def fire(self, node: Node, x: Tensor) -> None:
@@ -90,7 +92,8 @@ class MovingState:
     def has_moved_input(self, node: Node) -> bool:
         """Whether a rate that arrives at a node has moved since the node was evaluated."""
         moved, evaluated = self._moved, self._evaluated[node.index]
-        return any(moved[source] > evaluated for source in node.sources)
+        first, *others = node.sources
+        return moved[first] > evaluated or any(moved[source] > evaluated for source in others)
 
     def has_been_evaluated(self, layer: Layer) -> bool:
         """Whether a layer's drive was evaluated again since the free pass."""
@@ -102,6 +105,7 @@ class MovingState:
         Args:
             potential: of a layer.
         """
+        self._turn += 1
         for node, is_layer in self._upwards:
             if not is_layer:
                 self._merge_moved(node)
@@ -113,14 +117,14 @@ class MovingState:
 
     def update_junctions(self) -> None:
         """Evaluate the junctions at which a moved rate arrives."""
+        self._turn += 1
         for node in self._junctions:
             self._merge_moved(node)
 
     def _merge_moved(self, node: Node) -> None:
         if self.has_moved_input(node):
             self._merge(node)
-            self._clock += 1
-            self._evaluated[node.index] = self._clock
+            self._evaluated[node.index] = self._turn
             self._note_move(node)
 
     def _merge(self, node: Node) -> None:
@@ -131,8 +135,7 @@ class MovingState:
         own.saved = [merged, *saved]
 
     def _note_move(self, node: Node) -> None:
-        self._clock += 1
-        self._moved[node.index + 1] = self._clock
+        self._moved[node.index + 1] = self._turn
 
     def _fire(self, node: Node, x: Tensor) -> None:
         own = self.state[node]
@@ -147,7 +150,7 @@ class MovingState:
             if isinstance(node, Layer):
                 own = self.state[node]
                 own.pre = self.pre(node)
-                own.drive = products.forward(node, own.pre)
+                own.drive = products.forward(node.synapses, own.pre)
                 self._fire(node, own.drive)
             else:
                 self._merge(node)

@@ -1,4 +1,4 @@
-"""A layer's two products while a network settles: many of them, with states that may be complex.
+"""The two products of synapses while a network settles: many of them, with states that may be complex.
 
 Weights are real, and multiply the real and the imaginary part of a state in the same way. Products in single precision
 on processors with AVX-512 are computed by oneDNN, which PyTorch contains and uses for convolutions: its matrix products
@@ -12,19 +12,18 @@ import torch
 from torch import Tensor
 
 from apical import compat
-from apical.layers.nodes import Layer
-from apical.layers.synapses import LinearSynapses
+from apical.layers.synapses import LinearSynapses, Synapses
 
 _WORTH_IT = 2**21  # multiplications; below, the call costs more than it saves
 
 
-def by_onednn(layer: Layer, x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes a product of (batch, ...) with a layer's weights."""
+def by_onednn(synapses: Synapses, x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN computes a product of (batch, ...) with the weights of synapses."""
     return (
         x.dim() == 2
         and x.dtype == weight.dtype == torch.float32
         and x.numel() // x.shape[-1] * weight.numel() >= _WORTH_IT
-        and isinstance(layer.synapses, LinearSynapses)
+        and isinstance(synapses, LinearSynapses)
         and x.device.type == "cpu"
         # The operator has no derivative, and compilers make products of their own.
         and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
@@ -38,10 +37,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product(x, weight, bias)
 
 
-def forward(layer: Layer, pre: Tensor) -> Tensor:
-    """The drive of a layer: (batch, fan-in ...) to (batch, units ...), in the type of `pre`."""
-    synapses = layer.synapses
-    if by_onednn(layer, pre, synapses.weight):
+def forward(synapses: Synapses, pre: Tensor) -> Tensor:
+    """The drive: (batch, fan-in ...) to (batch, units ...), in the type of `pre`."""
+    if by_onednn(synapses, pre, synapses.weight):
         return _linear(pre, synapses.weight, synapses.bias)
     if not pre.is_complex():
         drive = synapses.forward(pre)
@@ -50,22 +48,22 @@ def forward(layer: Layer, pre: Tensor) -> Tensor:
     return torch.complex(synapses.forward(pre.real.contiguous()), synapses.forward(pre.imag.contiguous()) - bias_alone)
 
 
-def transpose_product(layer: Layer, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
-    """Carry a signal at a layer's soma down: (batch, units ...) to (batch, fan-in ...).
+def transpose_product(synapses: Synapses, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
+    """Carry a signal at the soma down: (batch, units ...) to (batch, fan-in ...).
 
     Args:
-        layer: through which it is carried.
+        synapses: through which it is carried.
         post: the signal.
-        weight: of the shape of the layer's own.
+        weight: of the shape of the synapses' own.
         pre: real, for its shape and type alone.
     """
-    if pre.dtype == post.dtype and by_onednn(layer, post, weight):
+    if pre.dtype == post.dtype and by_onednn(synapses, post, weight):
         return _linear(post, weight.t(), None)
     if not post.is_complex():
-        return layer.synapses.transpose_product(post, weight, pre)
+        return synapses.transpose_product(post, weight, pre)
     return torch.complex(
-        layer.synapses.transpose_product(post.real.contiguous(), weight, pre),
-        layer.synapses.transpose_product(post.imag.contiguous(), weight, pre),
+        synapses.transpose_product(post.real.contiguous(), weight, pre),
+        synapses.transpose_product(post.imag.contiguous(), weight, pre),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apical.layers.steps import Elementwise, Saved, closed_form
+from apical.layers.steps import ParameterFree, Saved, closed_form
 from apical.layers.traits import Traits
 
 aten = torch.ops.aten
@@ -28,7 +28,7 @@ def _single(value: int | tuple[int, ...]) -> int:
 
 
 @closed_form(nn.Flatten)
-class Flatten(Elementwise):
+class Flatten(ParameterFree):
     """Some axes into one."""
 
     traits = SHAPE
@@ -41,7 +41,7 @@ class Flatten(Elementwise):
 
 
 @closed_form(nn.Unflatten)
-class Unflatten(Elementwise):
+class Unflatten(ParameterFree):
     """One axis into some."""
 
     traits = SHAPE
@@ -54,7 +54,7 @@ class Unflatten(Elementwise):
 
 
 @closed_form(nn.Dropout)
-class Dropout(Elementwise):
+class Dropout(ParameterFree):
     """Some rates silenced at random; draws from torch's own generator, as in plain PyTorch.
 
     Attributes:
@@ -87,7 +87,7 @@ class Dropout(Elementwise):
 
 
 @closed_form(nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-class ChannelDropout(Elementwise):
+class ChannelDropout(ParameterFree):
     """Whole channels silenced at random.
 
     Attributes:
@@ -132,7 +132,7 @@ def _max_pool_1d(module: nn.MaxPool1d) -> MaxPool | None:
     return None if module.return_indices else MaxPool(module, 1)
 
 
-class MaxPool(Elementwise):
+class MaxPool(ParameterFree):
     """The strongest of each patch; a line is a plane of height one."""
 
     def __init__(self, module: nn.Module, rank: int) -> None:
@@ -176,7 +176,7 @@ class MaxPool(Elementwise):
 
 
 @closed_form(nn.AvgPool2d)
-class AvgPool2d(Elementwise):
+class AvgPool2d(ParameterFree):
     """The mean of each patch of a plane."""
 
     traits = _MEAN
@@ -200,7 +200,7 @@ class AvgPool2d(Elementwise):
 
 
 @closed_form(nn.AvgPool1d)
-class AvgPool1d(Elementwise):
+class AvgPool1d(ParameterFree):
     """The mean of each patch of a line, taken as a plane of height one."""
 
     traits = _MEAN
@@ -224,7 +224,7 @@ class AvgPool1d(Elementwise):
 
 
 @closed_form(nn.AdaptiveAvgPool2d)
-class AdaptiveAvgPool2d(Elementwise):
+class AdaptiveAvgPool2d(ParameterFree):
     """The mean of each patch, for a wanted number of patches."""
 
     traits = _MEAN
@@ -242,7 +242,7 @@ class AdaptiveAvgPool2d(Elementwise):
 
 
 @closed_form(nn.AdaptiveAvgPool1d)
-class AdaptiveAvgPool1d(Elementwise):
+class AdaptiveAvgPool1d(ParameterFree):
     """The mean of each patch of a line, for a wanted number of patches."""
 
     traits = _MEAN

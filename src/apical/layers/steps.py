@@ -93,7 +93,7 @@ def refire_all(
     return x, saved
 
 
-class Elementwise(Step):
+class ParameterFree(Step):
     """A step without parameters: `backward` in one line."""
 
     def __init__(self, module: Any) -> None:
@@ -147,6 +147,7 @@ class _Graph:
     def __init__(self, inputs: Sequence[Tensor], output: Tensor) -> None:
         self.inputs = inputs
         self.edge = get_gradient_edge(output) if output.requires_grad else None
+        self.dtype = output.dtype
 
 
 def local_graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, _Graph]:
@@ -173,6 +174,12 @@ def local_derivative(graph: _Graph, grad: Tensor, parameters: Sequence[Tensor]) 
     wanted = [*graph.inputs, *parameters]
     if graph.edge is None:
         return (None,) * len(wanted)
+    if grad.is_complex() != graph.dtype.is_complex:
+        if graph.dtype.is_complex:
+            grad = grad.to(graph.dtype)
+        else:  # a real graph is linear in the signal: its two parts pass one after the other
+            parts = (local_derivative(graph, part, parameters) for part in (grad.real, grad.imag))
+            return tuple([a if a is None or b is None else torch.complex(a, b) for a, b in zip(*parts, strict=True)])
     # Rates may have been compared or counted: what is no real number has no derivative.
     real = [tensor for tensor in wanted if tensor.requires_grad]
     found = iter(torch.autograd.grad([graph.edge], real, grad, retain_graph=True, allow_unused=True))
@@ -199,6 +206,7 @@ class LocalGraph(Step):
             traits,
             random=traits.random or any(map(_draws, module.modules())),
             memory=traits.memory or any(map(_moves_statistics, module.modules())),
+            replays=False,  # its second answer draws again
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
@@ -225,6 +233,17 @@ class LocalGraph(Step):
             return _one_tensor(self.function, self.function(x))
 
 
+_DRAW = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU),
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+)
+_MOVE_STATISTICS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+
+
 def _parameter(module: nn.Module, path: str) -> Tensor:
     """A parameter by its path; a tensor that stands in for one is accepted, which `get_parameter` refuses."""
     owner, _, name = path.rpartition(".")
@@ -234,8 +253,8 @@ def _parameter(module: nn.Module, path: str) -> Tensor:
 
 
 def _draws(module: nn.Module) -> bool:
-    return isinstance(module, (nn.modules.dropout._DropoutNd, nn.RReLU))
+    return isinstance(module, _DRAW)
 
 
 def _moves_statistics(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
+    return isinstance(module, _MOVE_STATISTICS) and module.track_running_stats

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
+
+from torch import nn
+
+from apical.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
     """Properties of a step between the synapses' drive and the rate.
 
-    A trait that is not stated counts as absent: `Traits()` describes a step of which nothing is known.
+    A trait that is not stated counts as absent: `Traits()` describes a step of which nothing is known, and each rule
+    says what it does with such a step.
 
     Attributes:
         activation: turns potentials into rates. Where a layer has such a step, its neurons fire there.
@@ -46,6 +53,10 @@ class Traits:
     memory: bool = False
     replays: bool = False
 
+    def __post_init__(self) -> None:
+        if self.lowest_rate is not None and not math.isfinite(self.lowest_rate):
+            raise ConfigError(f"lowest_rate={self.lowest_rate!r}: it must be a finite number. Leave it out.")
+
     @property
     def commutes_with_relu(self) -> bool:
         """Whether f(max(0, x)) = max(0, f(x)), by the traits above: changes of shape, masks and max-pooling."""
@@ -53,3 +64,47 @@ class Traits:
 
 
 UNKNOWN = Traits()
+
+_Module = TypeVar("_Module", bound=type[nn.Module])
+
+
+def has_traits(
+    *, activation: bool = True, elementwise: bool = True, keeps_shape: bool = True, **more: Any
+) -> Callable[[_Module], _Module]:
+    """State the traits of a module of your own, which learning rules then rely on without a check.
+
+    Modules without parameters and buffers that compute the same as a built-in activation need no statement: a circuit
+    finds their traits when it is built. By default the module is an activation of each unit by itself.
+
+    Example:
+        >>> import torch, apical
+        >>> @apical.layers.has_traits(lowest_rate=0.0, monotone=True)
+        ... class SoftThreshold(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return torch.nn.functional.softplus(x - 1, beta=4)
+
+    Args:
+        activation: whether it turns potentials into rates.
+        elementwise: whether each output depends on one input only.
+        keeps_shape: whether outputs have the shape of the inputs.
+        more: the other attributes of `Traits`.
+    """
+    traits = Traits(activation=activation, elementwise=elementwise, keeps_shape=keeps_shape, **more)
+
+    def state(module: _Module) -> _Module:
+        module._apical_traits = traits  # type: ignore[attr-defined]
+        return module
+
+    return state
+
+
+def stated(module: nn.Module) -> Traits | None:
+    """The traits that a module's class states, or None; a forward that overrides that class's own has none."""
+    if "forward" in vars(module):
+        return None
+    for kind in type(module).__mro__:
+        if "_apical_traits" in vars(kind):
+            return vars(kind)["_apical_traits"]  # type: ignore[no-any-return]
+        if "forward" in vars(kind):
+            return None
+    return None

@@ -22,7 +22,7 @@ LEARNING_RATE = 1e-4  # of `sgd`
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one rule's whole step takes beside plain PyTorch's, measured in turns.
+    """What one rule's whole step takes beside plain PyTorch's, measured alternating.
 
     Attributes:
         ratio: median over the turns of (this step's time) / (plain PyTorch's step in the same turn).
@@ -67,7 +67,7 @@ def step_cost(
     """Time whole training steps (zero_grad, forward, loss, backward, optimizer) against plain PyTorch.
 
     In every turn plain PyTorch and each rule make their step one after the other, so that a noisy machine
-    disturbs all alike; each has a copy of the model and an optimizer of its own.
+    disturbs all of them; each has a copy of the model and an optimizer of its own.
 
     Args:
         model: the network; it is copied.
@@ -105,7 +105,7 @@ def step_cost(
     times: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
     for turn in range(warmup + repeats):
-        # Whoever comes first pays for a cold cache: take it in turns.
+        # The first one pays for a cold cache: each is first in another turn.
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             step = arms[name]

@@ -172,7 +172,7 @@ def _lenet(spec: Spec, channels: int, height: int, width: int, classes: int) -> 
     """LeNet-5 as in BioTorch's benchmark: max pooling, and 120 and 84 units behind the convolutions.
 
     A smaller image is padded to 32x32 by repeating its border, half of the missing rows and columns on either
-    side: the background goes on, whatever value standardisation gave it.
+    side: the background continues, at the value that standardisation gave it.
     """
     if max(height, width) > 32:
         raise ConfigError(

@@ -20,7 +20,7 @@ ENTRIES = 131072
 
 
 class Perceptrons:
-    """Networks inputs-hidden-outputs of sigmoid units, alike but for their weights.
+    """Networks inputs-hidden-outputs of sigmoid units, which differ in their weights only.
 
     The loss of one example is the cross-entropy of every output with its target, 1 for the example's class and 0 for
     the others, summed over outputs: `binary_cross_entropy_with_logits(..., reduction="sum")`. Its gradients are
@@ -30,7 +30,7 @@ class Perceptrons:
         inputs: of each network.
         hidden: units.
         outputs: one for each class.
-        seeds: of the networks' weights. Networks with one seed begin alike.
+        seeds: of the networks' weights. Networks with one seed start from the same weights.
         dtype: of all tensors.
 
     Attributes:

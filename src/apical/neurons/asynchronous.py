@@ -169,7 +169,7 @@ class AsynchronousNetwork(nn.Module):
         ):
             raise DataError(
                 f"AsynchronousNetwork: amplitudes of shape {tuple(x.shape)} and times of shape {tuple(times.shape)}; "
-                f"wanted are (batch, {inputs}) or (batch, {outputs}, {inputs}), both alike."
+                f"wanted are (batch, {inputs}) or (batch, {outputs}, {inputs}), both of one shape."
             )
         if not bool(((times >= 0) & (times <= self.window)).all()):
             raise DataError(
@@ -283,7 +283,7 @@ def teacher_and_student(
         inputs: N.
         dendrites: K.
         runs: pairs of teacher and student, all in one computation; each has examples of its own.
-        test: examples that the error is taken on, which nobody learns from.
+        test: examples that the error is taken on, which are not learned from.
         seed: of everything.
 
     Returns:

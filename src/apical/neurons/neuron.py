@@ -18,7 +18,7 @@ Advance = Callable[[tuple[Tensor, ...], Tensor], None]
 
 
 class Run(NamedTuple, Generic[State]):
-    """What comes of a run over time.
+    """The outcome of a run over time.
 
     Attributes:
         spikes: a raster, boolean (time, ..., units).

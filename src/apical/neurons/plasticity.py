@@ -24,7 +24,7 @@ class SynapseState(NamedTuple):
         burst_rate: Bbar, the moving average of postsynaptic bursts in Hz, (..., post).
         pre_age: time since the last presynaptic spike in ms, infinite before the first, (..., pre).
         post_age: time since the last postsynaptic spike in ms, (..., post).
-        in_burst: whether the burst that goes on has been counted, boolean (..., post).
+        in_burst: whether the present burst has been counted, boolean (..., post).
     """
 
     weights: Tensor
@@ -211,7 +211,7 @@ class BurstDependentPlasticity:
             state: of the synapses.
             pre: (..., pre, n) in ms from now on, padded with infinity.
             post: (..., post, n) in the same way.
-            duration: until when decay goes on, in ms; None for each leading index's own last spike.
+            duration: until when decay lasts, in ms; None for each leading index's own last spike.
         """
         check_times(pre, "pre")
         check_times(post, "post")
@@ -224,7 +224,7 @@ class BurstDependentPlasticity:
         now = torch.zeros(leading, dtype=torch.float64, device=pre.device)
         previous = torch.full_like(now, -1)
         for moment in moments.unbind(-1):
-            # A moment at which several neurons fire is there several times, and padding is no moment at all.
+            # A moment at which several neurons fire is there several times, and padding is left out.
             fresh = (moment > previous) & moment.isfinite()
             if not bool(fresh.any()):
                 continue
@@ -281,8 +281,8 @@ class BurstDependentPlasticity:
         bursts = post & ~silent & ~state.in_burst
         if learn:
             units = post.shape[-1]
-            told = (events | bursts).reshape(-1, units)
-            sample, unit = told.nonzero(as_tuple=True)
+            taught = (events | bursts).reshape(-1, units)
+            sample, unit = taught.nonzero(as_tuple=True)
             if len(sample):
                 event_rate = state.event_rate.view(-1, units)[sample, unit]
                 expected = expected_bursts(state.burst_rate.view(-1, units)[sample, unit], event_rate)

@@ -60,9 +60,7 @@ class Soma:
                 "not be negative: both hold the neuron back after a spike."
             )
         if not self.threshold > self.rest:
-            raise ConfigError(
-                f"Soma: threshold={self.threshold!r} mV must lie above rest={self.rest!r} mV, or it fires unasked."
-            )
+            raise ConfigError(f"Soma: threshold={self.threshold!r} mV must lie above rest={self.rest!r} mV.")
 
     @property
     def leak_conductance(self) -> float:
@@ -125,7 +123,7 @@ class PyramidalState(NamedTuple):
 
     Attributes:
         variables: what changes smoothly between spikes, (5, ..., units); its rows have names of their own, below.
-        timers: time steps that are left of what goes on, int32 (timers, ..., units); zero and below for nothing.
+        timers: time steps that are left of each process, int32 (timers, ..., units); zero and below for nothing.
     """
 
     variables: Tensor

@@ -19,7 +19,7 @@ class StochasticBurstNeuron(SpikingNeuron[PyramidalState]):
     The equations of `Soma` and `Dendrite`, without any current between them. When V_s passes the threshold, and the
     last spike is `refractory` ago, the neuron fires an event. With probability f(V_d) it becomes a burst: exactly one
     more spike follows after a uniformly distributed delay. That spike leaves V_s, threshold and adaptation alone, but
-    starts the refractory time anew.
+    starts the refractory time again.
 
     Takes two currents in pA, into the soma and into the dendrite: `neuron(soma_current, dendrite_current)`, each
     (time, ..., units). Its state has two timers: of the refractory time, and until the second spike.

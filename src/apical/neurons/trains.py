@@ -59,7 +59,7 @@ def reaches(interval: Tensor, threshold: float) -> Tensor:
 
 
 def check_times(times: Tensor, name: str = "times") -> None:
-    """Refuse what is no set of spike trains (..., n), increasing from zero on, padded with infinity."""
+    """Refuse all but spike trains (..., n), increasing from zero on, padded with infinity."""
     if not times.is_floating_point() or times.dim() == 0:
         raise DataError(f"{name} must be a floating-point tensor (..., n) of spike times in ms, not {_form(times)}.")
     if times.numel() and not bool((times >= 0).all()):
@@ -70,7 +70,7 @@ def check_times(times: Tensor, name: str = "times") -> None:
 
 
 def check_raster(raster: Tensor, name: str = "the raster") -> None:
-    """Refuse what is no boolean raster (time, ..., units)."""
+    """Refuse all but a boolean raster (time, ..., units)."""
     if raster.dtype != torch.bool or raster.dim() < 2:
         raise DataError(f"{name} must be boolean with axes (time, ..., units), not {_form(raster)}; try `spikes > 0`.")
 

@@ -145,7 +145,7 @@ class Adaptation(Optimizer):
         """Adapt the step sizes and update the weights once.
 
         Args:
-            closure: evaluates the model anew, calls backward and returns the loss, which this returns.
+            closure: evaluates the model again, calls backward and returns the loss, which this returns.
 
         Raises:
             ConfigError: a gradient is sparse, and no weight has changed; or fused=True and the kernel could not be
@@ -159,14 +159,14 @@ class Adaptation(Optimizer):
             _refuse_sparse(group["params"])
         for group in self.param_groups:
             rows = [self._synapses(parameter, group) for parameter in group["params"] if parameter.grad is not None]
-            for (device, _), alike in _by_kind(rows).items():
+            for (device, _), same in _by_kind(rows).items():
                 together = device.type != "cpu" if group["foreach"] is None else group["foreach"]
                 if group["fused"]:
-                    _update_fused(alike, group)
+                    _update_fused(same, group)
                 elif together:
-                    _update_many(alike, group)
+                    _update_many(same, group)
                 else:
-                    _update_blocks(alike, group)
+                    _update_blocks(same, group)
         return loss
 
     def step_size(self, parameter: Tensor) -> Tensor:

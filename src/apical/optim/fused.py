@@ -48,7 +48,7 @@ def step(synapses: Sequence[Tensor], variant: str, options: Tensor) -> None:
 def packed(
     keep: float, slope: float, relaxed: float, gain: float, rate: float, *, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """What the kernels multiply with, as a tensor, so that a schedule of `lr` does not compile anew.
+    """What the kernels multiply with, as a tensor, so that a schedule of `lr` does not compile again.
 
     Args:
         keep: weights first, which is weight decay.

@@ -40,7 +40,7 @@ MNIST_SETTINGS = (
     "alignment=1",
 )
 ADAM = (
-    "10 epochs of AdamW with weight decay 0.1, which learned feedback needs, for all arms alike, the learning rate "
+    "10 epochs of AdamW with weight decay 0.1, which learned feedback needs, for every arm, the learning rate "
     "falling along half a cosine: with plain descent these sigmoid units take hundreds of epochs."
 )
 MNIST = Protocol(
@@ -103,7 +103,7 @@ CIFAR10 = Protocol(
     departures=(
         "5 epochs, no crops and flips, batches of 64, the learning rate falling along half a cosine.",
         "ReLU units and cross-entropy: with sigmoid units and squared error nothing is learned in so few epochs.",
-        "Weight decay 1e-3, which learned feedback needs, for all arms alike.",
+        "Weight decay 1e-3, which learned feedback needs, for every arm.",
         "One learning rate for all arms but those of fixed feedback, chosen for backpropagation out of 0.01 and 0.03 "
         "after one epoch on nine tenths of the training data; for fixed feedback chosen in the same way for feedback "
         "alignment out of 0.001, 0.003, 0.01 and 0.03, since it diverges at backpropagation's.",

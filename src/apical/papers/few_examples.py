@@ -194,7 +194,7 @@ def train(
         seeds: of initial weights, examples and their order.
         counts: examples of each class after which accuracy is taken, in rising order.
         exam: images (n, inputs) and labels (n,) that it is taken on.
-        advance: told of steps taken, times networks.
+        advance: receives steps taken, times networks.
 
     Returns:
         Accuracy, (options, seeds, counts), float64.
@@ -248,10 +248,10 @@ def cell(
         hidden: units of the network.
         name: of a method in `METHODS`.
         budget: how much is spent.
-        advance: told of steps taken, times networks; there are `steps_of` in all.
+        advance: receives steps taken, times networks; there are `steps_of` in all.
 
     Raises:
-        DataError: the task has too few examples, or its pixels cannot be told.
+        DataError: the task has too few examples, or its raw pixels are not known.
     """
     method = METHODS[name]
     digits = Digits(task, inputs, budget)

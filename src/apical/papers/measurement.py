@@ -19,7 +19,7 @@ class Measurement:
         date: when, as YYYY-MM-DD.
         command: that measures it again.
         environment: versions and processor.
-        recipe: what it was measured with, as `Claim.recipe` was then; empty where nobody wrote it down.
+        recipe: what it was measured with, as `Claim.recipe` was then; empty where it was not recorded.
         courses: accuracy on the validation part after every epoch, of each seed; empty where there is no such part.
     """
 

@@ -30,7 +30,7 @@ def measure(
 ) -> dict[str, Measurement]:
     """Train and test what these claims speak of, and what they are compared with.
 
-    Called again with the same folder it keeps the runs that have finished and goes on with the others.
+    Called again with the same folder it keeps the runs that have finished and continues the others.
 
     Args:
         claims: what to measure.
@@ -112,7 +112,7 @@ def _run(jobs: Sequence[Job | OnlineJob], processes: int | None, progress: bool 
         if stop.signal:
             finished = sum(job.finished() for job in jobs)
             raise Interrupted(
-                f"stopped with {finished} of {len(jobs)} runs finished and the others saved; the same command goes on",
+                f"stopped with {finished} of {len(jobs)} runs finished; the same command continues",
                 stop.signal,
             )
     if failures:

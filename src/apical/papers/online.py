@@ -75,7 +75,7 @@ class OnlineJob:
         """Tune and test, and write outcome.json.
 
         Raises:
-            Interrupted: it was told to stop; what it was at is lost.
+            Interrupted: a signal stopped it; the outcome so far is lost.
         """
         budget = few_examples.Budget(seeds=self.seeds)
         setting = self.setting

@@ -221,14 +221,14 @@ def _equilibrium(protocol: Protocol, level: float, rate: float) -> tuple[Claim, 
 
 def _predictive(protocol: Protocol, level: float, points: float, squared: Recipe, entropy: Recipe) -> tuple[Claim, ...]:
     arms = []
-    for loss, told, short, recipe in (
+    for loss, name, short, recipe in (
         ("mse", "squared_error", "MSE", squared),
         ("cross_entropy", "cross_entropy", "CE", entropy),
     ):
         reference = f"{protocol.name}-backprop-{short.lower()}"
         own = (f"loss={loss}", f"optimizer.weight_decay={recipe.weight_decay}")
         rule = (
-            f"predictive_coding:variant=strict,loss={told},steps={recipe.steps},rate={recipe.rate},"
+            f"predictive_coding:variant=strict,loss={name},steps={recipe.steps},rate={recipe.rate},"
             f"momentum={recipe.momentum}"
         )
         arms += [

@@ -76,7 +76,7 @@ class Augment(nn.Module):
 
     Attributes:
         action_values: (environments, actions), of the last step.
-        reward_prediction_error: (environments,), delta of the last step; 0 where a trial had just begun.
+        reward_prediction_error: (environments,), delta of the last step; 0 where a trial had just started.
 
     Raises:
         ConfigError: an option that cannot be.
@@ -200,7 +200,7 @@ class Augment(nn.Module):
 
         Args:
             observation: (environments, observations).
-            reward: (environments,), for the action before; not looked at where a trial has just begun.
+            reward: (environments,), for the action before; not looked at where a trial has just started.
             terminated: (environments,), whether that action ended the trial, so that nothing is to be gained after it.
             truncated: (environments,), whether the trial was cut off here: it ends, but its last observation keeps
                 its value.
@@ -276,7 +276,7 @@ class Augment(nn.Module):
         return torch.where(explores, drawn, best)
 
     def _learn(self, error: Tensor, taught: Tensor) -> None:
-        """Every weight changes by learning_rate * error * tag where it is taught; W and W' alike."""
+        """Every weight changes by learning_rate * error * tag where it is taught, W as W'."""
         rate = (self.learning_rate * error * taught)[:, None, None]
         if self.feedback_decay:
             kept = (1 - self.feedback_decay * taught)[:, None, None]

@@ -283,7 +283,7 @@ def _vector(env: Environment, environments: int | None) -> Iterator[VectorEnv[An
         vector = SyncVectorEnv([lambda: env], copy=False)
     else:
         raise ConfigError(
-            f"env={env!r} is no environment: give gymnasium's id, a gymnasium.Env or a gymnasium.vector.VectorEnv."
+            f"env={env!r} is not an environment: give gymnasium's id, a gymnasium.Env or a gymnasium.vector.VectorEnv."
         )
     if environments is not None and vector.num_envs != environments:
         raise ConfigError(

@@ -12,7 +12,7 @@ a row a step::
     empty screen             look left or right within 9 steps; reward 1.5 if it is the right one
 
 Where the mark asks for a saccade, the target is where the cue was; where it asks for an antisaccade, the other side.
-Whoever looks away before the last row ends the trial. The times and rewards were checked against the authors' program
+Looking away before the last row ends the trial. The times and rewards were checked against the authors' program
 (JRombouts/augment), whose trial begins with the fixation mark because its network has forgotten the empty screen.
 """
 
@@ -156,7 +156,7 @@ class SaccadeAntisaccade(gymnasium.Env[NDArray[np.float32], np.int64]):
 class SaccadeAntisaccadeVector(gymnasium.vector.VectorEnv[NDArray[np.float32], Integers, NDArray[Any]]):
     """Many trials of the task side by side, in one NumPy step; `gymnasium.make_vec` makes it.
 
-    A trial that has ended begins anew at the next step, whose action counts for nothing (gymnasium's "next step"
+    A trial that has ended starts again at the next step, whose action counts for nothing (gymnasium's "next step"
     autoreset).
 
     Args:

@@ -54,9 +54,9 @@ def _rewarded(comparison: Comparison) -> str:
     if not names:
         return ""
     *others, last = names
-    told = f"{', '.join(others)} and {last}" if others else last
+    rules = f"{', '.join(others)} and {last}" if others else last
     others_saw = " The other rules saw the labels." if len(names) < len(comparison.arms) else ""
-    return f"{told} learned from a scalar reward: whether the one class that was tried was right.{others_saw}"
+    return f"{rules} learned from a scalar reward: whether the one class that was tried was right.{others_saw}"
 
 
 def _ranked(comparison: Comparison) -> list[tuple[Arm, Spread]]:

@@ -38,7 +38,7 @@ def render(comparison: Document | Sequence[Document]) -> str:
             one page in which a rule keeps its colour and marker.
 
     Raises:
-        DataError: when a document is no comparison, is of a later format, or none is given.
+        DataError: when a document is not a comparison, is of a later format, or none is given.
     """
     documents = [comparison] if isinstance(comparison, Mapping | Comparison) else list(comparison)
     if not documents:
@@ -85,7 +85,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # NaN is no JSON: a browser would refuse the whole page, so refuse to write it.
+    # JSON has no NaN: a browser would refuse the whole page, so refuse to write it.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"date": _date, "setting": _setting, "layer_title": layer_title}
     environment.globals |= {

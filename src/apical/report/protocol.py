@@ -124,6 +124,6 @@ def _cost(comparison: Comparison) -> str:
     turns = f"{' or '.join(map(str, repeats))} turns"
     return (
         "Time of one whole training step (zero_grad, forward, loss, backward, optimizer) divided by that of the "
-        f"same step in plain PyTorch, both measured in turns in one process{at}{on}: the median over {turns}, "
+        f"same step in plain PyTorch, both measured alternating in one process{at}{on}: the median over {turns}, "
         "and in small print and as a bar its quartiles."
     )

@@ -13,55 +13,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apical.interrupts import Interrupted
-    from apical.models import build
-    from apical.study.comparison.compare import compare
-    from apical.study.comparison.schema import Comparison
-    from apical.study.configuration import Config, OptimizerConfig, RuleConfig, ScheduleConfig
-    from apical.study.runs.folder import RunFolder
-    from apical.study.runs.results import Evaluation, Result
-    from apical.study.training.evaluation import evaluate
-    from apical.study.training.session import resume, train
+    from apical.interrupts import Interrupted as Interrupted
+    from apical.models import build as build
+    from apical.study.comparison.compare import compare as compare
+    from apical.study.comparison.schema import Comparison as Comparison
+    from apical.study.configuration import Config as Config
+    from apical.study.configuration import OptimizerConfig as OptimizerConfig
+    from apical.study.configuration import RuleConfig as RuleConfig
+    from apical.study.configuration import ScheduleConfig as ScheduleConfig
+    from apical.study.runs.folder import RunFolder as RunFolder
+    from apical.study.runs.results import Evaluation as Evaluation
+    from apical.study.runs.results import Result as Result
+    from apical.study.training.evaluation import evaluate as evaluate
+    from apical.study.training.session import resume as resume
+    from apical.study.training.session import train as train
 
 _HOMES = {
-    "Comparison": "apical.study.comparison.schema",
-    "Config": "apical.study.configuration",
-    "Evaluation": "apical.study.runs.results",
-    "Interrupted": "apical.interrupts",
-    "OptimizerConfig": "apical.study.configuration",
-    "Result": "apical.study.runs.results",
-    "RuleConfig": "apical.study.configuration",
-    "RunFolder": "apical.study.runs.folder",
-    "ScheduleConfig": "apical.study.configuration",
-    "build": "apical.models",
-    "compare": "apical.study.comparison.compare",
-    "evaluate": "apical.study.training.evaluation",
-    "resume": "apical.study.training.session",
-    "train": "apical.study.training.session",
+    "apical.interrupts": ["Interrupted"],
+    "apical.models": ["build"],
+    "apical.study.comparison.compare": ["compare"],
+    "apical.study.comparison.schema": ["Comparison"],
+    "apical.study.configuration": ["Config", "OptimizerConfig", "RuleConfig", "ScheduleConfig"],
+    "apical.study.runs.folder": ["RunFolder"],
+    "apical.study.runs.results": ["Evaluation", "Result"],
+    "apical.study.training.evaluation": ["evaluate"],
+    "apical.study.training.session": ["resume", "train"],
 }
-
-__all__ = [
-    "Comparison",
-    "Config",
-    "Evaluation",
-    "Interrupted",
-    "OptimizerConfig",
-    "Result",
-    "RuleConfig",
-    "RunFolder",
-    "ScheduleConfig",
-    "build",
-    "compare",
-    "evaluate",
-    "resume",
-    "train",
-]
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'apical.study' has no attribute {name!r}")
-    found = getattr(import_module(_HOMES[name]), name)
+    found = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = found
     return found
 

@@ -37,7 +37,9 @@ from apical.layers import (
 )
 from apical.layers.activations import ReLU
 from apical.layers.norms import Norm
+from apical.layers.probing import traits_of, traits_of_function
 from apical.layers.shapes import ChannelDropout, Dropout
+from apical.layers.traits import UNKNOWN, stated
 from apical.tracing.graph import Root
 
 
@@ -265,7 +267,7 @@ class Reader:
 
     def _step(self, node: fx.Node, module: nn.Module | None, source: fx.Node) -> Step:
         if module is not None and node.args == (source,) and not node.kwargs:
-            return closed_form_of(module) or LocalGraph(module)
+            return closed_form_of(module) or LocalGraph(module, traits=traits_of(module))
         call = expression(node, {source: 0}, self.root)
         stands_for = as_module(node)
         if stands_for is not None:
@@ -277,7 +279,9 @@ class Reader:
                 return step
         if is_reshape(node):
             return Reshape(call)
-        return LocalGraph(module if module is not None else nn.Identity(), call)
+        if module is not None:
+            return LocalGraph(module, call, stated(module) or UNKNOWN)
+        return LocalGraph(nn.Identity(), call, traits_of_function(call) if call.is_fixed else UNKNOWN)
 
     def _follow(self, step: Step, node: fx.Node, source: fx.Node) -> None:
         """Add a step to the node that made its argument, or to a new junction where others read that, too."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
@@ -11,16 +10,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from apical.errors import CircuitError, ConfigError
+from apical.errors import ConfigError
 from apical.feedback import Fixed
 from apical.feedback.randomness import check_init, feedback_like, standard_deviation, uniform
 from apical.feedback.registry import Given
 from apical.feedback.weights import PerLayer
-from apical.layers import BackwardPlan, Credit, ForwardState, Layer
+from apical.layers import BackwardPass, BackwardPlan, Credit, ForwardState, Layer, NodeState
 from apical.options import check_choice
-from apical.rules.dendrites.settling import Settling, settle
-from apical.rules.dendrites.somas import Area, Mirror, Soma, area_of, precise
-from apical.rules.energy.relax import UnsettledWarning
+from apical.rules.dendrites.interneurons import Interneurons
+from apical.rules.dendrites.inverse import Inverse, refuse_what_cannot_be_inverted
+from apical.rules.dendrites.somas import Area, Mirror, Soma, areas_of, precise
+from apical.rules.dendrites.steady_state import SteadyState, refuse_what_cannot_settle
+from apical.rules.energy.relax import ConvergenceMonitor, relax
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
 
@@ -28,22 +29,6 @@ _CHOICES = {
     "dynamics": ("two_step", "steady_state"),
     "interneurons": ("learned", "tied"),
 }
-
-
-class Inverse(Fixed):
-    """Feedback weights W^TD that learn to predict the rates below from the rates above; for the microcircuit alone.
-
-    Args:
-        init: of the weights, as for `apical.feedback.Fixed`.
-        scale: of the weights, as for `apical.feedback.Fixed`.
-        seed: of the weights, as for `apical.feedback.Fixed`.
-
-    Source: Sacramento, Ponte Costa, Bengio and Senn, NeurIPS 2018, eq. 9.
-    """
-
-    name = "inverse"
-    summary = "Weights that predict the rates below from those above (dendritic microcircuit)."
-    learned = True
 
 
 class DendriticMicrocircuit(LearningRule):
@@ -185,7 +170,15 @@ class DendriticMicrocircuit(LearningRule):
         self.inhibition = PerLayer()
         self._areas: dict[int, Area] = {}
         self._lowest: set[int] = set()
-        self._told = False
+        self.monitor = self._make_monitor()
+
+    def _make_monitor(self) -> ConvergenceMonitor:
+        return ConvergenceMonitor(
+            "DendriticMicrocircuit(dynamics='steady_state')",
+            "the largest move of a potential, as a part of the teacher's shift,",
+            if_unsettled="Raise settle_steps or tolerance, or weaken the feedback (teaching, apical or scale).",
+            if_diverged="Weaken the feedback (teaching, apical or scale), or lower the learning rate.",
+        )
 
     def _check(self) -> None:
         for option, known in _CHOICES.items():
@@ -235,11 +228,12 @@ class DendriticMicrocircuit(LearningRule):
         return super().teaches_input and self.interneurons == "tied" and self.dynamics == "two_step"
 
     def setup(self, wiring: Wiring) -> None:
-        areas = self._read(wiring)
+        areas = areas_of(wiring, self.output_mixing, self.apical_mixing, self.interneuron_mixing)
         if self.dynamics == "steady_state":
-            _refuse_what_cannot_settle(wiring, areas)
+            refuse_what_cannot_settle(wiring, areas)
         if isinstance(self.pathway, Inverse):
-            _refuse_what_cannot_be_inverted(wiring, areas)
+            refuse_what_cannot_be_inverted(wiring, areas)
+        self.monitor = self._make_monitor()
         self._areas = areas
         self._lowest = {layer.index for layer in wiring.lowest()}
         super().setup(wiring)
@@ -247,23 +241,6 @@ class DendriticMicrocircuit(LearningRule):
         for layer in wiring.layers:
             if layer.feeds_back:
                 self._grow(layer)
-
-    def _read(self, wiring: Wiring) -> dict[int, Area]:
-        """What the theory makes of every layer, from the output down."""
-        readouts = wiring.readouts()
-        step_down = (1 - self.interneuron_mixing) * self.apical_mixing
-        depth = [0] * (len(wiring.nodes) + 1)
-        areas: dict[int, Area] = {}
-        for node in reversed(wiring.nodes):
-            below = depth[node.index + 1]
-            if isinstance(node, Layer):
-                gain = self.output_mixing * step_down**below
-                mixing = self.output_mixing if node in readouts else self.apical_mixing
-                areas[node.index] = area_of(node, mixing, gain)
-                below += 1
-            for source in node.sources:
-                depth[source] = max(depth[source], below)
-        return areas
 
     def _grow(self, layer: Layer) -> None:
         """Make the synapses of the interneurons that mirror a layer, in the area below."""
@@ -296,6 +273,7 @@ class DendriticMicrocircuit(LearningRule):
             yield from self._credit_settled(wiring, state, error)
             return
         samples, batch = wiring.samples(state, error), wiring.batch_size(state, error)
+        interneurons = Interneurons(self, self._areas)
         walk = wiring.backward(state, error)
         for layer, own in walk:
             signal = walk.receive(layer)
@@ -304,162 +282,92 @@ class DendriticMicrocircuit(LearningRule):
             area, pre = self._areas[layer.index], own.pre
             assert pre is not None
             assert own.drive is not None
-            sends = walk.needs_input_grad(layer)
-            # Synapses onto a taught input learn in every pass, whether its signal is needed or not.
-            cancels = sends or (layer.index in self._lowest and layer.feeds_back)
-            feedback = self.pathway.weight(layer) if cancels else None
             if area.linearised:
-                if wiring.observers and layer not in wiring.readouts():
-                    wiring.show(layer, apical_potential=signal * (-samples * area.gain / area.mixing))
-                post = walk.somatic(layer, own, signal)
-                yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
-                if sends and feedback is not None:
-                    walk.send(layer, layer.synapses.transpose_product(post, feedback, pre))
+                yield from self._credit_linearised(wiring, walk, layer, own, signal, samples)
                 continue
             apical = area.to_pyramids(signal, own.saved)
             soma = Soma(area, *precise(layer, own.drive, pre, apical), samples, batch)
-            post = soma.teaching_signal()
-            yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
-            mirror = self._mirror(layer, pre, soma)
-            yield from self._prediction(layer, pre, soma, mirror, post)
-            if feedback is not None:
-                below = self._unexplained(layer, pre, soma, mirror, feedback)
-                yield from self._cancellation(layer, pre, soma, mirror, below, feedback)
-                if sends:
-                    walk.send(layer, below)
-            if wiring.observers:
-                self._show(wiring, layer, soma, mirror)
+            mirror, below = interneurons.mirror(layer, pre, soma), None
+            # Synapses onto a taught input learn in every pass, whether its signal is needed or not.
+            if walk.needs_input_grad(layer) or (layer.index in self._lowest and layer.feeds_back):
+                feedback = self.pathway.weight(layer)
+                below = interneurons.unexplained(layer, pre, mirror, feedback), feedback
+                if walk.needs_input_grad(layer):
+                    walk.send(layer, below[0])
+            yield from self._credits(wiring, layer, pre, interneurons, mirror, below)
         yield from walk.credits()
+
+    def _credit_linearised(
+        self, wiring: Wiring, walk: BackwardPass, layer: Layer, own: NodeState, signal: Tensor, samples: float
+    ) -> Iterator[Credit]:
+        """Credit for a layer whose pyramids respond linearly to their apical dendrites."""
+        area, pre = self._areas[layer.index], own.pre
+        assert pre is not None
+        if wiring.observers and layer not in wiring.readouts():
+            wiring.show(layer, apical_potential=signal * (-samples * area.gain / area.mixing))
+        post = walk.somatic(layer, own, signal)
+        if walk.needs_input_grad(layer):
+            walk.send(layer, self.pathway.send(layer, post, pre))
+        yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
 
     def _credit_settled(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
         samples, batch = wiring.samples(state, error), wiring.batch_size(state, error)
         feedback = {layer.index: self.pathway.weight(layer) for layer in wiring.layers if layer.feeds_back}
+        interneurons = Interneurons(self, self._areas)
+
+        def mirror_of(layer: Layer, pre: Tensor, basal: Tensor, signal: Tensor) -> Mirror:
+            return interneurons.mirror(layer, pre, Soma(self._areas[layer.index], basal, signal, samples, batch))
 
         def message(layer: Layer, pre: Tensor, basal: Tensor, signal: Tensor) -> Tensor:
-            soma = Soma(self._areas[layer.index], basal, signal, samples, batch)
-            return self._unexplained(layer, pre, soma, self._mirror(layer, pre, soma), feedback[layer.index])
+            mirror = mirror_of(layer, pre, basal, signal)
+            return interneurons.unexplained(layer, pre, mirror, feedback[layer.index])
 
-        settling = Settling(self._areas, message, samples, self.settle_steps, self.tolerance)
-        states, residual = settle(settling, wiring, state, error)
-        self._tell(residual)
-        for layer, pre, basal, signal in states:
+        system = SteadyState(self._areas, message, samples, wiring, state, error)
+        outcome = relax(system, self.settle_steps, tolerance=self.tolerance)
+        if not outcome.settled:
+            system.update()
+        self.monitor.check(outcome, error)
+        for layer, pre, basal, signal in system.states():
             if not state.plan.needs_signal[layer.index + 1]:
                 break
-            soma = Soma(self._areas[layer.index], basal, signal, samples, batch)
-            post = soma.teaching_signal()
-            yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
-            mirror = self._mirror(layer, pre, soma)
-            yield from self._prediction(layer, pre, soma, mirror, post)
+            mirror, below = mirror_of(layer, pre, basal, signal), None
             if layer in self.inhibition:
-                below = self._unexplained(layer, pre, soma, mirror, feedback[layer.index])
-                yield from self._cancellation(layer, pre, soma, mirror, below, feedback[layer.index])
-            if wiring.observers:
-                self._show(wiring, layer, soma, mirror)
+                own = feedback[layer.index]
+                below = interneurons.unexplained(layer, pre, mirror, own), own
+            yield from self._credits(wiring, layer, pre, interneurons, mirror, below)
 
-    def _tell(self, residual: float) -> None:
-        """Say once that the dynamics have not settled."""
-        if residual <= self.tolerance or self._told:
-            return
-        self._told = True
-        warnings.warn(
-            f"DendriticMicrocircuit: after {self.settle_steps} iterations the dynamics have not settled: potentials "
-            f"still move by {residual:.1e} of the teacher's shift, and {self.tolerance:.1e} was asked for. Raise "
-            "settle_steps or tolerance, or weaken the feedback (teaching, apical or scale). This is said once.",
-            UnsettledWarning,
-            stacklevel=2,
-        )
-
-    def _mirror(self, layer: Layer, pre: Tensor, soma: Soma) -> Mirror:
-        """The interneurons that mirror a layer's pyramids."""
-        if layer not in self.interneuron_weights:
-            return Mirror(soma, self.interneuron_mixing, None)
-        synapses = self.interneuron_weights.synapses(layer)
-        return Mirror(soma, self.interneuron_mixing, synapses.forward(pre.to(synapses.weight.dtype)))
-
-    def _unexplained(self, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, feedback: Tensor) -> Tensor:
-        """The signal at the apical dendrites below, as an error there: vA over -samples times the gain so far."""
-        unit = -1 / (soma.samples * soma.area.gain * (1 - self.interneuron_mixing))
-        below = layer.synapses.transpose_product(mirror.unexplained() * unit, feedback, pre)
-        if layer in self.inhibition:
-            apart = feedback + self.inhibition[layer].detach()  # zero in the self-predicting state, to the last bit
-            below = below + layer.synapses.transpose_product(mirror.rate.to(soma.dtype) * unit, apart, pre)
-        return below
-
-    def _prediction(self, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, post: Tensor) -> Iterator[Credit]:
-        """Credit for the interneurons, dW^IP ~ [phi(u^I) - phi(v^I)] r^T, in its two parts.
-
-        The teacher's effect on the mirrored pyramids (`post`) is used unscaled, as in the update of W. The
-        interneuron's own change is smaller by lambda_I; that small difference would let uncancelled feedback dominate
-        the error. The error of the prediction has a rate of its own.
-        """
-        if layer not in self.interneuron_weights:
-            return
-        positions = self._positions(layer, soma)
-        corrected = self.prediction_rate / (soma.samples * positions * (layer.synapses.fan_in + 1))
-        lesson = post - mirror.lag() * (corrected / mirror.mixing)
-        yield Credit(layer, pre, lesson, synapses=self.interneuron_weights.synapses(layer))
-
-    def _cancellation(
-        self, layer: Layer, pre: Tensor, soma: Soma, mirror: Mirror, below: Tensor, feedback: Tensor
+    def _credits(
+        self,
+        wiring: Wiring,
+        layer: Layer,
+        pre: Tensor,
+        interneurons: Interneurons,
+        mirror: Mirror,
+        below: tuple[Tensor, Tensor] | None,
     ) -> Iterator[Credit]:
-        """Credit for W^PI, which silences the apical dendrite, and for W^TD, which predicts the rates below."""
-        unit = 1 / (soma.samples * self._positions(layer, soma) * (layer.synapses.fan_out + 1))
-        if layer in self.inhibition:
-            apical = below * (-soma.samples * soma.area.gain * (1 - self.interneuron_mixing))
-            post = mirror.rate.to(soma.dtype) * (self.cancellation_rate * unit)
-            yield Credit(layer, apical.to(post.dtype), post, synapses=self.inhibition.synapses(layer))
-        if isinstance(self.pathway, Inverse):
-            rate = soma.area.fire(soma.basal).to(soma.dtype)
-            guess = layer.synapses.transpose_product(rate, feedback, pre)
-            source = self._areas.get(layer.sources[0] - 1)
-            wrong = pre - (guess if source is None else source.fire(guess))
-            own = self.pathway.weights.synapses(layer)
-            yield Credit(layer, wrong, rate * (-self.inverse_rate * unit), synapses=own)
+        """Credit for a layer's pyramids, and for the interneurons that mirror them.
 
-    def _positions(self, layer: Layer, soma: Soma) -> float:
-        """At how many positions of a sample the layer's weights are shared."""
-        return soma.basal.numel() / (layer.synapses.units * soma.batch)
+        Args:
+            wiring: of the circuit.
+            layer: of the pyramids.
+            pre: the rate that arrives at them.
+            interneurons: of the circuit.
+            mirror: those that mirror the pyramids.
+            below: the signal at the apical dendrites below, and the feedback weights; None: nothing learns there.
+        """
+        post = mirror.soma.teaching_signal()
+        yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
+        yield from interneurons.prediction(layer, pre, mirror, post)
+        if below is not None:
+            yield from interneurons.cancellation(layer, pre, mirror, *below)
+        if wiring.observers:
+            self._show(wiring, layer, mirror)
 
-    def _show(self, wiring: Wiring, layer: Layer, soma: Soma, mirror: Mirror) -> None:
+    def _show(self, wiring: Wiring, layer: Layer, mirror: Mirror) -> None:
+        soma = mirror.soma
         shown = {"somatic_potential": (soma.basal + soma.shift).to(soma.dtype)}
         if layer not in wiring.readouts():
             shown["apical_potential"] = (soma.shift / soma.area.mixing).to(soma.dtype)
         if layer.feeds_back:
             shown["interneuron_rate"] = mirror.rate.to(soma.dtype)
         wiring.show(layer, **shown)
-
-
-def _refuse_what_cannot_settle(wiring: Wiring, areas: dict[int, Area]) -> None:
-    remedy = "Use dynamics='two_step', which works in any circuit."
-    if not wiring.is_chain():
-        raise CircuitError(
-            "DendriticMicrocircuit: dynamics='steady_state' needs a plain chain of layers, each with interneurons that "
-            f"mirror the next, and in this circuit rates part or meet. {remedy}"
-        )
-    if wiring.teach_input:
-        raise CircuitError(
-            "DendriticMicrocircuit: teach_input=True, but with dynamics='steady_state' the input has no pyramids that "
-            f"could settle. {remedy}"
-        )
-    for layer in wiring.layers:
-        area = areas[layer.index]
-        random = [step for step in area.after if step.traits.random]
-        if area.linearised or random:
-            reason = f"{random[0]!r} draws anew" if random else f"one of {layer.steps!r} is no activation or pooling"
-            raise CircuitError(
-                f"{layer.name}: dynamics='steady_state' has the neurons answer again and again until they settle, and "
-                f"{reason}. Take it out, or: {remedy}"
-            )
-
-
-def _refuse_what_cannot_be_inverted(wiring: Wiring, areas: dict[int, Area]) -> None:
-    for layer in wiring.layers:
-        if not layer.feeds_back or layer.sources[0] == 0:
-            continue
-        source = wiring.nodes[layer.sources[0] - 1]
-        area = areas.get(source.index)
-        if area is None or area.linearised or area.after:
-            raise CircuitError(
-                f"{layer.name}: feedback='inverse' predicts the rates below through their own activation, and between "
-                f"{source.name} and this layer they are pooled, normalised or joined. Use feedback='fixed' or 'tied'."
-            )

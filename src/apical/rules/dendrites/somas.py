@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from apical.layers import Layer, Step
+from apical.wiring import Wiring
 
 _SMALL = 0.05  # a shift of this part of a potential has lost four digits in single precision
 
@@ -145,6 +146,30 @@ def area_of(layer: Layer, mixing: float, gain: float) -> Area:
         first, *after = after
     passive = all(step.traits.commutes_with_relu or step.traits.pools for step in after)
     return Area(first, tuple(after), not passive, mixing, gain)
+
+
+def areas_of(wiring: Wiring, output_mixing: float, apical_mixing: float, interneuron_mixing: float) -> dict[int, Area]:
+    """The area of every layer, by its index.
+
+    Args:
+        wiring: of the circuit.
+        output_mixing: lambda_N.
+        apical_mixing: lambda_k.
+        interneuron_mixing: lambda_I.
+    """
+    readouts = wiring.readouts()
+    step_down = (1 - interneuron_mixing) * apical_mixing
+    depth = [0] * (len(wiring.nodes) + 1)
+    areas: dict[int, Area] = {}
+    for node in reversed(wiring.nodes):
+        below = depth[node.index + 1]
+        if isinstance(node, Layer):
+            mixing = output_mixing if node in readouts else apical_mixing
+            areas[node.index] = area_of(node, mixing, output_mixing * step_down**below)
+            below += 1
+        for source in node.sources:
+            depth[source] = max(depth[source], below)
+    return areas
 
 
 def precise(layer: Layer, basal: Tensor, pre: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:

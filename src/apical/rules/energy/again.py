@@ -27,7 +27,7 @@ def refuse_what_cannot_fire_again(wiring: Wiring, rule: str, instead: str = "") 
         for step in node.steps:
             traits = step.traits
             if (traits.random or traits.memory) and not traits.replays:
-                why = "draws other random numbers" if traits.random else "moves its running statistics"
+                why = "draws other random numbers" if traits.random else "changes by what it computed before"
                 raise CircuitError(
                     f"{node.name}: {rule} lets its neurons fire again while the network settles, and {step!r} {why} "
                     "each time. Use nn.Dropout, nn.Dropout1d to 3d, nn.BatchNorm1d or 2d, or a norm without running "

@@ -43,11 +43,8 @@ def check_energy(inference: Inference, at_start: tuple[Tensor, Tensor], pushed: 
     else:
         _check_first_signals(inference, at_start[1])
     worst = max(posts, key=lambda layer: float(posts[layer].abs().nan_to_num(math.inf).max()))
-    rule.monitor.stop(
-        steps,
-        f"at rate {inference.rate:g} there is more energy than at the start, most of it here",
-        layer=worst.name,
-    )
+    fact = "there is more energy than at the start, most of it" if math.isfinite(energy) else "the largest error is"
+    rule.monitor.stop(steps, f"at rate {inference.rate:g} {fact} here", layer=worst.name)
 
 
 def _has_risen(y: Tensor, free: Tensor, first: Tensor, last: Tensor, energy: float) -> bool:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import cmath
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from apical.errors import CircuitError, ConfigError
-from apical.feedback import Tied
 from apical.feedback.randomness import Randomness, check_init
 from apical.feedback.registry import Given
-from apical.layers import BackwardPlan, Credit, Derivatives, ForwardState, Junction, Layer, Node
-from apical.layers.credit import neuron_credits
-from apical.layers.products import real_pairs
+from apical.layers import BackwardPlan, Credit, ForwardState, Junction, Layer
 from apical.options import check_choice
+from apical.rules.energy import hopfield
 from apical.rules.energy.again import refuse_what_cannot_fire_again, widened
-from apical.rules.energy.hopfield import SHAPES, Hopfield
-from apical.rules.energy.nudged import Course, Free, Neurons, Nudged
-from apical.rules.energy.nudging import Nudge, check_loss
+from apical.rules.energy.feedforward import NudgedPhases, Settling
+from apical.rules.energy.hopfield_network import SHAPES, HopfieldNetwork
+from apical.rules.energy.nudged import Neurons
+from apical.rules.energy.nudging import Betas, Nudge, check_loss
 from apical.rules.energy.relax import ConvergenceMonitor, Outcome
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
@@ -187,7 +185,7 @@ class EquilibriumPropagation(LearningRule):
         self._check_pathway()
         self.randomness = Randomness(seed)
         self.monitor = self._make_monitor()
-        self._hopfield: Hopfield | None = None
+        self._hopfield: HopfieldNetwork | None = None
         self._neurons: dict[int, Neurons] = {}
 
     def _check_pathway(self) -> None:
@@ -223,12 +221,12 @@ class EquilibriumPropagation(LearningRule):
         self.monitor = self._make_monitor()
         self._hopfield = None
         if self.network == "hopfield":
-            self._hopfield = Hopfield(
+            self._hopfield = HopfieldNetwork(
                 wiring,
                 type(self).__name__,
                 activation=self.activation,
                 synchronous=self.schedule == "synchronous",
-                step=self.step,
+                damping=self.step,
                 holomorphic=self._complex,
             )
         else:
@@ -263,12 +261,13 @@ class EquilibriumPropagation(LearningRule):
                     "concatenations can. Use nudging='centered'."
                 )
 
-    # Answering
+    # The forward pass
 
     def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
         if self._hopfield is not None:
-            y, state, residual = self._hopfield.forward(x, plan, self._feedback_weights(wiring), self.free_steps)
-            self._look(residual, self.free_steps)
+            weights = self._hopfield_weights(wiring)
+            y, state, outcome = hopfield.forward(self._hopfield, x, plan, weights, self.free_steps, self.tolerance)
+            self.monitor.check(outcome)
             return y, state
         y, state = super().forward(wiring, x, widened(plan))
         state.plan = plan
@@ -278,153 +277,74 @@ class EquilibriumPropagation(LearningRule):
         if self._hopfield is None:
             return super().evaluate(model, x)
         with torch.no_grad():
-            return self._hopfield.evaluate(x, self._feedback_weights(self._hopfield.wiring), self.free_steps)
+            weights = self._hopfield_weights(self._hopfield.wiring)
+            first, _ = self._hopfield.enter(x)
+            return hopfield.settle_freely(self._hopfield, first, weights, self.free_steps)[0]
 
-    def _look(self, residual: float, steps: int) -> None:
-        if not torch.compiler.is_compiling():
-            residual = residual if math.isfinite(residual) else math.nan
-            self.monitor.check(Outcome(steps, residual, self.tolerance))
-
-    # Teaching
+    # The nudged phase
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
         samples = wiring.samples(state, error)
-        y = state.nodes[wiring.output - 1]
+        y = state.rate(wiring.output)
         assert y is not None
-        assert y.rate is not None
         dtype = wiring.layers[0].weight.dtype
         nudge = Nudge(
             self.loss,
-            y.rate.to(dtype),
+            y.to(dtype),
             error.to(dtype),
             samples,
             batch_axis=state.batch_axis(wiring.output),
             mean=wiring.reduction == "mean",
         )
         if self._hopfield is None:
-            yield from self._teach_feedforward(wiring, state, nudge, samples)
+            yield from self._credit_feedforward(wiring, state, nudge, samples)
             return
-        taught = self._hopfield.nudge_and_compare(
-            state, nudge, samples, self._betas(0.1), self._feedback_weights(wiring), self.nudged_steps
-        )
-        self._look(taught.residual, self.nudged_steps)
-        for layer, pre, post in taught.credits:
-            yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
+        weights = self._hopfield_weights(wiring, state.plan)
+        phase = hopfield.HopfieldNudges(self._hopfield, state, nudge, samples, self._betas(0.1), weights)
+        outcome = phase.settle(self.nudged_steps, self.tolerance)
+        self.monitor.check(outcome, error)
+        yield from phase.credits(self.pathway.reciprocal)
         if wiring.observers:
-            for layer, energy in taught.energies:
-                self._show(wiring, layer, energy, taught.residual, self.nudged_steps)
+            for layer, energy in phase.energies():
+                self._show(wiring, layer, energy, outcome)
 
-    def _betas(self, otherwise: float) -> Sequence[complex]:
-        """The nudging strengths."""
-        beta = otherwise if self.beta is None else self.beta
+    def _betas(self, default: float) -> Betas:
+        """The nudging strengths of a backward pass."""
+        beta = default if self.beta is None else self.beta
         if self._complex:
-            return [beta * cmath.exp(2j * math.pi * k / self.points) for k in range(self.points)]
+            return Betas.circle(beta, self.points)
         if self.nudging == "random":
-            return [beta if self.randomness.coin() else -beta]
-        return {"positive": [beta], "negative": [-beta]}.get(self.nudging, [beta, -beta])
+            return Betas.real(beta if self.randomness.coin() else -beta)
+        return {"positive": Betas.real(beta), "negative": Betas.real(-beta)}.get(self.nudging, Betas.real(beta, -beta))
 
-    def _feedback_weights(self, wiring: Wiring) -> dict[int, Tensor]:
-        if isinstance(self.pathway, Tied):
-            return {}
-        return {layer.index: self.pathway.weight(layer) for layer in wiring.layers if layer.feeds_back}
+    def _feedback_weights(self, wiring: Wiring, plan: BackwardPlan | None = None) -> dict[Layer, Tensor]:
+        """The weights that carry signals down, of the layers below which something learns, or may learn."""
+        return {
+            layer: self.pathway.weight(layer)
+            for layer in wiring.layers
+            if (layer.feeds_back if plan is None else plan.needs_signal[layer.sources[0]])
+        }
 
-    def _teach_feedforward(self, wiring: Wiring, state: ForwardState, nudge: Nudge, samples: float) -> Iterator[Credit]:
-        course = Course(state.plan, wiring.output, 2 if self.schedule == "asynchronous" else 1)
-        free = Free(wiring, state, course, self._neurons)
-        enough = math.ceil(course.depth / len(course.layers))
-        sweeps = enough + 1 if self.sweeps is None else self.sweeps
-        betas = self._betas(0.001)
-        weights = self._feedback_weights(wiring)
+    def _hopfield_weights(self, wiring: Wiring, plan: BackwardPlan | None = None) -> dict[Layer, Tensor]:
+        """The same of a Hopfield network: none where its synapses are symmetric."""
+        return {} if self.pathway.descends else self._feedback_weights(wiring, plan)
 
-        def settle(beta: complex, sweeps: int, *, watched: bool) -> tuple[Nudged, float]:
-            states = Nudged(
-                *(wiring, free, course, self._neurons, weights, nudge, beta),
-                step=self.step,
-                clamped=self.nudging == "clamped",
-            )
-            return states, states.relax(sweeps, watched=watched)
-
-        # States under conjugate nudges are each other's conjugates: one of the two will do.
-        strengths = betas[: len(betas) // 2 + 1] if self._complex else betas
-        settled = [
-            settle(beta, sweeps, watched=number == 0 and not torch.compiler.is_compiling())
-            for number, beta in enumerate(strengths)
-        ]
-        residual = settled[0][1]
-        if math.isfinite(residual):
-            self._look(residual, sweeps)
-        else:
-            # Did it diverge? If not, the first signals tell the circuit in which layer numbers were lost.
-            settled = [settle(beta, enough, watched=True) for beta in strengths]
-            if math.isfinite(settled[0][1]):
-                self._look(residual, sweeps)
-        states = [found for found, _ in settled]
-        requires_grad = state.plan.requires_grad
-        derivatives: Derivatives = {}
-        unit = 1 / (samples * len(betas))
-        for layer in (node for node, _ in state.plan.order if isinstance(node, Layer)):
-            index = layer.index
-            if index not in states[0].posts:
-                continue
-            if any(requires_grad[number] for number in layer.neuron_indices):
-                for found in states:
-                    found.teach_neurons(layer, requires_grad, derivatives)
+    def _credit_feedforward(
+        self, wiring: Wiring, state: ForwardState, nudge: Nudge, samples: float
+    ) -> Iterator[Credit]:
+        settling = Settling(
+            self.sweeps, self.schedule == "synchronous", self.step, self.nudging == "clamped", self.tolerance
+        )
+        weights = self._feedback_weights(wiring, state.plan)
+        phases = NudgedPhases(settling, wiring, state, self._neurons, weights, nudge, self._betas(0.001))
+        self.monitor.check(phases.outcome)
+        for layer in phases.layers:
             if wiring.observers:
-                energies = torch.stack([found.energy(layer) for found in states])
-                self._show(wiring, layer, energies.mean(0), residual, sweeps)
-            for pre, post in self._ends(states, index):
-                yield Credit(layer, pre, post * unit, reciprocal=self.pathway.reciprocal(layer))
-        self._finish(wiring, state, states, nudge, unit, derivatives)
-        scaled = {number: derivative * unit for number, derivative in derivatives.items()}
-        yield from neuron_credits([node for node, _ in state.plan.order], scaled)
+                self._show(wiring, layer, phases.energy(layer), phases.outcome)
+            for pre, post in phases.ends(layer, 1 / samples):
+                yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
+        yield from phases.neuron_credits(1 / samples)
 
-    def _ends(self, states: list[Nudged], index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """What a layer's synapses see in all states, before and after them."""
-        if self._complex:
-            yield _real(states, index)
-        elif all(index in found.untouched for found in states):
-            post = states[0].posts[index]
-            for found in states[1:]:
-                post = post + found.posts[index]
-            yield states[0].pres[index], post
-        else:
-            for found in states:
-                yield found.pres[index], found.posts[index]
-
-    def _finish(
-        self,
-        wiring: Wiring,
-        state: ForwardState,
-        states: list[Nudged],
-        nudge: Nudge,
-        unit: float,
-        derivatives: Derivatives,
-    ) -> None:
-        """Add the derivatives of the junctions' own parameters, and compute the error at the input."""
-        plan = state.plan
-        needs = [False] * len(plan.needs_signal)
-        needs[0] = plan.needs_signal[0]
-        for node, is_layer in reversed(plan.order):
-            learns = any(plan.requires_grad[number] for number in node.neuron_indices)
-            needs[node.index + 1] = not is_layer and (learns or any(needs[source] for source in node.sources))
-        if not any(needs):
-            return
-        for number, found in enumerate(states):
-            arrived = found.descend(needs, plan.requires_grad, derivatives)
-            if needs[0] and 0 in arrived:
-                twice = self._complex and 0 < number < len(states) - 1
-                error = (arrived[0].real if self._complex else arrived[0]) * (2 * unit if twice else unit)
-                state.input_signal = error if state.input_signal is None else state.input_signal + error
-
-    def _show(self, wiring: Wiring, node: Node, energy: Tensor, residual: float, steps: int) -> None:
-        wiring.show(node, energy=energy, residual=torch.tensor(residual), steps=torch.tensor(steps))
-
-
-def _real(states: list[Nudged], index: int) -> tuple[Tensor, Tensor]:
-    """The states under half a circle of nudges, and their conjugates, as real pairs."""
-    pairs = []
-    for number, found in enumerate(states):
-        pre, post = real_pairs(found.pres[index], found.posts[index])
-        pairs.append((pre, post * 2 if 0 < number < len(states) - 1 else post))
-    pres, posts = zip(*pairs, strict=True)
-    return torch.cat(pres), torch.cat(posts)
+    def _show(self, wiring: Wiring, layer: Layer, energy: Tensor, outcome: Outcome) -> None:
+        measured = {} if outcome.residual is None else {"residual": torch.tensor(outcome.residual)}
+        wiring.show(layer, energy=energy, steps=torch.tensor(outcome.steps), **measured)

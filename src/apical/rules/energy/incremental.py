@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
-from torch import Tensor
+from torch import nn
 
 from apical.layers import Credit, Layer
 from apical.rules.energy.inference import Requirement
@@ -31,7 +31,6 @@ class Incremental(Strict):
         batch = self.wiring.batch_size(self.free, self.error)
         self._learning_rate = self.rule.learning_rate * self.samples / batch
         self.weights_move = self._learning_rate > 0
-        self._moved: dict[Layer, dict[str, Tensor]] = {}
         unit = 1 / (self.samples * self.rule.nudging * self.steps)
         relaxation = Relaxation(self, self.steps - 1, record=self._check)
         while True:
@@ -44,45 +43,32 @@ class Incremental(Strict):
             relaxation.step()
 
     def _move_weights(self, credit: Credit) -> None:
-        """Move a layer's weights by their credit; the layer's own parameters stay as they are."""
+        """Move a layer's weights by their credit, in synapses of their own: the layer's stay as they are."""
         layer = credit.layer
         if credit.pre is None or credit.post is None or not isinstance(layer, Layer):
             return
-        synapses, learns = layer.synapses, self.free.plan.requires_grad
-        indices = (synapses.weight_index, synapses.bias_index)
-        wanted = [index is not None and learns[index] for index in indices]
+        own, learns = layer.synapses, self.free.plan.requires_grad
+        wanted = [index is not None and learns[index] for index in (own.weight_index, own.bias_index)]
         if not any(wanted):
             return
-        moved = self._moved.setdefault(layer, {})
-        changes = synapses.plasticity(credit.pre, credit.post, *wanted)
-        for name, change in zip(("weight", "bias"), changes, strict=True):
-            if change is not None:
-                before = moved[name] if name in moved else synapses.holder._parameters[name]
-                assert before is not None
-                moved[name] = before.detach() - self._learning_rate * change
+        if layer not in self.moving.synapses:
+            holder = nn.Module()
+            holder._parameters.update(own.holder._parameters)
+            self.moving.synapses[layer] = own.like(holder, own.weight_name, own.bias_name)
+        parameters: dict[str, Any] = self.moving.synapses[layer].holder._parameters
+        changes = own.plasticity(credit.pre, credit.post, *wanted)
+        for name, change in zip((own.weight_name, own.bias_name), changes, strict=True):
+            if name is not None and change is not None:
+                parameters[name] = parameters[name].detach() - self._learning_rate * change
 
     def step(self, *, measured: bool) -> None:
-        with _in_place(self._moved):
-            super().step(measured=measured)
-        if self.rule.pathway.descends:  # signals travel down the moved weights
-            for layer, moved in self._moved.items():
-                if "weight" in moved and layer in self.weights:
-                    self.weights[layer] = moved["weight"]
+        super().step(measured=measured)
+        if self.rule.pathway.descends:  # the next signals travel down the moved weights
+            for layer, synapses in self.moving.synapses.items():
+                if layer in self.weights:
+                    self.weights[layer] = synapses.weight
 
     def _check(self, taken: int, residual: float | None) -> None:
         if self.wiring.observers:
             self.show(taken, residual)
         self.check_divergence(taken, self.output_error())
-
-
-@contextmanager
-def _in_place(moved: dict[Layer, dict[str, Tensor]]) -> Iterator[None]:
-    """Let layers use other weights and biases than their own parameters."""
-    own = {layer: dict(layer.synapses.holder._parameters) for layer in moved}
-    try:
-        for layer, tensors in moved.items():
-            layer.synapses.holder._parameters.update(tensors)  # type: ignore[arg-type]
-        yield
-    finally:
-        for layer, parameters in own.items():
-            layer.synapses.holder._parameters.update(parameters)

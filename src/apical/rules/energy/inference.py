@@ -109,7 +109,7 @@ class Inference(ABC):
         outcome = relax(self, self.steps, tolerance=self.rule.tolerance, record=record)
         pushed = self.output_error()
         self.check_divergence(outcome.steps, pushed)
-        self.rule.monitor.check(outcome)
+        self.rule.monitor.check(outcome, self.error)
         yield from self.credits(pushed, 1 / (self.samples * self.rule.nudging))
 
     # The states
@@ -177,7 +177,7 @@ class Inference(ABC):
 
     def send(self, layer: Layer, post: Tensor) -> Tensor:
         """Carry a signal at a layer's soma down to the rate that arrives there."""
-        return transpose_product(layer, post, self.weights[layer], self.moving.pre(layer))
+        return transpose_product(layer.synapses, post, self.weights[layer], self.moving.pre(layer))
 
     def nearer(self, index: int, signal: Tensor, *, in_place: bool) -> Tensor:
         """A layer's error, moved towards the signal: post + rate (signal - post)."""
@@ -274,5 +274,6 @@ class Inference(ABC):
 
     def show_error(self, layer: Layer, post: Tensor, taken: int, **more: Tensor) -> None:
         """Give a layer's prediction error to the circuit's observers."""
-        energy = sum_per_sample(post.square(), self.free.batch_axis(layer.index + 1)) / 2
+        # At the soma the batch is where it is in the rate that arrives: the neurons may move it.
+        energy = sum_per_sample(post.square(), self.free.batch_axis(layer.sources[0])) / 2
         self.wiring.show(layer, step=torch.tensor(taken), prediction_error=-post, energy=energy, **more)

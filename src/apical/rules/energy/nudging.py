@@ -1,6 +1,9 @@
-"""Nudging: the derivative of a loss at outputs other than the free one."""
+"""Nudging: the derivative of a loss at outputs other than the free one, and the strengths by which it nudges."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -105,3 +108,51 @@ class Nudge:
         else:
             shares = torch.softmax(y, self._axis)
         return shares if self._unit == 1.0 else shares * self._unit
+
+
+@dataclass(frozen=True)
+class Betas:
+    """The nudging strengths of one backward pass.
+
+    States under conjugate nudges are each other's conjugates, so one of the two stands for both.
+
+    Attributes:
+        strengths: one for each state that settles.
+        multiplicities: for how many nudges each of these states stands.
+    """
+
+    strengths: tuple[complex, ...]
+    multiplicities: tuple[int, ...]
+
+    @classmethod
+    def real(cls, *strengths: float) -> Betas:
+        """Real strengths."""
+        return cls(strengths, (1,) * len(strengths))
+
+    @classmethod
+    def circle(cls, radius: float, points: int) -> Betas:
+        """An even number of points, equally spaced on a circle in the complex plane."""
+        pairs = points // 2 - 1
+        angles = [2 * math.pi * k / points for k in range(pairs + 2)]
+        strengths = [complex(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
+        return cls(tuple(strengths), (1, *(2,) * pairs, 1))
+
+    @property
+    def are_complex(self) -> bool:
+        """Whether the states are complex."""
+        return isinstance(self.strengths[0], complex)
+
+    @property
+    def count(self) -> int:
+        """The number of nudges."""
+        return sum(self.multiplicities)
+
+    @property
+    def parts(self) -> list[float]:
+        """Of each state, its part of all nudges."""
+        return [multiplicity / self.count for multiplicity in self.multiplicities]
+
+    @property
+    def shares(self) -> list[complex]:
+        """Of each state, what its difference from the free one is multiplied by."""
+        return [part / strength for part, strength in zip(self.parts, self.strengths, strict=True)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 import torch
+from torch import Tensor
 
 from apical.errors import NonFiniteError
 
@@ -157,13 +158,18 @@ class ConvergenceMonitor:
         self.if_diverged = if_diverged
         self.warned = False
 
-    def check(self, outcome: Outcome) -> None:
+    def check(self, outcome: Outcome, error: Tensor | None = None) -> None:
         """Judge the end of a relaxation.
+
+        Args:
+            outcome: of the relaxation.
+            error: that drove it. Where it is not finite itself, nothing is raised: the circuit's own check names the
+                cause.
 
         Raises:
             NonFiniteError: the states are not finite any more.
         """
-        if outcome.diverged:
+        if outcome.diverged and (error is None or bool(torch.isfinite(error).all())):
             self.stop(outcome.steps, "the states are not finite any more")
         if outcome.settled is False and not self.warned:
             self.warned = True

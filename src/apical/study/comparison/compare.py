@@ -47,7 +47,7 @@ def compare(
 ) -> Comparison:
     """Train with every rule from every seed, and write comparison.json.
 
-    Called again with the same folder it keeps the runs that have finished and goes on with the others; more rules
+    Called again with the same folder it keeps the runs that have finished and continues the others; more rules
     or seeds may be added. Run from a script, the call stands under `if __name__ == "__main__":`, as everything
     that starts processes by `spawn`.
 
@@ -158,7 +158,7 @@ def _how_to_continue(jobs: Sequence[Job], folder: Path) -> str:
     finished = sum(job.finished() for job in jobs)
     return (
         f"stopped with {finished} of {len(jobs)} runs finished and the others saved in {folder}; "
-        "the same command goes on from there"
+        "the same command continues from there"
     )
 
 

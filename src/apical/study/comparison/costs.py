@@ -20,7 +20,7 @@ RATE = 1e-6
 def measure_costs(
     config: Config, task: data.Task, arms: Mapping[str, Config], *, on_turn: Callable[[int], None] | None = None
 ) -> dict[str, Cost]:
-    """Whole-step time of each arm as a ratio to plain PyTorch, all in turns.
+    """Whole-step time of each arm as a ratio to plain PyTorch, all alternating.
 
     Args:
         config: what all share: network, loss, optimizer, batch size.

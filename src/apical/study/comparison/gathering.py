@@ -73,7 +73,7 @@ def _arm(folders: Sequence[RunFolder]) -> Arm:
             run,
             seed=run.config().seed,
             folder=str(run.path),
-            error=f"not finished: apical resume {run.path} goes on with it",
+            error=f"not finished: apical resume {run.path} continues it",
         )
         for run in folders
     ]

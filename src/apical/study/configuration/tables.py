@@ -6,7 +6,7 @@ typing error costs no training time.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
@@ -49,7 +49,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Table(BaseModel):
-    """A table of settings: immutable, no unknown keys, no silent conversions (`"5"` is no number)."""
+    """A table of settings: immutable, no unknown keys, no silent conversions (`"5"` is text)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -122,6 +122,15 @@ class RuleConfig(NamedTable):
         """The rule on one line, the reverse of `parse`: `sign_symmetry:magnitude=fixed`."""
         options = ",".join(f"{key}={value}" for key, value in _flat(self.options))
         return f"{self.name}:{options}" if options else self.name
+
+    @classmethod
+    def makers(cls, labels: Iterable[str]) -> dict[str, Callable[[], "LearningRule"]]:
+        """What makes each rule, by its label.
+
+        Raises:
+            ConfigError: as `parse`.
+        """
+        return {label: cls.parse(label).make for label in labels}
 
     def without_seed(self) -> "RuleConfig":
         """The same rule, for where its seed goes without saying."""

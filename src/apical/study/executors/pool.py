@@ -40,7 +40,7 @@ def in_processes(
         work: a function of a module. It may raise `Interrupted`, having saved; other errors it should return.
         items: what to work on; they and the outcomes must pickle.
         processes: at most so many at a time.
-        stop: when its signal comes, what runs is told to save and nothing new begins.
+        stop: when its signal comes, running work is stopped, which saves it, and no other starts.
 
     Yields:
         An item and its outcome; None for one whose process died. Interrupted items are not among them.
@@ -98,7 +98,7 @@ def _round(
 
 
 def failure(work: Callable[[], object]) -> str:
-    """Do some work, and return the error of what fails, and "" otherwise: the other work goes on, and somebody is told.
+    """Do some work; returns its error if it fails, and "" otherwise, so that other work continues.
 
     Raises:
         Interrupted: as the work does.
@@ -117,7 +117,7 @@ def refuse_in_import() -> None:
     """Refuse to work while a process of a pool imports the script that started it.
 
     Raises:
-        RunError: the script has no `if __name__ == "__main__":`, and would start processes for ever.
+        RunError: the script has no `if __name__ == "__main__":`, and would start processes without end.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -146,7 +146,7 @@ def _watch(reader: Connection) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os._exit(1)  # nobody is left to give work or take results, and runs survive any death
+    os._exit(1)  # no process is left to give work or take results, and runs survive any death
 
 
 def _guarded(work: Callable[[Item], Outcome], item: Item) -> Outcome:
@@ -157,6 +157,6 @@ def _guarded(work: Callable[[Item], Outcome], item: Item) -> Outcome:
                 raise Interrupted("stopped before it began", signal.SIGTERM)
             return work(item)
     except Interrupted:
-        if not _stopping.is_set():  # somebody wants this process gone
+        if not _stopping.is_set():  # another process ends this one
             signal.raise_signal(signal.SIGTERM)
         raise

@@ -119,7 +119,7 @@ def truncate(path: Path, size: int) -> None:
     with file_errors(path), path.open("ab") as file:
         if file.tell() < size:
             raise RunError(
-                f"{path} has {file.tell()} bytes, and had {size} when the checkpoint was written: somebody changed it"
+                f"{path} has {file.tell()} bytes, and had {size} when the checkpoint was written: it was changed since"
             )
         file.truncate(size)
         os.fsync(file.fileno())

@@ -63,7 +63,7 @@ class RunFolder:
         return run
 
     def exists(self) -> bool:
-        """Whether a run is in the folder, begun or finished."""
+        """Whether a run is in the folder, finished or not."""
         return (self.path / "config.toml").is_file()
 
     @contextmanager
@@ -116,7 +116,7 @@ class RunFolder:
         return Config.load(self.path / "config.toml")
 
     def environment(self) -> dict[str, Any]:
-        """Where the run was begun."""
+        """The environment in which the run was started."""
         return self._json("environment.json")
 
     def task(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class RunFolder:
         return task
 
     def notes(self) -> tuple[str, ...]:
-        """What somebody who reads the run's numbers should know, a sentence each."""
+        """Facts that readers of the run's numbers need, a sentence each."""
         return tuple(self._json("run.json")["notes"])
 
     def add_note(self, note: str) -> None:

@@ -1,6 +1,5 @@
 """What training and evaluation return."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ class Result:
         validation_loss, validation_accuracy: of the same weights; None without a validation part.
         angles: between the rule's update and the true gradient, of the same weights, by layer; None: not asked
             for, or for a layer where either is zero.
-        notes: what somebody who reads the numbers should know, a sentence each.
+        notes: facts that readers of the numbers need, a sentence each.
     """
 
     folder: Path
@@ -40,11 +39,6 @@ class Result:
         content = asdict(self)
         del content["folder"]
         return content
-
-    @classmethod
-    def from_dict(cls, folder: Path, content: Mapping[str, Any]) -> "Result":
-        """The reverse of `to_dict`."""
-        return cls(folder=folder, **{**content, "notes": tuple(content["notes"])})
 
 
 @dataclass(frozen=True)

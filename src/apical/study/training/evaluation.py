@@ -9,7 +9,7 @@ from apical.study.runs import task_record
 from apical.study.runs.folder import RunFolder
 from apical.study.runs.results import Evaluation
 from apical.study.training.criteria import LOSSES
-from apical.study.training.loop import answer_all, make_circuit, reproducible
+from apical.study.training.loop import answer_all, load_circuit, make_circuit, reproducible
 
 
 def evaluate(folder: str | Path, *, task: str | data.Task | None = None) -> Evaluation:
@@ -22,7 +22,7 @@ def evaluate(folder: str | Path, *, task: str | data.Task | None = None) -> Eval
 
     Raises:
         RunError: there is no such run, it has no checkpoint yet, or its own task was given from Python.
-        CheckpointError: no checkpoint is whole.
+        CheckpointError: no checkpoint is whole, or it does not fit the network.
         DataError: the data cannot be had, or do not fit the network.
     """
     run = RunFolder.open(folder)
@@ -40,7 +40,7 @@ def evaluate(folder: str | Path, *, task: str | data.Task | None = None) -> Eval
     content = checkpoint.content
     with reproducible(config):
         circuit = make_circuit(config, trained_on["input_shape"], trained_on["classes"])
-        circuit.load_state_dict(content["best"] or content["circuit"])
+        load_circuit(circuit, content["best"] or content["circuit"])
         loss, correct = answer_all(circuit, tried.test.to(config.device), LOSSES[config.loss])
     labels = tried.test.y.to(correct.device)
     by_class = []

@@ -1,7 +1,7 @@
 """Training itself: one network, one rule, one task, and everything that a step changes.
 
 `Training` knows no files and no clock. Its `state` holds all that the next step depends on, so that training
-which goes on from a restored state takes the same steps, bit for bit, as training that was never interrupted:
+which continues from a restored state takes the same steps, bit for bit, as training that was never interrupted:
 weights and feedback weights, the rule's and the optimizer's state, the data's order and the place in it,
 PyTorch's own random state (dropout), the choices that a loss draws, and the sums of the epoch so far.
 """
@@ -76,7 +76,7 @@ class Training:
         circuit: the network and its rule.
         train, validation: the two parts of the task's training data.
         epoch: epochs completed.
-        position: steps taken in the epoch that has begun.
+        position: steps taken in the present epoch.
         step: steps taken in all.
         best_epoch: the epoch with the lowest validation loss, when early stopping watches it; else 0.
 
@@ -275,16 +275,14 @@ class Training:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `state` returned.
+        """Continue from a state that `state` returned.
 
         Raises:
-            CheckpointError: it belongs to another network, rule or optimizer.
+            CheckpointError: it belongs to another network, rule, optimizer or version of apical.
         """
-        try:
+        with _explained():
             self.circuit.load_state_dict(state["circuit"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint is of another network, rule or optimizer: {error}") from error
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
         self._epoch_order = state["order"]
         self._choices.set_state(state["choices"])
@@ -307,6 +305,26 @@ def make_circuit(config: Config, input_shape: Sequence[int], classes: int) -> Ci
     circuit = Circuit(model.to(config.device), config.rule.make(), check_finite=config.check_finite)
     circuit.to(config.device)
     return circuit
+
+
+def load_circuit(circuit: Circuit, state: Mapping[str, Any]) -> None:
+    """Load the circuit of a checkpoint: the network and the rule's own state.
+
+    Raises:
+        CheckpointError: it belongs to another network, rule or version of apical.
+    """
+    with _explained():
+        circuit.load_state_dict(state)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint is of another network, rule, optimizer or version of apical: {error}"
+        ) from error
 
 
 def answer_all(circuit: Circuit, examples: data.Examples, loss_function: Loss) -> tuple[float, Tensor]:

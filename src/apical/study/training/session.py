@@ -54,7 +54,7 @@ def train(
         ConfigError, DataError, CircuitError: what is asked for cannot be had; no folder is made then.
         RunError: the folder holds a run or other files, is in use, or cannot be written.
         NonFiniteError: training came to NaN or infinity; the last good checkpoint is kept.
-        Interrupted: Ctrl-C or SIGTERM; the run is saved, and `resume` goes on.
+        Interrupted: Ctrl-C or SIGTERM; the run is saved, and `resume` continues it.
     """
     run = RunFolder(folder)
     if not overwrite:

@@ -1,45 +1,33 @@
 """What a training step of each rule costs beside plain PyTorch: time, matrix products, memory.
 
 Time is measured by `apical.measure.step_cost`, each rule in pairs with plain PyTorch, so that a rule that iterates
-takes no time from the others. Matrix products are counted by PyTorch's own counter while a step runs; they predict what
-the ratio of times comes to where everything else costs nothing. Memory is read off PyTorch's allocator (its profiler
-reports every allocation, kernels' scratch space included): the largest amount that a step holds beyond what was held
-before it, which is gradients, activity and scratch space. Weights, and the rule's own state, are held all the time and
-given apart.
+takes no time from the others. Matrix products (`apical.measure.counting`) predict what the ratio of times comes to
+where everything else costs nothing. Memory is the largest amount that a step holds beyond the amount before it, which
+is gradients, activity and scratch space. Weights, and the rule's own state, are held all the time and given apart.
 """
 
 import contextlib
 import copy
-import json
 import math
-import os
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from apical import models
 from apical import rules as registry
 from apical.circuit import Circuit
 from apical.errors import CircuitError, ConfigError, NonFiniteError
-from apical.losses import LOSSES
-from apical.measure import StepCost, step_cost
-from apical.measure.cost import LEARNING_RATE, sgd
+from apical.measure.cost import LEARNING_RATE, StepCost, step_cost
+from apical.measure.counting import operations, own_bytes, period, step_bytes, stepper
 from apical.options import unknown
 from apical.rules import LearningRule
-from apical.study import RuleConfig
 
 CLASSES = 10
 WARMUP = 3
@@ -52,7 +40,7 @@ _VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "sign_symmetry": (":magnitude=uniform", ":magnitude=batchwise", ":magnitude=fixed"),
         "burstprop": ("", ":recurrent=true"),
         "dendritic_microcircuit": (":dynamics=two_step", ":dynamics=steady_state"),
-        "segregated_dendrites": (":feedback=direct", ":feedback=direct,feedback.symmetric=true"),
+        "segregated_dendrites": ("", ":feedback=direct,feedback.symmetric=true"),
         "predictive_coding": (
             *(":variant=fixed_prediction", ":variant=zero_divergence", ":variant=strict", ":variant=error_optimised"),
             # Its weights move during a step, by the learning rate of the optimizer that is timed.
@@ -163,7 +151,7 @@ class Cell:
 
 
 def default_rules() -> list[str]:
-    """Every registered rule, each of its main variants on a line of its own."""
+    """The labels of every registered rule and its main variants, as `apical.study.RuleConfig.parse` reads them."""
     return [f"{name}{options}" for name in registry.names() for options in _VARIANTS.get(name, ("",))]
 
 
@@ -181,7 +169,7 @@ def network(name: str) -> Network:
 def benchmark(
     networks: Sequence[str],
     batch_sizes: Sequence[int],
-    rules: Sequence[str] | None = None,
+    rules: Mapping[str, MakeRule],
     *,
     threads: Sequence[int] = (1,),
     seconds: float = 5.0,
@@ -194,7 +182,7 @@ def benchmark(
     Args:
         networks: names of `NETWORKS`.
         batch_sizes: examples in a step.
-        rules: as `RuleConfig.parse` reads them; None: `default_rules`.
+        rules: what makes each rule, by its label.
         threads: numbers of PyTorch's threads.
         seconds: to spend on the timing of a cell, the same for each rule; a slow rule takes longer, for a least
             number of turns.
@@ -206,14 +194,10 @@ def benchmark(
         Each cell as soon as it is measured.
 
     Raises:
-        ConfigError: an unknown network or rule, or a number that is none.
+        ConfigError: an unknown network, no rule, or a number that is not positive.
     """
     chosen = [network(name) for name in networks]
-    parsed = {label: RuleConfig.parse(label) for label in (default_rules() if rules is None else rules)}
-    makers: dict[str, MakeRule] = {
-        label: partial(registry.make, rule.name, **rule.options) for label, rule in parsed.items()
-    }
-    if not makers or not chosen:
+    if not rules or not chosen:
         raise ConfigError("nothing to measure: name at least one network and one rule")
     if min((*batch_sizes, *threads), default=0) < 1 or not seconds > 0:
         raise ConfigError("batch sizes, threads and seconds must be above 0")
@@ -224,7 +208,7 @@ def benchmark(
                     announce(f"{each.name}, batch {batch_size}, {count} thread{'s' * (count != 1)}")
                 with _threads(count):
                     cell = measure_cell(
-                        each, batch_size, makers, seconds=seconds, memory=memory, check_finite=check_finite
+                        each, batch_size, rules, seconds=seconds, memory=memory, check_finite=check_finite
                     )
                 yield cell
 
@@ -253,16 +237,16 @@ def measure_cell(
     x = torch.randn(batch_size, *network.input_shape, generator=generator)
     y = torch.randint(0, CLASSES, (batch_size,), generator=generator)
     model = network.build()
-    plain_seconds = _seconds_of(_stepper(copy.deepcopy(model), x, y))
-    plain_operations = _operations(copy.deepcopy(model), x, y)
-    plain_bytes = _step_bytes(copy.deepcopy(model), x, y) if memory else None
+    plain_seconds = _seconds_of(stepper(copy.deepcopy(model), x, y))
+    plain_operations = operations(copy.deepcopy(model), x, y)
+    plain_bytes = step_bytes(copy.deepcopy(model), x, y) if memory else None
 
     def measure(label: str, make: MakeRule) -> Row:
         circuit = _circuit(model, make, x, check_finite)
         # An untimed trial determines how many turns there is time for.
-        both = plain_seconds + _seconds_of(_stepper(circuit, x, y))
+        both = plain_seconds + _seconds_of(stepper(circuit, x, y))
         steps = max(1, round(SHORT / plain_seconds))
-        steps = math.ceil(steps / _period(circuit)) * _period(circuit)
+        steps = math.ceil(steps / period(circuit)) * period(circuit)
         turns = min(max(int(seconds / len(makers) / (both * steps)), LEAST_TURNS), MOST_TURNS)
         times = step_cost(
             model,
@@ -277,9 +261,9 @@ def measure_cell(
         return Row(
             label,
             time=times[label],
-            products=_operations(circuit, x, y) / plain_operations,
-            step_bytes=_step_bytes(circuit, x, y) if memory else None,
-            own_bytes=_own_bytes(circuit),
+            products=operations(circuit, x, y) / plain_operations,
+            step_bytes=step_bytes(circuit, x, y) if memory else None,
+            own_bytes=own_bytes(circuit),
         )
 
     rows = []
@@ -306,26 +290,6 @@ def _circuit(model: nn.Module, make: MakeRule, x: Tensor, check_finite: bool = T
     return circuit
 
 
-def _period(network: nn.Module) -> int:
-    """The number of steps after which what a step does repeats.
-
-    A rule that does something between answers, and not every time, has an option for how often.
-    """
-    return int(network.rule.options().get("every", 1)) if isinstance(network, Circuit) else 1
-
-
-def _stepper(network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-    optimizer = sgd(list(network.parameters()))
-    loss = LOSSES.get(network.rule.learns_from, F.cross_entropy) if isinstance(network, Circuit) else F.cross_entropy
-
-    def step() -> None:
-        optimizer.zero_grad()
-        torch.autograd.backward(loss(network(x), y))
-        optimizer.step()
-
-    return step
-
-
 def _seconds_of(step: Callable[[], None]) -> float:
     taken = []
     for _ in range(WARMUP):
@@ -333,69 +297,3 @@ def _seconds_of(step: Callable[[], None]) -> float:
         step()
         taken.append(time.perf_counter() - started)
     return statistics.median(taken)
-
-
-def _operations(network: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Multiplications and additions in the matrix products of a step, convolutions included."""
-    step = _stepper(network, x, y)
-    steps = _period(network)
-    # The counter knows the first only out of place, and oneDNN's (see `apical.rules.products`) not at all.
-    known = {
-        torch.ops.aten.addmm_: _addmm_operations,
-        getattr(torch.ops.mkldnn, "_linear_pointwise", None): _linear_operations,
-    }
-    with FlopCounterMode(display=False, custom_mapping=known) as counter:
-        for _ in range(steps):
-            step()
-    return float(counter.get_total_flops()) / steps
-
-
-def _addmm_operations(
-    summand: Sequence[int], left: Sequence[int], right: Sequence[int], out_shape: object = None, **scales: float
-) -> int:
-    return 2 * left[0] * left[1] * right[1]
-
-
-def _linear_operations(x: Sequence[int], weight: Sequence[int], *rest: object, out_shape: object = None) -> int:
-    return 2 * x[0] * weight[0] * weight[1]
-
-
-def _own_bytes(circuit: Circuit) -> int:
-    own = [*circuit.rule.parameters(), *circuit.rule.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in own)
-
-
-def _step_bytes(network: nn.Module, x: Tensor, y: Tensor) -> int:
-    """The most that a step holds beyond what is held before it: gradients, activity, scratch space."""
-    step = _stepper(network, x, y)
-    for _ in range(2):
-        step()
-    for parameter in network.parameters():
-        parameter.grad = None
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        with _without_native_messages(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            for _ in range(_period(network)):
-                step()
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_bytes())["traceEvents"]
-    held = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: float(e["ts"])):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak
-
-
-@contextlib.contextmanager
-def _without_native_messages() -> Iterator[None]:
-    """PyTorch's profiler notes its start and end on the process's standard error; nobody asked for that."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
