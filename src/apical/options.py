@@ -43,6 +43,20 @@ def check_choice(what: str, option: str, value: str | None, known: Sequence[str 
         raise ConfigError(f"{what}: {option}={value!r} is unknown; use {choice}.")
 
 
+def check_not_negative(what: str, **options: float) -> None:
+    """Refuse options that are negative or not finite numbers."""
+    for option, value in options.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{what}: {option}={value!r} must be a number of at least 0.")
+
+
+def check_count(what: str, **options: int | None) -> None:
+    """Refuse options that are not whole numbers of at least 1; None is accepted."""
+    for option, value in options.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{what}: {option}={value!r} must be a whole number, at least 1.")
+
+
 def check_positive(what: str, **options: float) -> None:
     """Refuse options that are not positive, finite numbers."""
     for option, value in options.items():

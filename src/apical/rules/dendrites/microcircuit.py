@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
@@ -16,7 +15,7 @@ from apical.feedback.randomness import check_init, feedback_like, standard_devia
 from apical.feedback.registry import Given
 from apical.feedback.weights import PerLayer
 from apical.layers import BackwardPass, BackwardPlan, Credit, ForwardState, Layer, NodeState
-from apical.options import check_choice
+from apical.options import check_choice, check_count, check_not_negative, check_positive
 from apical.rules.dendrites.interneurons import Interneurons
 from apical.rules.dendrites.inverse import Inverse, refuse_what_cannot_be_inverted
 from apical.rules.dendrites.somas import Area, Mirror, Soma, areas_of, precise
@@ -184,13 +183,10 @@ class DendriticMicrocircuit(LearningRule):
         for option, known in _CHOICES.items():
             check_choice("DendriticMicrocircuit", option, getattr(self, option), known)
         for option in ("basal", "apical", "dendritic", "somatic", "teaching", "tolerance"):
-            if not (math.isfinite(getattr(self, option)) and getattr(self, option) > 0):
-                raise ConfigError(f"DendriticMicrocircuit: {option}={getattr(self, option)!r} must be above 0.")
+            check_positive("DendriticMicrocircuit", **{option: getattr(self, option)})
         for option in ("leak", "prediction_rate", "cancellation_rate", "inverse_rate"):
-            if not (math.isfinite(getattr(self, option)) and getattr(self, option) >= 0):
-                raise ConfigError(f"DendriticMicrocircuit: {option}={getattr(self, option)!r} must not be negative.")
-        if self.settle_steps < 1:
-            raise ConfigError(f"DendriticMicrocircuit: settle_steps={self.settle_steps!r} must be at least 1.")
+            check_not_negative("DendriticMicrocircuit", **{option: getattr(self, option)})
+        check_count("DendriticMicrocircuit", settle_steps=self.settle_steps)
         if self.interneurons == "tied" and not self.self_predicting:
             raise ConfigError(
                 "DendriticMicrocircuit: interneurons='tied' are always self-predicting. Say interneurons='learned' "

@@ -13,7 +13,7 @@ from apical.errors import CircuitError, ConfigError
 from apical.feedback.randomness import Randomness, check_init
 from apical.feedback.registry import Given
 from apical.layers import BackwardPlan, Credit, ForwardState, Junction, Layer
-from apical.options import check_choice
+from apical.options import check_choice, check_count, check_positive
 from apical.rules.energy import hopfield
 from apical.rules.energy.again import refuse_what_cannot_fire_again, widened
 from apical.rules.energy.feedforward import NudgedPhases, Settling
@@ -148,10 +148,7 @@ class EquilibriumPropagation(LearningRule):
             ("activation", activation, (None, *SHAPES)),
         ):
             check_choice(own, option, value, known)
-        counts = {"sweeps": sweeps, "free_steps": free_steps, "nudged_steps": nudged_steps}
-        for option, count in counts.items():
-            if count is not None and (not isinstance(count, int) or count < 1):
-                raise ConfigError(f"{own}: {option}={count!r} must be a whole number, at least 1.")
+        check_count(own, sweeps=sweeps, free_steps=free_steps, nudged_steps=nudged_steps)
         if not isinstance(points, int) or points < 2 or points % 2:
             raise ConfigError(
                 f"{own}: points={points!r} must be an even number, at least 2: they come in opposite pairs."
@@ -160,8 +157,7 @@ class EquilibriumPropagation(LearningRule):
             raise ConfigError(f"{own}: beta={beta!r} must be a positive number; nudging='negative' turns its sign.")
         if not 0 < step <= 1:
             raise ConfigError(f"{own}: step={step!r} must be above 0 and at most 1: it is a part of the way.")
-        if not tolerance > 0:
-            raise ConfigError(f"{own}: tolerance={tolerance!r} must be positive: it is a part of the whole way.")
+        check_positive(own, tolerance=tolerance)
         if network == "hopfield" and nudging == "clamped":
             raise ConfigError(
                 f"{own}: nudging='clamped' holds an output state, and a Hopfield network's output is none."
