@@ -78,8 +78,8 @@ MUTATIONS = (
     Mutation(
         "reciprocal increments are dropped",
         "circuit.py",
-        "                gradients[feedback] = increment.clone()\n",
-        "                pass\n",
+        "gradients[feedback] = None if increment is None else increment.clone()",
+        "pass",
         PATHWAYS,
         "increments",
     ),
