@@ -575,7 +575,7 @@ def test_what_cannot_be_inverted_is_refused_with_the_remedy():
         ({"feedback": "plastic"}, "feedback='plastic'"),
         ({"interneurons": "none"}, "interneurons='none'"),
         ({"basal": 0.0}, "basal=0.0 must be above 0"),
-        ({"leak": -1.0}, "leak=-1.0 must not be negative"),
+        ({"leak": -1.0}, "leak=-1.0 must be at least 0"),
         ({"teaching": float("inf")}, "teaching=inf"),
         ({"settle_steps": 0}, "settle_steps=0"),
         ({"interneurons": "tied", "self_predicting": False}, "always self-predicting"),
