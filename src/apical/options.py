@@ -1,10 +1,10 @@
-"""Checks of options: one of some names, a positive number, and the message for a name that does not exist."""
+"""Checks of options: one of some names, a range, and the message for a name that does not exist."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from apical.errors import ConfigError
 
@@ -43,25 +43,24 @@ def check_choice(what: str, option: str, value: str | None, known: Sequence[str 
         raise ConfigError(f"{what}: {option}={value!r} is unknown; use {choice}.")
 
 
-def check_not_negative(what: str, **options: float) -> None:
-    """Refuse options that are negative or not finite numbers."""
-    for option, value in options.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"{what}: {option}={value!r} must be a number of at least 0.")
-
-
-def check_count(what: str, **options: int | None) -> None:
-    """Refuse options that are not whole numbers of at least 1; None is accepted."""
-    for option, value in options.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{what}: {option}={value!r} must be a whole number, at least 1.")
-
-
 def check_positive(what: str, **options: float) -> None:
     """Refuse options that are not positive, finite numbers."""
     for option, value in options.items():
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{what}: {option}={value!r} must be a positive number.")
+
+
+def check_ranges(what: str, given: object, ranges: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse options outside their ranges.
+
+    Args:
+        what: has the options: a rule, a neuron.
+        given: has them as attributes.
+        ranges: for each option, whether its value is inside, and the range in words.
+    """
+    for option, (inside, words) in ranges.items():
+        if not inside:
+            raise ConfigError(f"{what}: {option}={getattr(given, option)!r} must be {words}.")
 
 
 def suggestion(wrong: str, allowed: Iterable[str]) -> str:
