@@ -108,8 +108,8 @@ MUTATIONS = (
     Mutation(
         "an update is differentiated again",
         "autograd.py",
-        "        return (_refuse_second_derivative if torch.is_grad_enabled() else _backward)(ctx, error)\n",
-        "        return _backward(ctx, error)\n",
+        "            return _refuse_second_derivative(_backward(ctx, error))\n",
+        "            return _backward(ctx, error)\n",
         CONTRACT,
         "differentiated",
     ),

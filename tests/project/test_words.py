@@ -15,6 +15,7 @@ STILL = {
     "docs/rules.md",
     "docs/settling.md",
     "src/apical/layers/activations.py",
+    "src/apical/layers/probing.py",
     "src/apical/layers/steps.py",
     "src/apical/rules/__init__.py",
     "src/apical/rules/bursts/burstccn.py",

@@ -49,10 +49,13 @@ class BatchNorm(Norm):
         self.traits = Traits(keeps_shape=True, memory=self.module.track_running_stats, replays=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
-        module = self.module
-        module._check_input_dim(x)
         if not x.numel():
-            return module(x), ()  # as plain PyTorch; no backward pass follows
+            return self.module(x), ()  # as plain PyTorch; no backward pass follows
+        self.module._check_input_dim(x)
+        return self._normalise(x)
+
+    def _normalise(self, x: Tensor) -> tuple[Tensor, Saved]:
+        module = self.module
         weight, bias = self._affine()
         mean, variance = module.running_mean, module.running_var
         from_batch = module.training or mean is None
