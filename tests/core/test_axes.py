@@ -172,3 +172,29 @@ def test_the_number_of_samples_stands_for_the_mean(row):
     numbered = apical.Circuit(Sequence(1, each=False).double(), row.make(), reduction=BATCH)
     expected = learn(apical.Circuit(Sequence(1, each=False).double(), row.make()), x, y)
     assert_same(learn(numbered, x, y), expected)
+
+
+class Remembering(nn.Module):
+    """A neuron whose potential lasts from one call to the next, as spiking libraries keep it."""
+
+    def __init__(self, log: list[int]) -> None:
+        super().__init__()
+        self.memories = {"v": None}
+        self.log = log
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.log.append(len(x))
+        v = self.memories["v"]
+        self.memories["v"] = x if v is None else 0.5 * v + x
+        return torch.tanh(self.memories["v"])
+
+
+def test_finding_the_batch_axis_leaves_the_modules_as_they_were():
+    log: list[int] = []
+    neuron = Remembering(log)
+    circuit = apical.Circuit(nn.Sequential(nn.Linear(4, 3), neuron, nn.Linear(3, 2)), "burst_ccn")
+    before = list(log)
+    circuit.initialize(torch.randn(5, 4))
+    assert neuron.memories == {"v": None}
+    assert log == before
+    assert neuron.log is log
