@@ -290,7 +290,7 @@ def online(monkeypatch, tmp_path):
     monkeypatch.setattr(ledger, "CLAIMS", claims)
     monkeypatch.setattr(ledger, "MEASURED", tmp_path / "measured.json")
     little = functools.partial(few_examples.Budget, counts=(3, 5), trials=2, tuning_seeds=2, held_out=50, test=100)
-    monkeypatch.setattr(few_examples, "Protocol", little)
+    monkeypatch.setattr(few_examples, "Budget", little)
     return claims
 
 
