@@ -9,6 +9,7 @@ from mutants.mutation import (
     EQUILIBRIUM,
     HEBBIAN,
     ORACLES,
+    PATHWAYS,
     PREDICTIVE,
     TRACING,
     TRAITS,
@@ -65,7 +66,7 @@ MUTATIONS = (
         "merge",
     ),
     Mutation(
-        "a signal forgets its type under autocast",
+        "a signal loses its type under autocast",
         "layers/merges.py",
         "    return signal if signal.dtype == dtype or signal.is_complex() else signal.to(dtype)\n",
         "    return signal\n",
@@ -81,7 +82,7 @@ MUTATIONS = (
         "frozen",
     ),
     Mutation(
-        "what is kept of an answer is kept for ever",
+        "the state of a forward pass is never released",
         "autograd.py",
         "        return _apply(circuit, _Kept(",
         "        circuit.__dict__['kept'] = list(state.tensors())\n        return _apply(circuit, _Kept(",
@@ -107,8 +108,8 @@ MUTATIONS = (
     Mutation(
         "an update is differentiated again",
         "autograd.py",
-        "        return (_refuse_second_derivative if torch.is_grad_enabled() else _backward)(ctx, error)\n",
-        "        return _backward(ctx, error)\n",
+        "            return _refuse_second_derivative(_backward(ctx, error))\n",
+        "            return _backward(ctx, error)\n",
         CONTRACT,
         "differentiated",
     ),
@@ -181,8 +182,8 @@ MUTATIONS = (
         "circuit.py",
         "        for name, _ in rule.named_parameters():\n",
         "        for name, _ in ():\n",
-        CONTRACT,
-        "learns_something or increments or another_rule",
+        PATHWAYS,
+        "increments",
     ),
     Mutation(
         "the input is not taught",

@@ -124,7 +124,7 @@ MUTATIONS = (
         "weak_nudge",
     ),
     Mutation(
-        "a told loss is forgotten while the output moves",
+        "the loss is ignored while the output moves",
         "rules/energy/nudging.py",
         "            return self._rest + self._softmax(y)\n",
         "            return self.error\n",

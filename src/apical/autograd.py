@@ -67,8 +67,10 @@ class _Boundary(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
-        # A rule's update is not a derivative, so differentiating it again is refused.
-        return (_refuse_second_derivative if torch.is_grad_enabled() else _backward)(ctx, error)
+        if not torch.is_grad_enabled():
+            return _backward(ctx, error)
+        with torch.no_grad():
+            return _refuse_second_derivative(_backward(ctx, error))
 
 
 def _backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
@@ -90,7 +92,30 @@ def _backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
     return (None, None, None, x, *gradients)
 
 
-_refuse_second_derivative = once_differentiable(_backward)
+class _OnceDifferentiable(torch.autograd.Function):
+    """A gradient that is refused where it is differentiated: a rule's update is not a derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, anchor: Tensor) -> Tensor:
+        return gradient.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor) -> Any:
+        raise CircuitError(
+            "a gradient that a circuit's rule made is differentiated again (a gradient penalty, a Hessian), and a "
+            "rule's update is not a derivative. Compute the penalty on the plain model (circuit.model), or leave out "
+            "create_graph."
+        )
+
+
+def _refuse_second_derivative(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """The gradients with a graph (`create_graph=True`) that refuses to be differentiated."""
+    with torch.enable_grad():
+        anchor = torch.zeros((), requires_grad=True)
+        return tuple(
+            None if gradient is None else _OnceDifferentiable.apply(gradient, anchor)  # type: ignore[no-untyped-call]
+            for gradient in gradients
+        )
 
 
 def _check_rule(circuit: Learner, version: int) -> None:

@@ -16,6 +16,7 @@ from apical.errors import CircuitError, ConfigError
 from apical.finiteness import check_input, finite, is_lowest, name_the_layer, to_check
 from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.layers.axes import Reduction, check_reduction, find_batch_axes, undisturbed
+from apical.layers.credit import Update
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
 from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch
@@ -307,9 +308,7 @@ class Circuit(nn.Module):
             if observers:
                 self._show(credit)
             updates = credit.updates(requires_grad)
-            for index, update in updates:
-                before = gradients[index]
-                gradients[index] = update if before is None else before + update
+            _add(gradients, updates)
             if credit.reciprocal is not None:
                 increments.update(credit.shared_increment(requires_grad))
             if check and (not propagates or is_lowest(credit, state)):
@@ -319,7 +318,8 @@ class Circuit(nn.Module):
             increment = gradients[index]
             gradients[feedback] = None if increment is None else increment.clone()
         to_input = state.input_signal if input_wanted else None
-        if check and not finite(*signals, *(() if to_input is None else (to_input,))):
+        signals += [] if to_input is None else [to_input]
+        if check and not finite(*signals):
             name_the_layer(self.wiring, rule, self._parameters_at, state.source, error)
         return to_input, gradients
 
@@ -334,6 +334,12 @@ class Circuit(nn.Module):
             torch.zeros_like(parameter) if wanted and parameter is not None else None
             for parameter, wanted in zip(parameters, state.plan.requires_grad, strict=True)
         ]
+
+
+def _add(gradients: list[Tensor | None], updates: list[Update]) -> None:
+    for index, update in updates:
+        before = gradients[index]
+        gradients[index] = update if before is None else before + update
 
 
 def _times(tensor: Tensor | None, factor: float) -> Tensor | None:

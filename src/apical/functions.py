@@ -137,8 +137,16 @@ def _takes_one(user: fx.Node, parts: fx.Node) -> bool:
 def is_size(node: fx.Node) -> bool:
     """Whether the node is a plain value read off a tensor, such as its shape, or made of such values and buffers.
 
-    A tensor of zeros beside the one that gave it its shape, as in `torch.maximum(x, torch.zeros_like(x))`, counts.
+    A tensor of zeros beside the one that gave it its shape, as in `torch.maximum(x, torch.zeros_like(x))`, counts. The
+    result is remembered, so that a long graph whose nodes are asked in order is not searched to its beginning.
     """
+    if "is_size" not in node.meta:
+        node.meta["is_size"] = _is_size(node)
+    found: bool = node.meta["is_size"]
+    return found
+
+
+def _is_size(node: fx.Node) -> bool:
     if _is_call(node, _BLANKS) and node.users and all(_is_call(user, _COMPARISONS) for user in node.users):
         return True
     if node.op == "call_method" and node.target in _SIZES:
@@ -146,8 +154,9 @@ def is_size(node: fx.Node) -> bool:
     if node.op == "call_function" and node.target in (getattr, len):
         return node.target is len or node.args[1] in _SIZE_ATTRIBUTES
     inputs = node.all_input_nodes
-    made_of_sizes = all(n.op == "get_attr" or is_size(n) for n in inputs)
-    return node.op in ("call_function", "call_method") and bool(inputs) and made_of_sizes
+    if node.op not in ("call_function", "call_method") or not inputs:
+        return False
+    return all(n.op == "get_attr" or is_size(n) for n in inputs)
 
 
 def _bound(node: fx.Node) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Checks of options: one of some names, a positive number, and the message for a name that does not exist."""
+"""Checks of options: one of some names, a range, and the message for a name that does not exist."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from apical.errors import ConfigError
 
@@ -48,6 +48,19 @@ def check_positive(what: str, **options: float) -> None:
     for option, value in options.items():
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{what}: {option}={value!r} must be a positive number.")
+
+
+def check_ranges(what: str, given: object, ranges: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse options outside their ranges.
+
+    Args:
+        what: has the options: a rule, a neuron.
+        given: has them as attributes.
+        ranges: for each option, whether its value is inside, and the range in words.
+    """
+    for option, (inside, words) in ranges.items():
+        if not inside:
+            raise ConfigError(f"{what}: {option}={getattr(given, option)!r} must be {words}.")
 
 
 def suggestion(wrong: str, allowed: Iterable[str]) -> str:

@@ -107,7 +107,7 @@ def test_a_rate_without_a_batch_axis_is_refused_where_a_rule_needs_one():
 # The reduction
 
 
-# Where a rule was told the loss, a number says less of it than "mean" does.
+# Where a rule knows the loss, "mean" tells it more than a number does.
 SCALED = [row for row in NEEDS_A_BATCH if row.make().learns_from == "error" and "loss" not in row.options]
 
 
@@ -155,13 +155,13 @@ def test_a_reduction_says_how_many_samples_the_loss_divided_by(row):
 
 
 @pytest.mark.parametrize("reduction", ["median", 0, -1.0, float("nan"), float("inf"), True, None])
-def test_a_reduction_that_is_none_is_refused(reduction):
+def test_unknown_reductions_are_refused(reduction):
     with pytest.raises(ConfigError, match="reduction="):
         apical.Circuit(nn.Linear(2, 2), "backprop", reduction=reduction)
 
 
 @pytest.mark.parametrize("axis", [-1, 1.0, True, "batch", None])
-def test_a_batch_axis_that_is_none_is_refused(axis):
+def test_unknown_batch_axes_are_refused(axis):
     with pytest.raises(ConfigError, match="batch_axis="):
         apical.Circuit(nn.Linear(2, 2), "backprop", batch_axis=axis)
 
@@ -172,3 +172,29 @@ def test_the_number_of_samples_stands_for_the_mean(row):
     numbered = apical.Circuit(Sequence(1, each=False).double(), row.make(), reduction=BATCH)
     expected = learn(apical.Circuit(Sequence(1, each=False).double(), row.make()), x, y)
     assert_same(learn(numbered, x, y), expected)
+
+
+class Remembering(nn.Module):
+    """A neuron whose potential lasts from one call to the next, as spiking libraries keep it."""
+
+    def __init__(self, log: list[int]) -> None:
+        super().__init__()
+        self.memories = {"v": None}
+        self.log = log
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.log.append(len(x))
+        v = self.memories["v"]
+        self.memories["v"] = x if v is None else 0.5 * v + x
+        return torch.tanh(self.memories["v"])
+
+
+def test_finding_the_batch_axis_leaves_the_modules_as_they_were():
+    log: list[int] = []
+    neuron = Remembering(log)
+    circuit = apical.Circuit(nn.Sequential(nn.Linear(4, 3), neuron, nn.Linear(3, 2)), "burst_ccn")
+    before = list(log)
+    circuit.initialize(torch.randn(5, 4))
+    assert neuron.memories == {"v": None}
+    assert log == before
+    assert neuron.log is log

@@ -511,11 +511,13 @@ def test_lengths_and_decay_are_the_units_own(kind, data, seed):
     for unit in range(synapses.units):
         own = [parameter.detach()[unit].flatten() for parameter in module.parameters()]
         close(lengths[unit], torch.cat(own).norm())
-    for parameter in module.parameters():
-        change = torch.randn_like(parameter)
-        decayed = synapses.decayed(change, parameter.detach(), decay)
-        for unit in range(synapses.units):
+    own = (synapses.weight, synapses.bias)
+    changes = tuple(None if parameter is None else torch.randn_like(parameter) for parameter in own)
+    for parameter, change, decayed in zip(own, changes, synapses.decayed(changes, decay), strict=True):
+        assert (decayed is None) == (parameter is None)
+        for unit in range(synapses.units) if parameter is not None else ():
             close(decayed[unit], change[unit] + decay[unit] * parameter.detach()[unit])
+    assert synapses.decayed((None, None), decay) == (None, None)
 
 
 @pytest.mark.parametrize("kind", SYNAPSES)

@@ -407,6 +407,59 @@ def test_the_input_learns_by_the_same_law(network):
     assert float(found) == pytest.approx(float(losses[0] - losses[1]) / (2 * nudge), rel=1e-3)
 
 
+class Moments(nn.Module):
+    """Layers at every moment, with the batch before or after the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.hidden, self.readout = nn.Linear(5, 6), nn.Linear(6, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(torch.sigmoid(self.hidden(torch.sigmoid(self.stem(x)))))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"nudging": "positive"},
+        {"nudging": "holomorphic", "points": 4},
+        {"feedback": "fixed"},
+        {"feedback": "kolen_pollack", "nudging": "negative"},
+        {"loss": "squared_error", "schedule": "synchronous", "step": 0.5},
+    ],
+    ids=str,
+)
+def test_a_hopfield_network_settles_wherever_the_batch_is(options):
+    samples, moments = 4, 3
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(samples, moments, 5, generator=generator, dtype=torch.float64)
+    goal = torch.randn(samples, moments, 3, generator=generator, dtype=torch.float64)
+    found = []
+    for axis in (0, 1):
+        rule = apical.EquilibriumPropagation(network="hopfield", **options)
+        circuit = apical.Circuit(Moments().double(), rule, batch_axis=axis)
+        answer = circuit(x.movedim(0, axis).contiguous())
+        ((answer - goal.movedim(0, axis)).square().sum() / (2 * samples)).backward()
+        found.append(gradients(circuit))
+    assert found[0].keys() == found[1].keys()
+    assert distance(found[1], found[0]) < 1e-12
+
+
+def test_a_hopfield_network_without_hidden_layers_is_backpropagation():
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).double(), batch((3, 4))
+    found = []
+    for rule in (apical.EquilibriumPropagation(network="hopfield"), "backprop"):
+        circuit = apical.Circuit(copy.deepcopy(model), rule, teach_input=True)
+        given = x.clone().requires_grad_()
+        F.cross_entropy(circuit(given), y).backward()
+        assert given.grad is not None
+        found.append({"input": given.grad, **gradients(circuit)})
+    assert distance(found[0], found[1]) < 1e-12
+
+
 @pytest.mark.parametrize(
     "activation", ["hard_sigmoid", "half_hard_sigmoid", "centered_hard_sigmoid", "shifted_sigmoid"]
 )

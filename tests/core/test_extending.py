@@ -1,4 +1,7 @@
-"""A stranger's package adds a pathway, a neuron, a kind of synapse: each is one class, and every rule can use it."""
+"""A package adds a pathway, a neuron, a kind of synapse, a settling rule: each is one class or two."""
+
+import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,10 +11,13 @@ from torch import Tensor, nn
 
 import apical
 from apical.feedback import Fixed
-from apical.layers import Synapses, closed_form, synapses_of
+from apical.layers import Credit, ForwardState, Layer, Synapses, closed_form, synapses_of
 from apical.layers import steps as step_registry
 from apical.layers import synapses as synapse_registry
 from apical.layers.steps import ParameterFree, Saved
+from apical.rules import LearningRule
+from apical.rules.energy.relax import relax
+from apical.wiring import Wiring
 
 SENDING = ("burst_ccn", "burstprop", "dendritic_microcircuit", "predictive_coding", "equilibrium_propagation")
 
@@ -134,3 +140,52 @@ def test_a_neuron_is_one_class(monkeypatch):
     assert_same(plain(updates("backprop")), updates(None), rtol=1e-9, atol=1e-12)
     for rule, expected in before.items():
         assert_same(updates(rule), expected, rtol=1e-9, atol=1e-12)
+
+
+class OneLevelAStep:
+    """Signals that travel down one level in a step: a system for the one relaxation."""
+
+    def __init__(self, wiring: Wiring, state: ForwardState, error: Tensor) -> None:
+        self.wiring, self.state, self.error = wiring, state, error
+        self.posts: dict[Layer, Tensor] = {}
+        self.moved = math.inf
+
+    def step(self, *, measured: bool) -> None:
+        walk = self.wiring.backward(self.state, self.error, free_buffers=False)
+        before, self.posts = self.posts, {}
+        for layer, own in walk:
+            signal = walk.receive(layer)
+            if signal is not None:
+                self.posts[layer] = walk.somatic(layer, own, signal)
+            if layer in before and walk.needs_input_grad(layer):
+                walk.send(layer, layer.synapses.transpose_product(before[layer], layer.weight, own.pre))
+        same = before.keys() == self.posts.keys()
+        self.moved = max(float((self.posts[n] - before[n]).abs().max()) for n in before) if same else math.inf
+
+    def residual(self) -> float:
+        return self.moved
+
+
+class SettledErrors(LearningRule):
+    """A settling rule whose equilibrium is backpropagation."""
+
+    needs_batch = False
+
+    def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        system = OneLevelAStep(wiring, state, error)
+        self.outcome = relax(system, 50, tolerance=1e-12)
+        for layer, post in system.posts.items():
+            yield Credit(layer, state[layer].pre, post)
+
+
+def test_a_settling_rule_is_its_step_and_its_residual():
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+    x, y = torch.randn(6, 5).double(), torch.arange(6) % 3
+    circuit = apical.Circuit(network(), SettledErrors())
+    found = plain(learn(circuit, x, y, F.cross_entropy))
+    assert circuit.rule.outcome.settled
+    assert circuit.rule.outcome.steps == 4  # a step for each of three layers, and one that shows that nothing moves
+    assert_same(found, learn(network(), x, y, F.cross_entropy), rtol=1e-9, atol=1e-12)

@@ -134,7 +134,7 @@ def limit(rule: str, pathway: Any) -> tuple[apical.LearningRule, float]:
 
 
 class ByShape(Randomness):
-    """Draws that depend on the shape alone, so that the order in which a rule asks for them is no matter."""
+    """Draws that depend on the shape alone, so that the order in which a rule asks for them does not matter."""
 
     def odd_bytes(self, like: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(hash(tuple(like.shape)) % 2**31)

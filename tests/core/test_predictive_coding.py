@@ -536,3 +536,36 @@ def test_what_it_carries_is_what_it_says():
         learn(circuit, *batch(), squares)
     assert seen["0"] == seen["2"] == {*PredictiveCoding.observables, "teaching_signal"}
     assert seen["4"] == {"teaching_signal"}
+
+
+class Turning(nn.Module):
+    """The axes of time and batch change places between a layer's neurons and the next layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.readout = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(torch.tanh(self.stem(x)).transpose(0, 1))
+
+
+@pytest.mark.parametrize("variant", ["fixed_prediction", "strict", "error_optimised", "incremental"])
+def test_an_energy_is_of_one_sample_wherever_the_batch_is(variant):
+    moments, samples = 3, 5
+    x = torch.randn(moments, samples, 4, generator=torch.Generator().manual_seed(0))
+    seen: dict[str, Tensor] = {}
+    circuit = apical.Circuit(Turning(), PredictiveCoding(variant=variant), batch_axis=1)
+    with circuit.observe(lambda layer, carried: seen.update(carried) if "energy" in carried else None):
+        circuit(x).square().sum().backward()
+    assert seen["prediction_error"].shape == (moments, samples, 6)
+    torch.testing.assert_close(seen["energy"], seen["prediction_error"].square().sum((0, 2)) / 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated:DeprecationWarning")
+def test_incremental_compiles_with_weights_that_move():
+    options = {"variant": "incremental", "steps": 2, "learning_rate": 0.5}
+    circuit = apical.Circuit(chain(sizes=(4, 5, 3)), PredictiveCoding(**options))
+    expected = learn(circuit, *batch())
+    found = learn(torch.compile(circuit, backend="aot_eager", fullgraph=True), *batch())
+    assert_same({name.removeprefix("_orig_mod."): part for name, part in found.items()}, expected, **close)

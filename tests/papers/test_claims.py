@@ -167,3 +167,11 @@ def test_the_table_of_biotorch_keeps_its_order_of_rules(protocol):
     error = {each.row: each.says.percent for each in papers.select(protocol)}
     assert error["BP"] <= min(error["uSF"], error["brSF"], error["frSF"])
     assert max(error["uSF"], error["brSF"], error["frSF"]) < min(error["FA"], error["DFA"]) < 1.5 * error["FA"]
+
+
+def test_a_measurement_of_other_draws_is_called_stale():
+    own = claim(AtLeast(0.5))
+    stale = dataclasses.replace(measured(0.9, 0.9, 0.9), stale="other draws")
+    assert "stale: other draws" in own.verdict(stale).why
+    assert f"{own.command} --record" in own.verdict(stale).why
+    assert "stale" not in own.verdict(measured(0.9, 0.9, 0.9)).why

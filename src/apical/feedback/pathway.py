@@ -21,7 +21,7 @@ class Pathway(nn.Module):
     arguments of the constructor, kept as attributes of the same names.
 
     Attributes:
-        name: the name in the registry.
+        name: the name in the registry; by default that of the class.
         summary: one line.
         sends_down: whether it carries a signal from a layer to the one below; False where it leads from the output
             straight to each layer.
@@ -39,6 +39,13 @@ class Pathway(nn.Module):
     teaches_input: bool = False
     descends: ClassVar[bool] = False
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not hasattr(cls, "name"):
+            cls.name = cls.__name__
+        if "descends" not in cls.__dict__ and cls.__dict__.keys() & {"weight", "send"}:
+            cls.descends = False  # weights of its own, whatever its base has
 
     def setup(self, wiring: Wiring) -> None:
         """Make the weights for a circuit."""

@@ -21,6 +21,14 @@ _OWN: dict[str, type[Pathway]] = {
     pathway.name: pathway for pathway in (Tied, Fixed, SignSymmetric, KolenPollack, WeightMirror, Homeostatic, Direct)
 }
 
+# The sweeps that are named after what they carry signals by.
+_TWINS = {
+    "backprop": "tied",
+    "feedback_alignment": "fixed",
+    "sign_symmetry": "sign_symmetric",
+    "direct_feedback_alignment": "direct",
+}
+
 Given = str | Pathway | type[Pathway] | Mapping[str, Any]
 """What the option `feedback` of a rule accepts: a name, an object, a class, or `{"name": ..., option: value}`."""
 
@@ -67,7 +75,7 @@ def get(name: str) -> type[Pathway]:
     by_class = {pathway.__name__.lower(): pathway for pathway in known.values()}
     if wanted.replace("_", "") in by_class:
         return by_class[wanted.replace("_", "")]
-    close = difflib.get_close_matches(wanted, known, n=1)
+    close = [_TWINS[wanted]] if wanted in _TWINS else difflib.get_close_matches(wanted, known, n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
     raise ConfigError(f"feedback={name!r} is unknown.{meant} Known pathways are: {', '.join(known)}.")
 
@@ -126,6 +134,7 @@ def resolve(rule: str, given: Given, refused: Mapping[str, str], **defaults: Any
                 f"one. Make a new one: feedback.{type(given).__name__}(...)."
             )
         refuse(rule, type(given), refused)
+        _refuse_beside_object(rule, given, defaults)
         given._attached = True  # type: ignore[assignment]
         return given
     else:
@@ -144,6 +153,18 @@ def _get(rule: str, name: str) -> type[Pathway]:
         raise ConfigError(f"{rule}: {error}") from None
 
 
+def _refuse_beside_object(rule: str, pathway: Pathway, defaults: Mapping[str, Any]) -> None:
+    """Refuse options of the rule that the object would leave unused."""
+    for option, unset in (("init", "match"), ("scale", 1.0)):
+        value = defaults.get(option, unset)
+        if value != unset:
+            kind = type(pathway).__name__
+            raise ConfigError(
+                f"{rule}: {option}={value!r} is an option of the pathway, and this one is an object with options of "
+                f"its own. Pass feedback.{kind}({option}={value!r}) in its place."
+            )
+
+
 def refuse(rule: str, kind: type[Pathway], refused: Mapping[str, str]) -> None:
     """Refuse a pathway that has no meaning for a rule.
 
@@ -151,17 +172,16 @@ def refuse(rule: str, kind: type[Pathway], refused: Mapping[str, str]) -> None:
         ConfigError: with the reason.
     """
     reason = refused.get(kind.name)
-    if reason is None and not kind.sends_down and "direct" in refused:
-        reason = refused["direct"]
+    if reason is None:  # of another package: what it has in common with one of these
+        reason = refused.get("tied" if kind.sends_down else "direct")
     if reason is not None:
         others = [name for name in _OWN if name not in refused]
         raise ConfigError(f"{rule}: feedback={kind.name!r} has no meaning here: {reason}. Use {', '.join(others)}.")
 
 
 def _not_a_pathway(given: object) -> str:
-    name = getattr(given, "name", None)
-    twins = {"feedback_alignment": "fixed", "sign_symmetry": "sign_symmetric", "backprop": "tied"}
-    twin = twins.get(str(name), str(name))
+    name = str(getattr(given, "name", None))
+    twin = _TWINS.get(name, name)
     if hasattr(given, "assign_credit"):
         named = f"feedback={twin!r}" if twin in _OWN else f"one of {', '.join(_OWN)}"
         return f"feedback={given!r} is a learning rule, not a feedback pathway. Pass {named}."

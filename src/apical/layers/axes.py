@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from apical.layers.passes import BackwardPlan, ForwardState, forward
 
 Reduction = str | float | Callable[[Tensor], float]
 """How a loss reduces a batch: "mean", "sum", the divisor of a sample's part, or a function of dL/dy that returns it."""
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 BatchAxes = tuple[int | None, ...]
 """For every value of a circuit the axis of its rate that holds the batch, or None where it has none."""
@@ -96,15 +99,16 @@ def find_batch_axes(
         return (None,) * (len(nodes) + 1)  # one sample, without a batch axis
     shapes: list[list[torch.Size | None]] = []
     everything = BackwardPlan((), (True,) * (len(nodes) + 1), ())  # the state of every node, below all that learns too
-    with undisturbed(model, x):
-        try:
-            for samples in (2, 3):
-                like = x.detach().movedim(batch_axis, 0)
-                one = like[:1] if len(like) else like.new_zeros(1, *like.shape[1:])
-                few = one.repeat_interleave(samples, 0).movedim(0, batch_axis)
+    like = x.detach().movedim(batch_axis, 0)
+    one = like[:1] if len(like) else like.new_zeros(1, *like.shape[1:])
+    try:
+        for samples in (2, 3):
+            few = one.repeat_interleave(samples, 0).movedim(0, batch_axis)
+            with undisturbed(model, x):
                 state = forward(nodes, last_use, output, few, everything)[1]
-                shapes.append([own.shape if own is not None else None for own in state.nodes])
-        except (RuntimeError, ValueError, IndexError, AssertionError):
+            shapes.append([own.shape if own is not None else None for own in state.nodes])
+    except (RuntimeError, ValueError, IndexError, AssertionError):
+        with undisturbed(model, x):
             return _axes_by_size(nodes, forward(nodes, last_use, output, x.detach(), everything)[1], x, batch_axis)
     return (batch_axis, *(_axis(two, three) for two, three in zip(*shapes, strict=True)))
 
@@ -132,8 +136,19 @@ def _axes_by_size(nodes: Sequence[Node], state: ForwardState, x: Tensor, batch_a
 
 @contextmanager
 def undisturbed(model: nn.Module, x: Tensor) -> Iterator[None]:
-    """Restore the model's buffers and the random state on leaving, and compute without gradients."""
+    """Restore the model's buffers, its modules' own attributes and the random state on leaving; compute without
+    gradients.
+
+    Modules may keep state in attributes, such as the membrane potential of a spiking neuron.
+    """
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    containers = [
+        (value, copy.copy(value))
+        for _, kept in attributes
+        for name, value in kept.items()
+        if name not in _OF_EVERY_MODULE and isinstance(value, dict | list | set)
+    ]
     devices = [x.device.index or 0] if x.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
         try:
@@ -141,3 +156,10 @@ def undisturbed(model: nn.Module, x: Tensor) -> Iterator[None]:
         finally:
             for buffer, before in buffers.items():
                 buffer.copy_(before)
+            for module, kept in attributes:
+                for name in vars(module).keys() - kept.keys():
+                    del vars(module)[name]
+                vars(module).update(kept)
+            for container, content in containers:  # in place, since others may hold them
+                container.clear()
+                container.extend(content) if isinstance(container, list) else container.update(content)

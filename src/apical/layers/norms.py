@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,8 +49,13 @@ class BatchNorm(Norm):
         self.traits = Traits(keeps_shape=True, memory=self.module.track_running_stats, replays=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        if not x.numel():
+            return self.module(x), ()  # as plain PyTorch; no backward pass follows
+        self.module._check_input_dim(x)
+        return self._normalise(x)
+
+    def _normalise(self, x: Tensor) -> tuple[Tensor, Saved]:
         module = self.module
-        module._check_input_dim(x)
         weight, bias = self._affine()
         mean, variance = module.running_mean, module.running_var
         from_batch = module.training or mean is None
@@ -151,7 +157,7 @@ class GroupNorm(Norm):
             x = x.to(weight.dtype)
         x = x.contiguous()
         batch, channels = x.shape[0], x.shape[1]
-        sizes = (batch, channels, x.numel() // (batch * channels), self.module.num_groups)
+        sizes = (batch, channels, math.prod(x.shape[2:]), self.module.num_groups)
         y, mean, scale = aten.native_group_norm.default(x, weight, bias, *sizes, self.module.eps)
         return y, (x, mean, scale, sizes, dtype)
 

@@ -168,6 +168,8 @@ class Claim:
         smaller = self.scaled_down(measured)
         if smaller:
             why += f"; scaled down to {smaller}"
+        if measured.stale:
+            why += f"; stale: {measured.stale}, and {self.command} --record measures it again"
         if self.remark:
             why += f". {self.remark}"
         return Verdict("reproduced" if holds else "not reproduced", why)

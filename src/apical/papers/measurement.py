@@ -20,6 +20,7 @@ class Measurement:
         command: that measures it again.
         environment: versions and processor.
         recipe: what it was measured with, as `Claim.recipe` was then; empty where it was not recorded.
+        stale: why today's code gives other figures for the same seeds; empty where it gives the same.
         courses: accuracy on the validation part after every epoch, of each seed; empty where there is no such part.
     """
 
@@ -32,6 +33,7 @@ class Measurement:
     environment: Mapping[str, Any] = field(default_factory=dict)
     recipe: tuple[str, ...] = ()
     courses: tuple[tuple[float, ...], ...] = ()
+    stale: str = ""
 
     @property
     def mean(self) -> float:

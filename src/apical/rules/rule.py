@@ -16,7 +16,7 @@ from apical.feedback.weights import PerLayer
 from apical.layers import BackwardPass, BackwardPlan, Credit, ForwardState, Layer, NodeState
 from apical.wiring import Wiring
 
-NO_HOMEOSTASIS = "it learns from burst rates, which only BurstCCN has"
+NO_HOMEOSTASIS = "it learns from burst rates to cancel the feedback of events, which only BurstCCN has"
 NO_DIRECT = "it leads from the output straight to each layer, which is DirectFeedbackAlignment"
 
 
@@ -81,12 +81,14 @@ class LearningRule(nn.Module, ABC):
         if isinstance(given, Mapping) and "name" not in given:
             default = inspect.signature(type(self).__init__).parameters["feedback"].default
             given = {"name": default, **given}
-        self._given_feedback = given if isinstance(given, str) else None
+        self._given_feedback: str | dict[str, Any] | None = None
+        if isinstance(given, (str, Mapping)):
+            self._given_feedback = given if isinstance(given, str) else dict(given)
         self.pathway = resolve(type(self).__name__, given, self.refused_pathways, **defaults)
 
     @property
-    def feedback(self) -> str | Pathway:
-        """The feedback pathway as it was given: a name, or the object."""
+    def feedback(self) -> str | dict[str, Any] | Pathway:
+        """The feedback pathway as it was given: a name, a mapping with "name" and options, or the object."""
         return self.pathway if self._given_feedback is None else self._given_feedback
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -134,9 +135,48 @@ def _require(same: bool) -> None:
         raise _OtherOperationsError
 
 
+class FunctionCall:
+    """A `torch.autograd.Function` as one operation, with its own forward and backward pass.
+
+    Args:
+        function: the class.
+    """
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        self.function = function
+        self.__name__ = function.__name__
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function.apply(*arguments)  # type: ignore[no-untyped-call]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FunctionCall) and other.function is self.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+
+@contextmanager
+def _functions_as_calls() -> Iterator[None]:
+    """Let fx see a `torch.autograd.Function` as one call, or its own backward pass would be lost."""
+    original = vars(torch.autograd.Function)["apply"]
+
+    def apply(cls: type[torch.autograd.Function], *arguments: Any, **options: Any) -> Any:
+        proxies = [argument for argument in arguments if isinstance(argument, fx.Proxy)]
+        if not proxies:
+            return original.__func__(cls, *arguments, **options)
+        return proxies[0].tracer.create_proxy("call_function", FunctionCall(cls), arguments, options)
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]
+
+
 def _trace_once(root: Root) -> fx.Graph:
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), _functions_as_calls():
             return _Tracer().trace(root)
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
         raise CircuitError(

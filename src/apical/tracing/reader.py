@@ -84,6 +84,8 @@ class Reader:
 
     def read(self) -> ModelGraph:
         """The model's layers and junctions."""
+        for node in self.graph.nodes:
+            is_size(node)
         self._pass_identities()
         self._respect_in_place()
         output: int | None = None

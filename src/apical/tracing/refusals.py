@@ -69,19 +69,26 @@ def refuse_unknown_weights(model: nn.Module) -> None:
                 raise CircuitError(f"{named}: a weighted module that apical has no synapses for; {remedy}.")
         if kind_of(module) is not None:
             continue
-        replaced = replaced_methods(module) & {"forward", "_conv_forward"}
-        if replaced and any(True for _ in module.parameters()):
-            raise CircuitError(
-                f"{named}: its {sorted(replaced)[0]} was replaced on this module, and a circuit computes synapses "
-                "itself. Build the circuit first and wrap it as a whole, or restore the method with del module.forward."
-            )
-        heavy = [(name, weight.dim()) for name, weight in module.named_parameters(recurse=False) if weight.dim() > 1]
-        if heavy:
-            raise CircuitError(
-                f"{named}: its parameter {heavy[0][0]!r} has {heavy[0][1]} axes, so it connects units with each other, "
-                f"and apical has no synapses for it. Known are {', '.join(known_kinds())}. Use one of these, register "
-                "a kind of your own with @apical.layers.synapses_of, or keep the module outside the circuit."
-            )
+        _refuse_unknown_kind(named, module)
+
+
+def _refuse_unknown_kind(named: str, module: nn.Module) -> None:
+    """Refuse a module whose weights connect units, or whose forward was replaced."""
+    replaced = replaced_methods(module) & {"forward", "_conv_forward"}
+    if replaced and any(True for _ in module.parameters()):
+        raise CircuitError(
+            f"{named}: its {sorted(replaced)[0]} was replaced on this module, and a circuit computes synapses "
+            "itself. Build the circuit first and wrap it as a whole, or restore the method with del module.forward."
+        )
+    own = module.named_parameters(recurse=False)
+    # One number for each unit, with axes of size 1 for broadcasting, connects no units.
+    heavy = [(name, weight.dim()) for name, weight in own if sum(size > 1 for size in weight.shape) > 1]
+    if heavy:
+        raise CircuitError(
+            f"{named}: its parameter {heavy[0][0]!r} has {heavy[0][1]} axes, so it connects units with each other, "
+            f"and apical has no synapses for it. Known are {', '.join(known_kinds())}. Use one of these, register "
+            "a kind of your own with @apical.layers.synapses_of, or keep the module outside the circuit."
+        )
 
 
 def warn_of_hooks(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from apical.errors import CircuitError
+from apical.errors import CircuitError, ConfigError
 from apical.feedback import Direct
 from apical.feedback.registry import Given
 from apical.layers import Credit, ForwardState, Node, NodeState
@@ -30,8 +30,17 @@ class DirectFeedback(LearningRule):
     )
 
     def take_direct(self, given: Given, **defaults: Any) -> None:
-        """Set the pathway, which must be direct."""
+        """Set the pathway, which must be direct.
+
+        Raises:
+            ConfigError: it is another one.
+        """
         self.take_pathway(given, **defaults)
+        if not isinstance(self.pathway, Direct):
+            raise ConfigError(
+                f"{type(self).__name__}: feedback={self.pathway.name!r} is not a subclass of Direct, whose weights "
+                "lead from the output to each layer. Use 'direct', or derive the pathway from apical.feedback.Direct."
+            )
 
     @property
     def direct(self) -> Direct:

@@ -136,11 +136,13 @@ class BurstCCN(Bursts):
         super().setup(wiring)
         self.event_weights = PerLayer()
         lowest = wiring.lowest()  # below which no apical dendrites could be silenced
+        own = self.pathway.options()  # the mismatch is in units of Y's spread
+        init = "xavier" if own.get("init", self.init) == "xavier" else "match"
+        scale = own.get("scale", self.scale)
         for layer in wiring.layers if self.events != "matched" else ():
             if not layer.feeds_back or layer in lowest:
                 continue
-            init = "xavier" if self.init == "xavier" else "match"
-            apart = feedback_like(layer.weight, init, self.scale, self.seed, f"{layer.name}/mismatch")
+            apart = feedback_like(layer.weight, init, scale, self.seed, f"{layer.name}/mismatch")
             apart.mul_(self.mismatch)
             if isinstance(self.pathway, Homeostatic):
                 apart += self.pathway.weight(layer)

@@ -16,7 +16,7 @@ from apical.feedback.randomness import check_init, feedback_like, standard_devia
 from apical.feedback.registry import Given
 from apical.feedback.weights import PerLayer
 from apical.layers import BackwardPass, BackwardPlan, Credit, ForwardState, Layer, NodeState
-from apical.options import check_choice
+from apical.options import check_choice, check_ranges
 from apical.rules.dendrites.interneurons import Interneurons
 from apical.rules.dendrites.inverse import Inverse, refuse_what_cannot_be_inverted
 from apical.rules.dendrites.somas import Area, Mirror, Soma, areas_of, precise
@@ -35,8 +35,8 @@ class DendriticMicrocircuit(LearningRule):
     """Dendritic microcircuits: the apical dendrite of a pyramid carries what its interneurons cannot explain.
 
     Each layer k is a population of pyramids with a soma u_k, a basal dendrite and an apical one. Interneurons, one for
-    each pyramid of the layer above, learn to predict those from the same input, and inhibit the apical dendrites;
-    what remains there is the part of the feedback that nobody expected: the error. With phi the layer's activation,
+    each pyramid of the layer above, learn to predict those from the same input, and inhibit the apical dendrites; the
+    part of the feedback that remains there is the error. With phi the layer's activation,
 
         leak u_k  : u_k = v^_k + lambda_k vA_k,             v^_k = W_k r_(k-1) + b_k       (the model's own drive)
         apical    : vA_k = W^TD phi(u_(k+1)) + W^PI phi(u^I_k)
@@ -51,13 +51,13 @@ class DendriticMicrocircuit(LearningRule):
     with a weak one the update is that of backpropagation (W^TD = W^T) or feedback alignment (W^TD random).
 
     The model's weights are the basal synapses *after* attenuation: the paper's W^PP is (g_lk + g_B + g_A) / g_B times
-    W (without g_A at the output), and its W^IP is (g_lk + g_D) / g_D times ours. So a circuit without teacher answers
-    as the plain model does. u_trgt is the free potential minus the loss's derivative: any loss will do.
+    W (without g_A at the output), and its W^IP is (g_lk + g_D) / g_D times ours. So a circuit without teacher has
+    the output of the plain model. u_trgt is the free potential minus the loss's derivative: any loss will do.
 
     Args:
-        dynamics: "two_step" (what the paper used on MNIST: the free answer, and one way down from the taught output)
+        dynamics: "two_step" (as the paper on MNIST: the free forward pass, and one pass down from the taught output)
             or "steady_state" (the fixed point of all equations above, found by iteration). The two differ by
-            O(lambda_N lambda_k): what the moving hidden layers do to the output's prediction.
+            O(lambda_N lambda_k): the effect of the moving hidden layers on the output's prediction.
         feedback: W^TD, a pathway of `apical.feedback` by name or object, or "inverse" (learns to predict the rates
             below from those above).
         interneurons: "learned" (W^IP and its bias learn by their own rule) or "tied" (always self-predicting: W^IP
@@ -83,12 +83,13 @@ class DendriticMicrocircuit(LearningRule):
     space. They belong to the synapses between two areas, and layers with nothing to teach below them have none. Unless
     tied or fixed they are Parameters of the rule, with a `.grad` of their own.
 
-    Needs: any circuit in two steps; learned interneurons want an optimizer over `circuit.parameters()`. The steady
+    Needs: any circuit in two steps; learned interneurons need an optimizer over `circuit.parameters()`. The steady
     state needs a chain of synapses, activations and pooling. "inverse" needs layers whose rates arrive at the next
-    one as they are. Raises: ConfigError on unknown or contradictory options; CircuitError as just said.
+    one as they are. Raises: ConfigError on unknown or contradictory options; CircuitError on other circuits than these;
+    NonFiniteError where the steady state diverges. Warns: UnsettledWarning, once, where it has not settled.
 
-    Pooling, norms and junctions hand signals down by their own derivative. A layer with a norm (or a module without
-    a closed form) before its activation answers linearly to its apical dendrite, and its mirror is tied. Under a
+    Pooling, norms and junctions propagate signals by their own derivative. A layer with a norm (or a module without
+    a closed form) before its activation responds linearly to its apical dendrite, and its mirror is tied. Under a
     residual sum paths of several lengths meet; top-down synapses of the shorter ones count as weaker by the mixing
     factors that they skip, so that one learning rate a layer suits all.
 
@@ -183,17 +184,17 @@ class DendriticMicrocircuit(LearningRule):
     def _check(self) -> None:
         for option, known in _CHOICES.items():
             check_choice("DendriticMicrocircuit", option, getattr(self, option), known)
-        for option in ("basal", "apical", "dendritic", "somatic", "teaching", "tolerance"):
-            if not (math.isfinite(getattr(self, option)) and getattr(self, option) > 0):
-                raise ConfigError(f"DendriticMicrocircuit: {option}={getattr(self, option)!r} must be above 0.")
-        for option in ("leak", "prediction_rate", "cancellation_rate", "inverse_rate"):
-            if not (math.isfinite(getattr(self, option)) and getattr(self, option) >= 0):
-                raise ConfigError(f"DendriticMicrocircuit: {option}={getattr(self, option)!r} must not be negative.")
-        if self.settle_steps < 1:
-            raise ConfigError(f"DendriticMicrocircuit: settle_steps={self.settle_steps!r} must be at least 1.")
+        positive = ("basal", "apical", "dendritic", "somatic", "teaching", "tolerance")
+        others = ("leak", "prediction_rate", "cancellation_rate", "inverse_rate")
+        ranges = {
+            **{option: (0 < getattr(self, option) < math.inf, "above 0 and finite") for option in positive},
+            **{option: (0 <= getattr(self, option) < math.inf, "at least 0 and finite") for option in others},
+            "settle_steps": (self.settle_steps >= 1, "at least 1"),
+        }
+        check_ranges("DendriticMicrocircuit", self, ranges)
         if self.interneurons == "tied" and not self.self_predicting:
             raise ConfigError(
-                "DendriticMicrocircuit: interneurons='tied' are always self-predicting. Say interneurons='learned' "
+                "DendriticMicrocircuit: interneurons='tied' are always self-predicting. Pass interneurons='learned' "
                 "with self_predicting=False."
             )
         inverse = isinstance(self.pathway, Inverse)
@@ -263,7 +264,7 @@ class DendriticMicrocircuit(LearningRule):
     def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
         if self.dynamics == "two_step":
             return super().forward(wiring, x, plan)
-        # What settles, settles as a whole: whether anything is frozen is no matter of the dynamics.
+        # The circuit settles as a whole, whichever of its parameters learn.
         y, state = super().forward(wiring, x, wiring.plan((True,) * len(plan.requires_grad), False))
         state.plan = plan
         return y, state

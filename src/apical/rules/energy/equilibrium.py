@@ -13,7 +13,7 @@ from apical.errors import CircuitError, ConfigError
 from apical.feedback.randomness import Randomness, check_init
 from apical.feedback.registry import Given
 from apical.layers import BackwardPlan, Credit, ForwardState, Junction, Layer
-from apical.options import check_choice
+from apical.options import check_choice, check_ranges
 from apical.rules.energy import hopfield
 from apical.rules.energy.again import refuse_what_cannot_fire_again, widened
 from apical.rules.energy.feedforward import NudgedPhases, Settling
@@ -28,29 +28,29 @@ _NUDGINGS = ("centered", "positive", "negative", "random", "holomorphic", "clamp
 
 
 class EquilibriumPropagation(LearningRule):
-    """Equilibrium propagation: the loss nudges a network that settles; what moves is the error.
+    """Equilibrium propagation: the loss nudges a network that settles, and the states' move is the error.
 
         F(theta, s, beta) = E(theta, x, s) + beta C(y),      s_beta minimises F
         dC/dtheta = (1 / 2 beta) (dF/dtheta(s_beta) - dF/dtheta(s_-beta)) + O(beta^2)
 
-    Each synapse sees its own two ends in states of the network, and nothing else is carried anywhere.
+    Each synapse learns from its own two ends in states of the network, and receives no other signal.
 
-    **feedforward**: E = 1/2 sum_k |h_k - f_k(h_<k)|^2, so the free phase is one forward pass and the answer the model's
-    own. In the nudged phase, layers at an even and at an odd distance from the output move in turns,
+    **feedforward**: E = 1/2 sum_k |h_k - f_k(h_<k)|^2, so the free phase is one forward pass and the output is the
+    model's own. In the nudged phase, layers at an even and at an odd distance from the output move alternately,
 
         h_k <- f_k(h_<k) + J_(k+1)^T eps_(k+1),   eps_k = h_k - f_k(h_<k),   at the output h <- f - beta dC/dy
 
     and where neurons rectify, by the paper's "mod-PGD": h_k <- ReLU(a_k + J_(k+1)^T eps_(k+1)) with the drive a_k, so
     that a state is a rate. It is defined on any graph of layers and junctions. Dropout masks and batch statistics are
-    the free pass's, and running statistics move once.
+    those of the free pass, and running statistics move once.
 
-    **hopfield**: synapses carry rates both ways, and the circuit answers with what it settles to:
+    **hopfield**: synapses carry rates both ways, and the output is read from the state to which the network settles:
 
         s_l <- sigma(P(W_l s_(l-1) + b_l) + W_(l+1)^T P^-1(s_(l+1)) [- beta dC/ds_l]),   y = W_L s_(L-1) + b_L
 
     with pooling P and unpooling P^-1 (to the argmax of the moment), for `free_steps` from silence and `nudged_steps`
     from there; the last layer is a linear read-out. `circuit.model` alone remains the feed-forward network of these
-    weights and answers differently: evaluate the circuit.
+    weights, with another output: evaluate the circuit.
 
     Args:
         network: "feedforward" or "hopfield".
@@ -65,36 +65,38 @@ class EquilibriumPropagation(LearningRule):
             to the lowest layer (two layers a sweep), and once more.
         free_steps: hopfield: steps of the free phase.
         nudged_steps: hopfield: steps of the nudged one.
-        schedule: "asynchronous" (even and odd layers in turns) or "synchronous" (all at once).
-        step: how far a state goes, of the way to what is asked of it; below 1 (with more sweeps) for networks that
-            would not settle, as clamped ones often do not.
+        schedule: "asynchronous" (even and odd layers alternate) or "synchronous" (all at once).
+        step: the part of the way that a state takes towards the one that its input asks for; below 1 (with more
+            sweeps) for networks that would not settle, as clamped ones often do not.
         activation: hopfield: None (the model's own), "hard_sigmoid" (x cut to 0..1), "half_hard_sigmoid" (x/2 cut to
             0..1), "centered_hard_sigmoid" (x cut to -1/2..1/2) or "shifted_sigmoid" (1 / (1 + exp(-4 (x - 1/2)))).
-        loss: what nudges at outputs other than the free one: None (the loss's derivative there, held constant),
-            "cross_entropy" or "mse" (exact, see `apical.rules.nudging.Nudge`).
+        loss: the nudge at outputs other than the free one: None (the loss's derivative there, held constant),
+            "cross_entropy" or "mse" (exact, see `apical.rules.energy.nudging.Nudge`).
         feedback: a pathway of `apical.feedback` by name or object: "tied" (symmetric synapses), "kolen_pollack"
             (weights of their own that learn by the forward ones' increments), "fixed" (random), "sign_symmetric" or,
             feedforward, "weight_mirror". In a Hopfield network they change the output too, and it may not settle.
         init: of feedback weights, as for feedback alignment.
         scale: of feedback weights.
         tolerance: warn, once, where the last sweep still moved signals (hopfield: the last step states) by more than
-            this part of all.
+            this part of their whole way.
         seed: of feedback weights and random nudging.
 
     Shapes: states are as the layers' rates, (batch, units ...).
 
-    A Hopfield network's gradient is exact for the circuit that settles, which learns best from the squared error, told
-    (`loss="mse"`); by cross-entropy it wants learning rates some ten times smaller than its feed-forward twin.
+    A Hopfield network's gradient is exact for the circuit that settles. It learns best from the squared error, passed
+    as `loss="mse"`; by cross-entropy it needs learning rates some ten times smaller than its feed-forward twin.
 
-    Needs: feedforward: any circuit whose neurons can fire twice alike. hopfield: a chain of layers with one monotone
-    activation each, max pooling anywhere or average pooling before the activation, and a linear read-out.
+    Needs: feedforward: any circuit whose neurons can fire again with the random draws of the free pass. hopfield: a
+    chain of layers with one monotone activation each, max pooling anywhere or average pooling before the activation,
+    and a linear read-out.
 
-    Raises: ConfigError on unknown options; CircuitError on networks that the theory does not cover.
+    Raises: ConfigError on unknown options; CircuitError on networks that the theory does not cover; NonFiniteError
+    where states diverge.
     Warns: UnsettledWarning, once, where a relaxation has not settled.
 
-    Departs from the papers: feedforward: credit is what each state was asked to move by when it moved last, which is
-    its error eps_k once settled, in half the sweeps; neurons that do not rectify move to f_k + J^T eps, since
-    phi(a_k + J^T eps) is no minimum of F for any other phi; beta is carried as a unit, so that small ones lose no
+    Departs from the papers: feedforward: credit is the move that each state's input asked for when it moved last, which
+    is its error eps_k once settled, in half the sweeps; neurons that do not rectify move to f_k + J^T eps, since
+    phi(a_k + J^T eps) minimises F for a rectifying phi alone; signals are in units of beta, so that small ones lose no
     digits. hopfield: no output state; any loss nudges the last hidden layer through the read-out, as Laborieux et al.
     do for cross-entropy.
 
@@ -138,34 +140,6 @@ class EquilibriumPropagation(LearningRule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        own = type(self).__name__
-        check_loss(own, loss)
-        check_init(own, init, scale, ("match", "xavier", "weights"))
-        for option, value, known in (
-            ("network", network, ("feedforward", "hopfield")),
-            ("nudging", nudging, _NUDGINGS),
-            ("schedule", schedule, ("asynchronous", "synchronous")),
-            ("activation", activation, (None, *SHAPES)),
-        ):
-            check_choice(own, option, value, known)
-        counts = {"sweeps": sweeps, "free_steps": free_steps, "nudged_steps": nudged_steps}
-        for option, count in counts.items():
-            if count is not None and (not isinstance(count, int) or count < 1):
-                raise ConfigError(f"{own}: {option}={count!r} must be a whole number, at least 1.")
-        if not isinstance(points, int) or points < 2 or points % 2:
-            raise ConfigError(
-                f"{own}: points={points!r} must be an even number, at least 2: they come in opposite pairs."
-            )
-        if beta is not None and not (math.isfinite(beta) and beta > 0):
-            raise ConfigError(f"{own}: beta={beta!r} must be a positive number; nudging='negative' turns its sign.")
-        if not 0 < step <= 1:
-            raise ConfigError(f"{own}: step={step!r} must be above 0 and at most 1: it is a part of the way.")
-        if not tolerance > 0:
-            raise ConfigError(f"{own}: tolerance={tolerance!r} must be positive: it is a part of the whole way.")
-        if network == "hopfield" and nudging == "clamped":
-            raise ConfigError(
-                f"{own}: nudging='clamped' holds an output state, and a Hopfield network's output is none."
-            )
         self.network = network
         self.nudging = nudging
         self.points = points
@@ -182,22 +156,60 @@ class EquilibriumPropagation(LearningRule):
         self.tolerance = tolerance
         self.seed = seed
         self.take_pathway(feedback, init=init, scale=scale, seed=seed)
-        self._check_pathway()
+        self._check()
         self.randomness = Randomness(seed)
         self.monitor = self._make_monitor()
         self._hopfield: HopfieldNetwork | None = None
         self._neurons: dict[int, Neurons] = {}
 
-    def _check_pathway(self) -> None:
-        """Refuse feedback that a Hopfield network has no use for."""
+    def _check(self) -> None:
+        """Refuse options that do not exist or do not fit."""
         own = type(self).__name__
-        if self.network == "hopfield" and self.pathway.name in ("weight_mirror",):
+        check_loss(own, self.loss)
+        check_init(own, self.init, self.scale, ("match", "xavier", "weights"))
+        choices: dict[str, tuple[str | None, ...]] = {
+            "network": ("feedforward", "hopfield"),
+            "nudging": _NUDGINGS,
+            "schedule": ("asynchronous", "synchronous"),
+            "activation": (None, *SHAPES),
+        }
+        for option, known in choices.items():
+            check_choice(own, option, getattr(self, option), known)
+        count = "a whole number, at least 1"
+        ranges = {
+            "sweeps": (self.sweeps is None or _is_count(self.sweeps), count),
+            "free_steps": (_is_count(self.free_steps), count),
+            "nudged_steps": (_is_count(self.nudged_steps), count),
+            "points": (
+                _is_count(self.points) and self.points % 2 == 0,
+                "an even number, at least 2: they come in opposite pairs",
+            ),
+            "beta": (
+                self.beta is None or 0 < self.beta < math.inf,
+                "a positive number; nudging='negative' turns its sign",
+            ),
+            "step": (0 < self.step <= 1, "above 0 and at most 1: it is a part of the way"),
+            "tolerance": (self.tolerance > 0, "positive: it is a part of the whole way"),
+        }
+        check_ranges(own, self, ranges)
+        if self.network == "hopfield":
+            self._check_hopfield()
+
+    def _check_hopfield(self) -> None:
+        """Refuse options that a Hopfield network has no use for."""
+        own = type(self).__name__
+        if self.nudging == "clamped":
+            raise ConfigError(
+                f"{own}: nudging='clamped' holds an output state, and a Hopfield network has none. Pass "
+                "nudging='centered', or network='feedforward'."
+            )
+        if self.pathway.name == "weight_mirror":
             raise ConfigError(
                 f"{own}(network='hopfield'): feedback={self.pathway.name!r} has no meaning here: the feedback weights "
                 "are part of the network that computes the output, and noise between forward passes would change it. "
                 "Use 'tied', 'fixed', 'sign_symmetric' or 'kolen_pollack'."
             )
-        if self.network == "hopfield" and getattr(self.pathway, "magnitude", None) == "batchwise":
+        if getattr(self.pathway, "magnitude", None) == "batchwise":
             raise ConfigError(
                 f"{own}(network='hopfield'): feedback weights drawn for every batch have no meaning here: they are "
                 "part of the network that computes the output. Use magnitude='uniform' or 'fixed'."
@@ -230,14 +242,14 @@ class EquilibriumPropagation(LearningRule):
                 holomorphic=self._complex,
             )
         else:
-            self._check(wiring)
+            self._check_circuit(wiring)
             self._neurons = {layer.index: Neurons(layer) for layer in wiring.layers}
 
     @property
     def _complex(self) -> bool:
         return self.nudging == "holomorphic" and self.points > 2
 
-    def _check(self, wiring: Wiring) -> None:
+    def _check_circuit(self, wiring: Wiring) -> None:
         own = type(self).__name__
         refuse_what_cannot_fire_again(wiring, own)
         if self.nudging == "clamped" and not (wiring.output and isinstance(wiring.nodes[wiring.output - 1], Layer)):
@@ -348,3 +360,7 @@ class EquilibriumPropagation(LearningRule):
     def _show(self, wiring: Wiring, layer: Layer, energy: Tensor, outcome: Outcome) -> None:
         measured = {} if outcome.residual is None else {"residual": torch.tensor(outcome.residual)}
         wiring.show(layer, energy=energy, steps=torch.tensor(outcome.steps), **measured)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1

@@ -329,10 +329,10 @@ class HopfieldNudges:
     def _free_post(self, place: int) -> Tensor | None:
         """The part of the free state, where the nudges are not in balance."""
         shares = self.betas.shares
-        rest = sum(shares)
+        rest = sum(shares).real  # conjugate nudges cancel the imaginary part
         if abs(rest) <= 1e-9 * abs(shares[0]):
             return None
-        return self._at_synapses(place, self._pre(place), self._free[place]) * (rest.real / self.samples)
+        return self._at_synapses(place, self._pre(place), self._free[place]) * (rest / self.samples)
 
     def _at_synapses(self, place: int, pre: Tensor, state: Tensor) -> Tensor:
         if not self.network.pools[place]:

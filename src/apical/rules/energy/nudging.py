@@ -11,7 +11,7 @@ from torch import Tensor
 from apical.errors import CircuitError, ConfigError
 
 LOSSES = (None, "cross_entropy", "mse", "squared_error")
-"""What a rule can be told of the loss."""
+"""The losses that a rule can know."""
 
 
 def check_loss(rule: str, loss: str | None) -> None:
@@ -22,7 +22,7 @@ def check_loss(rule: str, loss: str | None) -> None:
     """
     if loss not in LOSSES:
         raise ConfigError(
-            f"{rule}: loss={loss!r} is unknown: say 'cross_entropy' or 'mse' where the loss is F.cross_entropy or "
+            f"{rule}: loss={loss!r} is unknown. Pass 'cross_entropy' or 'mse' where the loss is F.cross_entropy or "
             "F.mse_loss, 'squared_error' where it is half the squared distance, summed over outputs (that of "
             "`apical train --set loss=mse`), or None for any other (its derivative is then held constant while the "
             "network settles)."
@@ -30,15 +30,15 @@ def check_loss(rule: str, loss: str | None) -> None:
 
 
 class Nudge:
-    """The derivative of one sample's loss at any output, worked out from the derivative at the free one.
+    """The derivative of one sample's loss at any output, computed from the derivative at the free one.
 
         dC/dy(y') = dC/dy(y) + A'(y') - A'(y)
         A' = 0 (None), softmax ("cross_entropy"), c times the identity ("mse", "squared_error")
 
-    Nobody needs the target for this: it is in the free derivative. PyTorch's mean squared error divides by the number
-    of outputs, too, so c is 2 over that number, and 2 where the loss is a sum; for half the squared distance, summed
-    over the outputs of a sample ("squared_error"), it is 1. A mean cross-entropy of (batch, classes, positions ...)
-    divides by the positions in the same way.
+    The target is not needed for this: the free derivative contains it. PyTorch's mean squared error divides by the
+    number of outputs, too, so c is 2 over that number, and 2 where the loss is a sum; for half the squared distance,
+    summed over the outputs of a sample ("squared_error"), it is 1. A mean cross-entropy of (batch, classes, positions
+    ...) divides by the positions in the same way.
 
     Args:
         loss: None (constant: the linearised loss), "cross_entropy", "mse" or "squared_error".

@@ -12,7 +12,7 @@ from torch import Tensor
 from apical.errors import ConfigError
 from apical.feedback.registry import Given
 from apical.layers import BackwardPlan, Credit, ForwardState
-from apical.options import check_choice
+from apical.options import check_choice, check_ranges
 from apical.rules.energy.again import refuse_what_cannot_fire_again, widened
 from apical.rules.energy.error_optimised import ErrorOptimised
 from apical.rules.energy.fixed_prediction import FixedPrediction, ZeroDivergence
@@ -34,16 +34,16 @@ VARIANTS: Mapping[str, type[Inference]] = MappingProxyType(
 
 
 class PredictiveCoding(LearningRule):
-    """Predictive coding: every layer predicts the next, and weights learn from what stays unpredicted.
+    """Predictive coding: every layer predicts the next, and weights learn from the remaining prediction errors.
 
         F = 1/2 sum_l |e_l|^2 + C(a_L),   e_l = v_l - a_l,   a_l = W_l phi(v_(l-1)) + b_l,   from v_l = a_l on
         v_l <- v_l + rate (-e_l + phi'(v_l) W_(l+1)^T e_(l+1)),   e_L = -dC/dy          (inference)
         dW_l = eta e_l phi(v_(l-1))^T                                                    (learning)
 
-    v is the value at a layer's soma, a what the layers below predict of it, e the error between. The output is nudged
-    by the loss; a layer that drives no other holds no value. The same holds on any graph: phi is whatever lies between
+    v is the value at a layer's soma, a its prediction by the layers below, e the error between. The output is nudged
+    by the loss; a layer that drives no other holds no value. The same holds on any graph: phi is everything between
     a layer's soma and the next synapses (activation, norm, pooling, residual sums), and its derivative carries errors
-    back. What the variants differ in:
+    back. The variants:
 
     - "fixed_prediction": a and phi' stay those of the free pass. Settles at backpropagation's signals: at rate 1 it is
       there after as many steps as there are hidden layers on the longest way. **The default**: it learns as well as
@@ -56,8 +56,8 @@ class PredictiveCoding(LearningRule):
       by e_l <- e_l + rate (-e_l + phi'(v_l) W_(l+1)^T s_(l+1)), with s the signal that arrived and not its error. The
       same minimum as strict; every layer is reached in the first step, and small errors drown in no rounding.
     - "incremental" (iPC): W moves at every step of inference, by eta / steps, beside v. `loss.backward()` leaves the
-      sum of these moves over eta, with the model's weights untouched: with SGD(lr=learning_rate), step() arrives at the
-      weights that iPC arrives at. Other optimizers take it for what it is, an average over the steps.
+      sum of these moves over eta, and does not change the model's weights: with SGD(lr=learning_rate), step() arrives
+      at the weights of iPC. Other optimizers receive an average over the steps.
 
     Args:
         variant: see above.
@@ -65,12 +65,12 @@ class PredictiveCoding(LearningRule):
             4 (error_optimised).
         rate: of inference, up to 1; None: 1 (fixed_prediction), 0.05 (strict, incremental), 0.5 (error_optimised).
         tolerance: stop when no layer's velocity is more than this part of its signal, and warn, once, if that does
-            not come within `steps`. None: take all steps. Inside `torch.compile` all steps are taken.
+            not happen within `steps`. None: take all steps. Inside `torch.compile` all steps are taken.
         momentum: of inference.
         loss: "cross_entropy" or "mse" where the loss is F.cross_entropy or F.mse_loss: the output's error is then
-            dC/dy at the output as it is. None, for any other: it stays dC/dy at the free output. That pushes on with
-            the same strength however far the output has gone, and training at full nudging may run away: tell it the
-            loss, or lower `nudging`. Fixed predictions have no use for it.
+            dC/dy at the output as it is. None, for any other: it stays dC/dy at the free output, of the same strength
+            however far the output has moved, and training at full nudging may diverge: pass the loss, or lower
+            `nudging`. Fixed predictions have no use for it.
         nudging: multiplies the output's error, and is divided out of what the weights learn. Towards 0, strict and
             error_optimised become backpropagation; their difference falls in proportion. It may be negative.
         clamped: hold the output at y - nudging dC/dy, e_L = that - a_L (Pinchetti et al.'s positive or negative
@@ -78,23 +78,24 @@ class PredictiveCoding(LearningRule):
             backpropagation however weak the nudging.**
         feedback: a pathway of `apical.feedback` by name or object: "tied" (W^T), "kolen_pollack" (weights of their own
             that take W's increments: give the optimizer `circuit.parameters()` and a weight decay), "fixed" (random),
-            "sign_symmetric" or "weight_mirror". Without symmetric weights no energy descends.
+            "sign_symmetric" or "weight_mirror". Without symmetric weights no energy descends, so that divergence is
+            recognised by states that are not finite (and a missing rest by `tolerance`) alone.
         learning_rate: of "incremental": the optimizer's, for a mean loss.
         seed: of the feedback weights.
 
     Shapes: v, a and e have that of the layer's drive, (batch, units ...).
 
     Needs: any circuit. With values that move (strict, error_optimised, incremental), neurons fire again at every step:
-    dropout masks and batch statistics are the free pass's (the derivative of batch norm too, and it goes by way of the
-    statistics), and running statistics move once. Layers below all that learns hold still.
+    dropout masks and batch statistics are those of the free pass (the derivative of batch norm too, with that of its
+    statistics), and running statistics move once. Layers below all that learns do not move.
 
     Raises: ConfigError on options that do not exist or do not fit; CircuitError on neurons that draw random numbers of
     their own at every call; NonFiniteError where inference diverges.
 
     Departs from the papers: the energy of a sample has no factor for the batch, so that rate and nudging mean the same
     at every batch size; incremental divides the learning rate by the number of steps, so that one learning rate suits
-    all variants. Where every way from the output to a layer has the same number of errors on it, what fixed predictions
-    come to after any number of steps is computed in one wave (see `apical.rules.wavefront`), to rounding the same.
+    all variants. Where every way from the output to a layer has the same number of errors on it, one wave computes the
+    result of any number of steps with fixed predictions (see `apical.rules.energy.fixed_prediction`), to rounding.
 
     Source: Whittington and Bogacz, Neural Computation 29, 1229 (2017) (strict); Millidge, Tschantz and Buckley,
     arXiv:2006.04182 (2020) (fixed predictions); Song, Lukasiewicz, Xu and Bogacz, NeurIPS 2020 (Z-IL), and Salvatori et
@@ -105,7 +106,7 @@ class PredictiveCoding(LearningRule):
     name = "predictive_coding"
     title = "Predictive coding"
     summary = (
-        "Layers predict each other and settle between input and nudged output; weights learn what stays unpredicted."
+        "Layers predict each other and settle between input and nudged output; weights learn from the errors left."
     )
     paper = (
         "Whittington & Bogacz 2017; Millidge et al. 2022; Song et al. 2020; Salvatori et al. 2024; Goemaere et al. 2025"
@@ -175,9 +176,7 @@ class PredictiveCoding(LearningRule):
             ),
             "learning_rate": (math.isfinite(self.learning_rate) and self.learning_rate >= 0, "at least 0"),
         }
-        for option, (fits, range_) in ranges.items():
-            if not fits:
-                raise ConfigError(f"PredictiveCoding: {option}={getattr(self, option)!r} must be {range_}.")
+        check_ranges("PredictiveCoding", self, ranges)
 
     def _make_monitor(self) -> ConvergenceMonitor:
         default = VARIANTS[self.variant].default_rate

@@ -274,7 +274,7 @@ class ThreeFactor(Hebbian):
 
     Shapes: M is (batch,), y the drive, (batch, units ...).
 
-    Needs: hidden layers (or readout=False) whose drives have the batch as first axis; answers (batch, actions); a loss
+    Needs: hidden layers (or readout=False) whose drives have a batch axis; answers (batch, actions); a loss
     that says what one choice was worth (`apical.losses.reward_prediction`). Raises: CircuitError where no layer is
     hidden, where the input is to be taught, or when it is taught by a loss whose derivative lives on more than one unit
     of a sample, such as cross-entropy. (Inside `torch.compile` only the shape is looked at.)

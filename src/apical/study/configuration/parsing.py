@@ -109,8 +109,8 @@ def put(table: dict[str, Any], path: KeyPath, value: Any, *, origin: str, named:
         table[key] = inner
         table = inner
     inner = table.get(last)
-    if last in named and isinstance(inner, dict) and isinstance(value, str):
-        inner["name"] = value
+    if last in named and isinstance(inner, dict) and "name" not in inner and isinstance(value, str):
+        inner["name"] = value  # the options were given before the name that they belong to
     else:
         table[last] = value
 
