@@ -92,7 +92,7 @@ class Learned:
 
 
 @dataclass
-class _Course:
+class _History:
     """One network's trials so far, and whether they are enough."""
 
     until: Solved | None
@@ -206,8 +206,8 @@ def _run(
     refuse_without_gymnasium()
     if trials < 1:
         raise ConfigError(f"trials={trials!r} must be 1 or more.")
-    courses = [_Course(until) for _ in range(network.networks)]
-    result = Learned([each.returns for each in courses], [each.scores for each in courses], [])
+    histories = [_History(until) for _ in range(network.networks)]
+    result = Learned([each.returns for each in histories], [each.scores for each in histories], [])
     network.reset()
     with _vector(env, network.environments) as vector, ctrl_c() as stop:
         _check_sizes(vector, network)
@@ -226,17 +226,17 @@ def _run(
                 result.steps += int(busy.sum())
                 earned += reward
                 for row in np.flatnonzero(terminated | truncated).tolist():
-                    course = courses[row if network.population else 0]
+                    history = histories[row if network.population else 0]
                     if busy[row]:
-                        course.add(float(earned[row]), *_judged(info, row, until, float(earned[row])))
-                        if course.solved_at is not None or len(course.returns) == trials:
+                        history.add(float(earned[row]), *_judged(info, row, until, float(earned[row])))
+                        if history.solved_at is not None or len(history.returns) == trials:
                             busy[row if network.population else slice(None)] = False
                     earned[row] = 0.0
-                report.look(courses)
+                report.look(histories)
         finally:
             network.reset()
         result.interrupted = stop.signal != 0
-    result.solved_at = [course.solved_at for course in courses]
+    result.solved_at = [history.solved_at for history in histories]
     return result
 
 
@@ -244,11 +244,11 @@ def _judged(info: dict[str, Any], row: int, until: Solved | None, earned: float)
     """The score of a trial that has just ended, and its kind."""
     if until is None:
         return earned, None
-    score = earned if until.score == "return" else float(_told(info, until.score, row))
-    return score, None if until.by is None else _told(info, until.by, row)
+    score = earned if until.score == "return" else float(_from_info(info, until.score, row))
+    return score, None if until.by is None else _from_info(info, until.by, row)
 
 
-def _told(info: dict[str, Any], name: str, row: int) -> Any:
+def _from_info(info: dict[str, Any], name: str, row: int) -> Any:
     """What the environment says of a trial at its end."""
     if name not in info or (f"_{name}" in info and not info[f"_{name}"][row]):
         known = sorted(key for key in info if not key.startswith("_"))
@@ -311,13 +311,13 @@ class _Report:
         self._trials = trials
         self._every = self._next = max(1, trials // 20)
 
-    def look(self, courses: list[_Course]) -> None:
+    def look(self, histories: list[_History]) -> None:
         if self._tell is None:
             return
-        furthest = max(len(course.returns) for course in courses)
+        furthest = max(len(history.returns) for history in histories)
         if furthest >= self._next:
             self._next = furthest - furthest % self._every + self._every
-            self._tell(furthest, fmean(score for course in courses for score in course.scores[-100:]))
+            self._tell(furthest, fmean(score for history in histories for score in history.scores[-100:]))
 
     def _print(self, trial: int, score: float) -> None:
         print(f"trial {trial} of {self._trials}: mean of the last 100 is {score:.3f}", file=sys.stderr)
