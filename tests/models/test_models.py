@@ -1,5 +1,7 @@
 """Networks by name: their shapes, their seeds, what they refuse."""
 
+import os
+import sys
 from itertools import pairwise
 
 import pytest
@@ -196,6 +198,17 @@ def test_a_network_of_ones_own_is_seeded_too(own):
 def test_a_network_of_ones_own_that_does_not_fit(own, function, says):
     with pytest.raises(ConfigError, match=says):
         make(f"{own}:{function}")
+
+
+def test_a_file_that_was_rewritten_within_the_same_second_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "net.py"
+    network = "nn.Sequential(nn.Flatten(), nn.Linear(64, {0}), nn.Linear({0}, 10))"
+    source = f"from torch import nn\ndef make(input_shape, classes):\n    return {network}\n"
+    for width in (31, 47):
+        file.write_text(source.format(width))
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+        assert make(f"{file}:make", shape=DIGITS)[1].out_features == width
 
 
 def test_a_file_that_is_missing_or_broken(tmp_path):

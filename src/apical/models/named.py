@@ -18,9 +18,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import util
+from importlib.machinery import SourceFileLoader
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
+from types import CodeType, MappingProxyType
 
 import torch
 from torch import nn
@@ -217,11 +218,20 @@ def _own(spec: Spec, shape: tuple[int, ...], classes: int) -> nn.Module:
     return model
 
 
+class _SourceAsItIs(SourceFileLoader):
+    """Compiles the file as it is now: bytecode is cached by second and size, and a small edit may change neither."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
 def _load(spec: Spec) -> Callable[..., object]:
     assert spec.file is not None
     if not spec.file.is_file():
         raise ConfigError(f"model {spec.text!r}: there is no file {spec.file}")
-    found = util.spec_from_file_location(f"apical_model_{spec.file.stem}", spec.file)
+    name = f"apical_model_{spec.file.stem}"
+    found = util.spec_from_file_location(name, spec.file, loader=_SourceAsItIs(name, str(spec.file)))
     assert found is not None
     assert found.loader is not None
     module = util.module_from_spec(found)
