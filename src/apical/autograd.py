@@ -32,7 +32,9 @@ class Learner(Protocol):
         """The signal at the input, and the update of every parameter."""
 
 
-def connect(circuit: Learner, state: ForwardState, y: Tensor, x: Tensor, parameters: Parameters) -> Tensor:
+def connect(
+    circuit: Learner, state: ForwardState, y: Tensor, x: Tensor, parameters: Parameters, compiling: bool
+) -> Tensor:
     """The output as a function of input and parameters whose backward pass is the rule's.
 
     Args:
@@ -41,8 +43,9 @@ def connect(circuit: Learner, state: ForwardState, y: Tensor, x: Tensor, paramet
         y: the output, without a graph.
         x: the input.
         parameters: of the circuit.
+        compiling: whether a compiler reads this.
     """
-    if not torch.compiler.is_compiling() and not compat.autograd_must_save():
+    if not compiling and not compat.autograd_must_save():
         return _apply(circuit, _Kept(circuit, state, parameters, y), y, x, *parameters)
     tensors, packed = state.pack()
     y = y.view_as(y)  # it may be among the tensors, and a compiler accepts none twice

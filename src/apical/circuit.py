@@ -13,10 +13,9 @@ from torch.utils.hooks import RemovableHandle
 from apical import compat, rules
 from apical.autograd import Parameters, connect
 from apical.errors import CircuitError, ConfigError
-from apical.finiteness import check_input, finite, is_lowest, name_the_layer, to_check
+from apical.finiteness import check_input, finite, name_the_layer, to_check
 from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.layers.axes import Reduction, check_reduction, find_batch_axes, undisturbed
-from apical.layers.credit import Update
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
 from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch
@@ -139,6 +138,7 @@ class Circuit(nn.Module):
             places[name] = len(self._parameters_at)
             self._parameters_at.append((rule.get_submodule(owner), own))
         rule.index_parameters(places)
+        self._acts_between_passes = rule.acts_between_passes()
         self._feedback_watch = FeedbackWatch(type(rule).__name__) if places else None
         self._scale_watch = ScaleWatch(type(rule).__name__) if rule.has_absolute_scale else None
         return self
@@ -197,7 +197,8 @@ class Circuit(nn.Module):
             NonFiniteError: NaN or infinity in the input or in a layer's rate.
             CircuitError: the input requires a gradient that the rule cannot send.
         """
-        if not torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
             self._model_watch.check()
             compat.refuse_batched_transforms()
         if not torch.is_grad_enabled():
@@ -209,10 +210,11 @@ class Circuit(nn.Module):
             return self.rule.evaluate(self.model, x)
         compat.set_grad_enabled(False)
         try:
-            y, state = self._forward(x, self.wiring.plan(requires_grad, input_wanted))
+            plan = self.wiring.plan(requires_grad, input_wanted, keep=not compiling)
+            y, state = self._forward(x, plan, compiling)
         finally:
             compat.set_grad_enabled(True)
-        return connect(self, state, y, x, parameters)
+        return connect(self, state, y, x, parameters, compiling)
 
     def _input_wanted(self) -> bool:
         """True where the rule can send a gradient to the input that requires one; refused otherwise."""
@@ -223,16 +225,16 @@ class Circuit(nn.Module):
             )
         return True
 
-    def _forward(self, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+    def _forward(self, x: Tensor, plan: BackwardPlan, compiling: bool) -> tuple[Tensor, ForwardState]:
         """The output and the state of the nodes, without a graph."""
         rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
-        wiring, compiling = self.wiring, torch.compiler.is_compiling()
+        wiring = self.wiring
         if rule.has_uninitialized_state or (rule.needs_batch and not compiling and x.dim() not in wiring.batch_axes):
             self.initialize(x)
         source = x.detach() if x.requires_grad or compiling else x  # a compiler accepts no tensor twice
         if self.check_finite and not compiling:
             check_input(source)
-        if self.training:
+        if self.training and self._acts_between_passes:
             rule.before_forward(wiring)
         y, state = rule.forward(wiring, source, plan)
         if rule.needs_batch:
@@ -303,15 +305,17 @@ class Circuit(nn.Module):
         wiring, requires_grad = self.wiring, state.plan.requires_grad
         check = self.check_finite and not torch.compiler.is_compiling()
         signals = [error]
-        propagates, observers = rule.propagates, wiring.observers
+        propagates, needs_signal, observers = rule.propagates, state.plan.needs_signal, wiring.observers
         for credit in rule.assign_credit(wiring, state, error):
             if observers:
                 self._show(credit)
             updates = credit.updates(requires_grad)
-            _add(gradients, updates)
+            for index, update in updates:
+                before = gradients[index]
+                gradients[index] = update if before is None else before + update
             if credit.reciprocal is not None:
                 increments.update(credit.shared_increment(requires_grad))
-            if check and (not propagates or is_lowest(credit, state)):
+            if check and not (propagates and needs_signal[credit.layer.sources[0]]):  # NaN propagates down to there
                 signals += to_check(credit, updates)
             del credit, updates  # releases their memory
         for feedback, index in increments.items():
@@ -334,12 +338,6 @@ class Circuit(nn.Module):
             torch.zeros_like(parameter) if wanted and parameter is not None else None
             for parameter, wanted in zip(parameters, state.plan.requires_grad, strict=True)
         ]
-
-
-def _add(gradients: list[Tensor | None], updates: list[Update]) -> None:
-    for index, update in updates:
-        before = gradients[index]
-        gradients[index] = update if before is None else before + update
 
 
 def _times(tensor: Tensor | None, factor: float) -> Tensor | None:

@@ -15,23 +15,23 @@ from torch import Tensor
 from apical.errors import CircuitError
 
 PRIVATE = True
+_SET_GRAD_ENABLED: Callable[[bool], None] | None = getattr(torch._C, "_set_grad_enabled", None)
+_KEEPS_GRAPH: Callable[[], bool] | None = getattr(
+    getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", None
+)
 
 
 def set_grad_enabled(mode: bool) -> None:
     """Turn autograd's recording on or off; `torch.no_grad` takes a hundredth of a small network's step."""
-    setter = getattr(torch._C, "_set_grad_enabled", None) if PRIVATE else None
-    if setter is None:
+    if _SET_GRAD_ENABLED is None or not PRIVATE:
         torch.set_grad_enabled(mode)
     else:
-        setter(mode)
+        _SET_GRAD_ENABLED(mode)
 
 
 def keeps_graph() -> bool:
     """Whether the backward pass that runs now keeps its graph; True if torch does not tell, which costs a copy."""
-    ask: Callable[[], bool] | None = None
-    if PRIVATE:
-        ask = getattr(getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", None)
-    return True if ask is None else ask()
+    return True if _KEEPS_GRAPH is None or not PRIVATE else _KEEPS_GRAPH()
 
 
 def autograd_must_save() -> bool:
@@ -78,10 +78,7 @@ def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Tensor]:
     except AttributeError:
         quick = function.apply
 
-    def apply(*arguments: Any) -> Tensor:
-        return quick(*arguments) if PRIVATE else function.apply(*arguments)  # type: ignore[no-untyped-call]
-
-    return apply
+    return quick
 
 
 _ONEDNN: Any = (

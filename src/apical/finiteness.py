@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from apical.errors import NonFiniteError
-from apical.layers import Credit, ForwardState, Layer, Node, NodeState
+from apical.layers import Credit, Layer, Node, NodeState
 from apical.layers.credit import Update
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
@@ -18,7 +18,10 @@ from apical.wiring import Wiring
 def finite(*tensors: Tensor) -> bool:
     """Whether the tensors hold finite numbers alone."""
     # A finite sum has only finite terms; a sum that overflows needs a closer look.
-    return all(math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    for tensor in tensors:
+        if not math.isfinite(tensor.sum().item()) and not bool(torch.isfinite(tensor).all()):
+            return False
+    return True
 
 
 def check_input(x: Tensor) -> None:
@@ -31,18 +34,12 @@ def check_input(x: Tensor) -> None:
         raise NonFiniteError("the circuit's input holds NaN or infinity. Check the data.", layer="input")
 
 
-def to_check(credit: Credit, updates: Sequence[Update]) -> Iterator[Tensor]:
+def to_check(credit: Credit, updates: Sequence[Update]) -> tuple[Tensor, ...]:
     """Tensors of a credit that are finite if its signals are; a bias' update is the signal's sum."""
     if credit.post is None or credit.synapses is not None:
-        return
-    yield updates[1][1] if len(updates) == 2 else credit.post.sum()
-    if credit.decay is not None:
-        yield credit.decay
-
-
-def is_lowest(credit: Credit, state: ForwardState) -> bool:
-    """Whether no signal is needed below a credit's layer: NaN propagates down to there."""
-    return not state.plan.needs_signal[credit.layer.sources[0]]
+        return ()
+    signal = updates[1][1] if len(updates) == 2 else credit.post.sum()
+    return (signal,) if credit.decay is None else (signal, credit.decay)
 
 
 def name_the_layer(

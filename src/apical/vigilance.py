@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import chain, repeat
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from apical.errors import CircuitError
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_OVERRIDES = ("forward", "_conv_forward")
 _LARGEST = 30.0  # derivative of a sample's own loss, root mean square over the batch
 _LOOKS = 4  # backward passes of which the size is measured: a loss is scaled from the first or not at all
 
@@ -31,20 +31,24 @@ class ModelWatch:
         self._model = model
         self._paths = [path for path, _ in model.named_modules()]
         self._modules = list(model.modules())
-        # The dictionaries of a module stay the same objects: looking into them costs a microsecond for a small network.
+        # The dictionaries of a module stay the same objects. Comparing them costs microseconds at every step.
         self._own = [module.__dict__ for module in self._modules]
         self._children: list[dict[str, nn.Module]] = [own["_modules"] for own in self._own]
         self._parameters: list[dict[str, Tensor]] = [own["_parameters"] for own in self._own]
         self._hooks = [getattr(module, kind) for module in self._modules for kind in _HOOKS]
-        self._known = self._state()
+        self._convolutions = [module.__dict__ for module in self._modules if hasattr(module, "_conv_forward")]
+        self._known_children = [dict(children) for children in self._children]
+        self._names, self._types, self._forwards = self._read()
         self._hooked = sum(map(len, self._hooks))
 
-    def _state(self) -> tuple[list[Any], ...]:
+    def _read(self) -> tuple[list[str], list[type], list[Any]]:
         return (
-            [module.__class__ for module in self._modules],
-            [child for children in self._children for child in children.values()],
-            [name for parameters in self._parameters for name in parameters],
-            [own[name] for own in self._own for name in _OVERRIDES if name in own],
+            [*chain.from_iterable(self._parameters)],
+            [*map(type, self._modules)],
+            [
+                *map(dict.get, self._own, repeat("forward")),
+                *map(dict.get, self._convolutions, repeat("_conv_forward")),
+            ],
         )
 
     def check(self) -> None:
@@ -53,7 +57,7 @@ class ModelWatch:
         Raises:
             CircuitError: a module was exchanged, parametrised, pruned or given another `forward`.
         """
-        if self._state() != self._known:
+        if self._children != self._known_children or self._read() != (self._names, self._types, self._forwards):
             self._refuse()
         if any(self._hooks) and sum(map(len, self._hooks)) > self._hooked:
             self._hooked = sum(map(len, self._hooks))
@@ -65,18 +69,17 @@ class ModelWatch:
             )
 
     def _refuse(self) -> NoReturn:
-        classes, children, parameters, _ = self._state()
+        names, types, _ = self._read()
         changed = [
             (module, f"its class was {old.__name__} (parametrised?)")
-            for module, old, new in zip(self._modules, self._known[0], classes, strict=True)
+            for module, old, new in zip(self._modules, self._types, types, strict=True)
             if old is not new
         ]
-        gone = [child for child in self._known[1] if not any(child is other for other in children)]
         if changed:
             module, what = changed[0]
-        elif children != self._known[1]:
-            module, what = (gone or [self._model])[0], "a module was exchanged, added or removed"
-        elif parameters != self._known[2]:
+        elif self._children != self._known_children:
+            module, what = self._exchanged(), "a module was exchanged, added or removed"
+        elif names != self._names:
             module, what = self._model, "a parameter was exchanged, added or removed (pruned?)"
         else:
             module, what = self._model, "a forward was replaced"
@@ -85,6 +88,12 @@ class ModelWatch:
             f"{path or type(module).__name__}: {what} after the circuit was built, and the circuit would "
             "teach the old model. Change the model first, and build the circuit from it."
         )
+
+    def _exchanged(self) -> nn.Module:
+        """The first module that is no longer where it was, or the model where some were added."""
+        now = {id(child) for children in self._children for child in children.values()}
+        known = (child for children in self._known_children for child in children.values())
+        return next((child for child in known if id(child) not in now), self._model)
 
 
 class FeedbackWatch:

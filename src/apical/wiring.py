@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -52,7 +51,7 @@ class Wiring:
         self.reduction = reduction
         self.teach_input = teach_input
         self._own_indices = [node.own_indices for node in graph.nodes]
-        self._plans: dict[tuple[bool, ...], BackwardPlan] = {}
+        self._plans: dict[tuple[tuple[bool, ...], bool], BackwardPlan] = {}
         self.batch_axes: dict[int, BatchAxes] = {}
         self.with_batch: set[int] = set()
         self.observers: OrderedDict[int, Observer] = OrderedDict()
@@ -63,10 +62,10 @@ class Wiring:
 
     # Passes
 
-    def plan(self, requires_grad: tuple[bool, ...], input_wanted: bool) -> BackwardPlan:
-        """What can learn when these parameters do."""
-        key = (*requires_grad, input_wanted)
-        known = None if torch.compiler.is_compiling() else self._plans.get(key)
+    def plan(self, requires_grad: tuple[bool, ...], input_wanted: bool, *, keep: bool = True) -> BackwardPlan:
+        """What can learn when these parameters do; kept for the next pass, except inside a compiler."""
+        key = (requires_grad, input_wanted)
+        known = self._plans.get(key) if keep else None
         if known is not None:
             return known
         needs_signal = [input_wanted]
@@ -75,7 +74,7 @@ class Wiring:
             needs_signal.append(node.reachable and (own or any(needs_signal[source] for source in node.sources)))
         order = [(node, isinstance(node, Layer)) for node in self.nodes if needs_signal[node.index + 1]]
         found = BackwardPlan(requires_grad, tuple(needs_signal), tuple(reversed(order)))
-        if not torch.compiler.is_compiling():
+        if keep:
             self._plans[key] = found
         return found
 

@@ -38,4 +38,4 @@ class KolenPollack(Fixed):
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"weight_decay": 1e-3})
 
     def reciprocal(self, layer: Layer) -> Synapses | None:
-        return self.weights.synapses(layer) if layer in self.weights else None
+        return self.weights.find(layer)

@@ -66,6 +66,10 @@ class PerLayer(nn.Module):
         """The layer's learned weights as synapses that connect in the same way as the layer's own."""
         return self._synapses[layer.name]
 
+    def find(self, layer: Layer) -> Synapses | None:
+        """The same, or None where the layer has no learned weights."""
+        return self._synapses.get(layer.name)
+
     def index_parameters(self, places: Mapping[str, int]) -> None:
         """Give the learned synapses the indices of their parameters in the circuit, by the names here."""
         for synapses in self._synapses.values():

@@ -53,15 +53,20 @@ class Credit(NamedTuple):
         assert self.pre is not None
         assert self.post is not None
         synapses = self.layer.synapses if self.synapses is None else self.synapses
-        indices = (synapses.weight_index, synapses.bias_index)
-        weight_learns, bias_learns = [index is not None and requires_grad[index] for index in indices]
+        weight, bias = synapses.weight_index, synapses.bias_index
+        weight_learns = weight is not None and requires_grad[weight]
+        bias_learns = bias is not None and requires_grad[bias]
         if not (weight_learns or bias_learns):
             return []
         post = self.post if self.modulator is None else self.post * self.modulator
         changes = synapses.plasticity(self.pre, post, weight_learns, bias_learns)
         if self.decay is not None:
             changes = synapses.decayed(changes, self.decay)
-        return [(i, change) for i, change in zip(indices, changes, strict=True) if i is not None and change is not None]
+        updates: list[Update] = []
+        for index, change in zip((weight, bias), changes, strict=True):
+            if index is not None and change is not None:
+                updates.append((index, change))
+        return updates
 
     def shared_increment(self, requires_grad: Sequence[bool]) -> dict[int, int]:
         """The index of the reciprocal feedback weight, with that of the weight whose increment it takes."""

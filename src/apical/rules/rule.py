@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -129,6 +129,13 @@ class LearningRule(nn.Module, ABC):
     def initialize_lazily(self, wiring: Wiring, state: ForwardState, y: Tensor) -> None:
         """Make the state whose shape only a forward pass shows."""
 
+    def acts_between_passes(self) -> bool:
+        """Whether `before_forward` does anything, for this rule or its pathway."""
+        pathway = type(self._modules.get("pathway"))
+        return type(self).before_forward is not LearningRule.before_forward or (
+            issubclass(pathway, Pathway) and pathway.before_forward is not Pathway.before_forward
+        )
+
     def before_forward(self, wiring: Wiring) -> None:
         """Act between forward passes while the circuit trains."""
         pathway = self._modules.get("pathway")
@@ -191,19 +198,20 @@ class Sweep(LearningRule):
         for layer, own in walk:
             yield from self.visit(walk, layer, own)
             del own
-        yield from walk.credits()
+        if walk.derivatives:
+            yield from walk.credits()
 
-    def visit(self, walk: BackwardPass, layer: Layer, own: NodeState) -> Iterator[Credit]:
+    def visit(self, walk: BackwardPass, layer: Layer, own: NodeState) -> Iterable[Credit]:
         """Assign credit to a layer, and send its signal down."""
         post = self.somatic(walk, layer, own)
         if post is None:
-            return
+            return ()
         assert own.pre is not None
         # First down, then the credit: no update takes memory while a signal is on its way.
         if walk.needs_input_grad(layer):
             walk.send(layer, self.send_down(layer, own, post))
         pathway: Any = self._modules.get("pathway")  # by attribute, nn.Module searches longer than this method takes
-        yield Credit(layer, own.pre, post, None, None if pathway is None else pathway.reciprocal(layer))
+        return (Credit(layer, own.pre, post, None, None if pathway is None else pathway.reciprocal(layer)),)
 
     def send_down(self, layer: Layer, own: NodeState, post: Tensor) -> Tensor:
         """The signal that a layer sends down, by the pathway.
