@@ -261,7 +261,7 @@ class Circuit(nn.Module):
             NonFiniteError: NaN or infinity in a teaching signal.
         """
         if torch.compiler.is_compiling():
-            return self._assign(state, error, input_wanted)
+            return self._scaled(state, error, input_wanted)
         if self._feedback_watch is not None:
             count = len(self.wiring.parameters)
             if self._feedback_watch.check(parameters[:count], parameters[count:]):
@@ -287,7 +287,7 @@ class Circuit(nn.Module):
         scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
         if scale != 1:
             error = error / scale
-        if self._scale_watch is not None and error.numel():
+        if self._scale_watch is not None and error.numel() and not torch.compiler.is_compiling():
             self._scale_watch.check(error, self.wiring.samples(state, error))
         to_input, gradients = self._assign(state, error, input_wanted)
         if scale == 1:

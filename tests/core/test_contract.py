@@ -576,6 +576,21 @@ def test_a_taught_input_changes_no_other_update(row):
     assert_same(learn(circuit, x.requires_grad_(), y), learn(twin, x.detach(), y))
 
 
+# A scaled loss
+
+
+@every_rule
+@pytest.mark.parametrize("given", [1024.0, 0.25, lambda: 1024.0], ids=["number", "accumulation", "function"])
+def test_a_scaled_loss_teaches_the_same(row, given):
+    """Powers of two, so that not one bit may differ."""
+    x, y = NETWORKS["mlp"].batch()
+    expected = learn(circuit_of("mlp", row), x, y)
+    circuit = circuit_of("mlp", row, loss_scale=given)
+    scale = given() if callable(given) else given
+    found = learn(circuit, x, y, lambda output, target: loss_of(circuit)(output, target) * scale)
+    assert_same(found, {name: update * scale for name, update in expected.items()})
+
+
 # Numbers that are none
 
 

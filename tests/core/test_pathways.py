@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from circuits import NETWORKS, Row, assert_same, gradients, learn, loss_on, steps
+from circuits import NETWORKS, Row, assert_same, gradients, learn, loss_of, loss_on, steps
 from torch import Tensor, nn
 
 import apical
@@ -180,6 +180,17 @@ def test_gradients_add_up(rule, pathway):
         loss_on(together, x, y).backward()
     total = {name: single[0][name] + single[1][name] for name in single[0]}
     assert_same(gradients(together), total, rtol=1e-4, atol=1e-6)
+
+
+@every_cell
+def test_a_scaled_loss_teaches_the_same(rule, pathway):
+    network = turns(rule, pathway)
+    x, y = NETWORKS[network].batch()
+    expected = learn(circuit(rule, pathway, network), x, y)
+    scaled = circuit(rule, pathway, network)
+    scaled.loss_scale = 1024.0
+    found = learn(scaled, x, y, lambda output, target: loss_of(scaled)(output, target) * 1024)
+    assert_same(found, {name: update * 1024 for name, update in expected.items()})
 
 
 @pytest.mark.parametrize("pathway", [name for name in OBJECTS if OBJECTS[name]().sends_down])

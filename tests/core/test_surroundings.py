@@ -102,6 +102,20 @@ def test_the_compiler_sees_one_graph(row):
 
 
 @compiles
+@pytest.mark.parametrize("given", [1024.0, lambda: 1024.0], ids=["number", "function"])
+def test_the_compiler_divides_the_loss_scale_out(given):
+    x, y = NETWORKS["mlp"].batch()
+    expected = learn(circuit_of("mlp", "burst_ccn"), x, y)
+    circuit = circuit_of("mlp", "burst_ccn", example=x, loss_scale=given)
+    torch._dynamo.reset()
+    scaled = torch.compile(circuit, backend="aot_eager")
+    found = learn(scaled, x, y, lambda output, target: F.cross_entropy(output, target) * 1024)
+    torch._dynamo.reset()
+    for name, update in expected.items():
+        torch.testing.assert_close(found[f"_orig_mod.{name}"], update * 1024, rtol=1e-4, atol=1e-3)
+
+
+@compiles
 @pytest.mark.parametrize("network", ["line", "residual", "branching"])
 def test_the_compiler_sees_one_graph_of_a_larger_network(network):
     x, y = NETWORKS[network].batch()
