@@ -363,6 +363,9 @@ def test_one_pathway_has_one_rule(rule):
     first = RULES[rule].make(feedback=shared)
     with pytest.raises(ConfigError, match=rf"{type(first).__name__}: .*{type(shared).__name__}\(\.\.\.\)"):
         RULES[rule].make(feedback=shared)
+    again = apical.rules.make(first.name, **first.options())  # with a pathway of its own
+    assert again.pathway is not shared
+    assert repr(again) == repr(first)
 
 
 # Pathways of another package

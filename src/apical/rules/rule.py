@@ -177,8 +177,12 @@ class LearningRule(nn.Module, ABC):
         return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
     def options(self) -> dict[str, Any]:
-        """The options with which the rule was made."""
-        return {name: getattr(self, name) for name in self.option_names()}
+        """The options with which the rule was made; a pathway given as an object is a new one with its options."""
+        given = {name: getattr(self, name) for name in self.option_names()}
+        return {
+            name: type(value)(**value.options()) if isinstance(value, Pathway) else value
+            for name, value in given.items()
+        }
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
