@@ -27,7 +27,7 @@ COMMANDS = list(commands())
 def test_the_verbs_are_there():
     assert {" ".join(path) for path, _ in COMMANDS} == {
         *("compare", "train", "resume", "evaluate", "report", "rules", "data", "data fetch"),
-        *("bench", "papers", "reproduce"),
+        *("bench", "locality", "papers", "reproduce"),
     }
 
 
@@ -130,6 +130,9 @@ def test_typing_errors_are_met_with_what_was_meant(complaint, arguments, said):
         (["bench", "--batches", "8,x"], "--batches 8,x: write whole numbers above 0"),
         (["bench", "--threads", "0"], "--threads 0: write whole numbers above 0"),
         (["bench", "--networks", ","], "nothing to measure"),
+        (["locality", "--neurons", "relus"], "neurons='relus'"),
+        (["locality", "--feedback", "tide"], "Did you mean 'tied'?"),
+        (["locality", "--rules", "agrel", "--feedback", "direct"], "--feedback direct: none of these rules accepts it"),
         (["papers", "biotroch-mnist"], "there is no claim 'biotroch-mnist'. Did you mean 'biotorch-mnist'?"),
         (["reproduce", "mnist-mpl"], "there is no claim 'mnist-mpl'. Did you mean 'mnist-mlp'?"),
         (["reproduce", "mnist-mlp", "--epochs", "0"], "epochs: 0 is too few"),

@@ -8,6 +8,7 @@ imported inside the verbs, so that `--help` answers at once.
 from apical.cli.app import app
 from apical.cli.claims import papers, reproduce
 from apical.cli.comparing import compare, report
+from apical.cli.locality import locality
 from apical.cli.lookup import data, rules
 from apical.cli.timing import bench
 from apical.cli.training import evaluate, resume, train
@@ -22,6 +23,7 @@ app.command(rich_help_panel=EXPERIMENTS)(report)
 app.command(rich_help_panel=KNOWLEDGE)(rules)
 app.add_typer(data, name="data", rich_help_panel=KNOWLEDGE)
 app.command(rich_help_panel=FIGURES)(bench)
+app.command(rich_help_panel=FIGURES)(locality)
 app.command(rich_help_panel=FIGURES)(papers)
 app.command(rich_help_panel=FIGURES)(reproduce)
 

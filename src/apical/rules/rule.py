@@ -25,7 +25,8 @@ class LearningRule(nn.Module, ABC):
 
     A rule computes the circuit's output, and turns the loss' derivative and the state of the forward pass into credit:
     for each layer the signals before and after its synapses. The synapses' own plasticity makes the update
-    (see `apical.layers.Synapses.plasticity`), so that a rule cannot reach around locality.
+    (see `apical.layers.Synapses.plasticity`). What the two signals depend on is the rule's own matter, and
+    `apical.measure.locality` measures it.
 
     Options are keyword arguments of the constructor, kept as attributes of the same names.
 
