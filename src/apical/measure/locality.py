@@ -103,11 +103,11 @@ NEURONS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
 Intervention = Callable[[Circuit, ForwardState], None]
 
 
-def locality(rule: LearningRule, model: nn.Module, x: Tensor, y: Tensor) -> Locality:
+def locality(rule: LearningRule | str, model: nn.Module, x: Tensor, y: Tensor) -> Locality:
     """Intervene on a rule that teaches a model, in double precision, and measure how far its updates move.
 
     Args:
-        rule: that no circuit has yet.
+        rule: that no circuit has yet, or the name of one.
         model: that it can teach; it is copied.
         x: (batch, ...), examples.
         y: (batch,), their labels.
@@ -128,6 +128,7 @@ def locality(rule: LearningRule, model: nn.Module, x: Tensor, y: Tensor) -> Loca
         warnings.simplefilter("ignore")  # an unsettled network is measured as it is
         torch.manual_seed(0)
         circuit = Circuit(copy.deepcopy(model).double().cpu(), rule, reduction="sum", example=x)
+        rule = circuit.rule
         with torch.no_grad():
             for own in rule.parameters():  # away from their start, at which some are zero, or copies
                 own.add_(torch.randn_like(own), alpha=0.1)
