@@ -58,7 +58,8 @@ class Locality:
         feedback: the pathway.
         neurons: of the network's hidden layers.
         weights_above: every weight above a layer is replaced after the forward pass; the update of that layer.
-        other_samples: the update of a batch beside the sum of the updates of its samples.
+        other_samples: the update of a batch beside the sum of the updates of its samples; of a rule that draws random
+            numbers, one sample's part of the update beside its part among other samples.
         other_units: drives and weights of a layer's other units are replaced, and the signals that arrive at the layer
             are kept; the update of one unit's synapses.
         future_moments: inputs after a moment are replaced; the update up to that moment. For rules in time.
@@ -73,11 +74,11 @@ class Locality:
     future_moments: float | None = None
 
 
-def _chain(*hidden: Callable[[int], nn.Module], widths: Sequence[int] = (7, 6)) -> nn.Module:
-    layers: list[nn.Module] = []
-    for before, units in zip((INPUTS, *widths), widths, strict=False):
-        layers += [nn.Linear(before, units), *(make(units) for make in hidden)]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES))
+def _chain(norm: Callable[[int], nn.Module] | None = None, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Module:
+    first, second = ([] if norm is None else [norm(units)] for units in (7, 6))
+    return nn.Sequential(
+        *(nn.Linear(INPUTS, 7), *first, activation(), nn.Linear(7, 6), *second, activation(), nn.Linear(6, CLASSES))
+    )
 
 
 def _normalised_by_batch() -> nn.Module:
@@ -86,15 +87,11 @@ def _normalised_by_batch() -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (2, 4)), *hidden, nn.Flatten(), nn.Linear(24, CLASSES))
 
 
-def _tanh(units: int) -> nn.Module:
-    return nn.Tanh()
-
-
 NEURONS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
     {
-        "tanh": partial(_chain, _tanh),
-        "softmax": partial(_chain, lambda units: nn.Softmax(1)),
-        "layer_norm": partial(_chain, nn.LayerNorm, _tanh),
+        "tanh": _chain,
+        "softmax": partial(_chain, activation=partial(nn.Softmax, 1)),
+        "layer_norm": partial(_chain, nn.LayerNorm),
         "batch_norm": _normalised_by_batch,
     }
 )
@@ -157,6 +154,14 @@ def _weights_above(circuit: Circuit, x: Tensor, y: Tensor) -> float | None:
 
 
 def _other_samples(circuit: Circuit, x: Tensor, y: Tensor) -> float:
+    if hasattr(circuit.rule, "randomness"):
+        # A sample alone would get other draws: compared is the first sample's part in two batches of one size.
+        other = x.roll(1, -1)
+        (a, b), (c, d) = [
+            [_updated(circuit, torch.cat([first, rest]), y) for first in (x[:1], other[:1])]
+            for rest in (x[1:], other[1:])
+        ]
+        return max(_change(_at(a, layer) - _at(b, layer), _at(c, layer) - _at(d, layer)) for layer in circuit.layers)
     batch = _updated(circuit, x, y)
     single = [_updated(circuit, x[place : place + 1], y[place : place + 1]) for place in range(len(x))]
     return max(
@@ -170,9 +175,11 @@ def _other_units(circuit: Circuit, x: Tensor, y: Tensor) -> float | None:
     for layer in circuit.wiring.lowest() - circuit.wiring.readouts():
         signals: list[Any] = []
         before = _updated(circuit, x, y, partial(_hold, layer.index, signals, False))
-        unit = max(range(layer.synapses.units), key=lambda unit: float(_at(before, layer, unit).norm()))
-        after = _updated(circuit, x, y, partial(_replace_others, layer.index, unit, signals))
-        found.append(_change(_at(before, layer, unit), _at(after, layer, unit)))
+        units = range(layer.synapses.units)
+        # The last, which an order of the units would show, and the one that learns most: others may be silent.
+        for unit in {units[-1], max(units, key=lambda unit: float(_at(before, layer, unit).norm()))}:
+            after = _updated(circuit, x, y, partial(_replace_others, layer.index, unit, signals))
+            found.append(_change(_at(before, layer, unit), _at(after, layer, unit)))
     return max(found, default=None)
 
 
@@ -357,7 +364,7 @@ def rows(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        deep, shallow = NEURONS[neurons](), _chain(_tanh, widths=(7,))
+        deep, shallow = NEURONS[neurons](), nn.Sequential(nn.Linear(INPUTS, 7), nn.Tanh(), nn.Linear(7, CLASSES))
         # Samples of several sizes need several numbers of steps, and drive some neurons into saturation.
         x = torch.randn(len(_SIZES), INPUTS) * torch.tensor(_SIZES)[:, None]
     y = torch.arange(len(x)) % CLASSES
