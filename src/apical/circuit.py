@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -318,9 +318,8 @@ class Circuit(nn.Module):
             if check and not (propagates and needs_signal[credit.layer.sources[0]]):  # NaN propagates down to there
                 signals += to_check(credit, updates)
             del credit, updates  # releases their memory
-        for feedback, index in increments.items():
-            increment = gradients[index]
-            gradients[feedback] = None if increment is None else increment.clone()
+        if increments:
+            _share(gradients, increments)
         to_input = state.input_signal if input_wanted else None
         signals += [] if to_input is None else [to_input]
         if check and not finite(*signals):
@@ -338,6 +337,13 @@ class Circuit(nn.Module):
             torch.zeros_like(parameter) if wanted and parameter is not None else None
             for parameter, wanted in zip(parameters, state.plan.requires_grad, strict=True)
         ]
+
+
+def _share(gradients: list[Tensor | None], increments: Mapping[int, int]) -> None:
+    """Give each feedback weight a copy of the increment of the weight that it learns with."""
+    for feedback, index in increments.items():
+        increment = gradients[index]
+        gradients[feedback] = None if increment is None else increment.clone()
 
 
 def _times(tensor: Tensor | None, factor: float) -> Tensor | None:
