@@ -284,10 +284,12 @@ class Circuit(nn.Module):
         self, state: ForwardState, error: Tensor, input_wanted: bool
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """The gradients, with the loss' scale divided out before the rule and multiplied in after it."""
+        if not error.numel():
+            return self._empty_batch(state, input_wanted)
         scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
         if scale != 1:
             error = error / scale
-        if self._scale_watch is not None and error.numel() and not torch.compiler.is_compiling():
+        if self._scale_watch is not None and not torch.compiler.is_compiling():
             self._scale_watch.check(error, self.wiring.samples(state, error))
         to_input, gradients = self._assign(state, error, input_wanted)
         if scale == 1:
@@ -297,8 +299,6 @@ class Circuit(nn.Module):
     def _assign(
         self, state: ForwardState, error: Tensor, input_wanted: bool
     ) -> tuple[Tensor | None, list[Tensor | None]]:
-        if not error.numel():
-            return self._empty_batch(state, input_wanted)
         gradients: list[Tensor | None] = [None] * len(self._parameters_at)
         increments: dict[int, int] = {}
         rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
