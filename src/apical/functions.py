@@ -1,7 +1,5 @@
 """Functional calls (`F.relu`, `torch.flatten`, `x.view`) as the modules or expressions that they stand for."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass

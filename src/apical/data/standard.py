@@ -1,7 +1,5 @@
 """The standard sets: which files they are, where they lie, how they are fetched and read."""
 
-from __future__ import annotations
-
 import os
 import tarfile
 import tempfile

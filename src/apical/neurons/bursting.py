@@ -1,7 +1,5 @@
 """The full two-compartment neuron, in which a spike that travels back into the dendrite sets off a burst."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

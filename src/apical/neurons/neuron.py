@@ -1,7 +1,5 @@
 """What all spiking neurons share: a state of explicit tensors, one step in place, and a run over time."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable

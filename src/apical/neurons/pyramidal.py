@@ -1,7 +1,5 @@
 """The soma and the apical dendrite of a pyramidal neuron, and their exact relaxation over one time step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """From spikes to currents: sparse random projections, and conductances that open and decay."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -11,8 +11,6 @@ trials on training images that are held out, and compared with the others on the
 `cell` does both. The networks of a cell train side by side, see `apical.models.perceptrons`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """AuGMEnT: a network that learns from rewards alone what to remember, for tasks that unfold in time."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

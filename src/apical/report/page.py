@@ -1,7 +1,5 @@
 """From comparison documents to one HTML file that needs nothing beside itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime

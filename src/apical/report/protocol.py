@@ -1,7 +1,5 @@
 """How each number on the page was made: what was measured, on which data, what the bars mean."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 

@@ -5,8 +5,6 @@ protanopia, deuteranopia and tritanopia on the light and on the dark page (a tes
 three), and each has a marker of its own, so that colour is never the only cue.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
