@@ -13,7 +13,6 @@ from apical.errors import DataError
 from apical.report import findings, styles
 from apical.report.document import layer_title, read
 from apical.report.figures import Figure, figures
-from apical.report.protocol import protocol
 from apical.study.comparison.schema import Arm, Comparison, flatten
 
 Document = Mapping[str, Any] | Comparison
@@ -90,7 +89,6 @@ def _environment() -> jinja2.Environment:
         "headline": findings.headline,
         "details": findings.details,
         "points": findings.points_beside_reference,
-        "protocol": protocol,
         "shared_settings": _shared_settings,
         "own_settings": _own_settings,
         "facts": _facts,
