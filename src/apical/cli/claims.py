@@ -11,6 +11,8 @@ from apical.cli import options, terminal
 if TYPE_CHECKING:
     from apical.papers import Claim, Measurement
 
+RUNS = Path("runs/reproduce")
+
 
 def papers(
     name: Annotated[
@@ -54,16 +56,14 @@ def reproduce(
     ],
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", metavar="N", help="Fewer than the protocol's, to scale it down. Example: --epochs 2"),
+        typer.Option(metavar="N", help="Fewer than the protocol's, to scale it down. Example: --epochs 2"),
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option("--seeds", metavar="N", help="Fewer than the protocol's. Example: --seeds 1"),
+        typer.Option(metavar="N", help="Fewer than the protocol's. Example: --seeds 1"),
     ] = None,
     jobs: options.Jobs = None,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="For the runs. Example: --out runs/claims")
-    ] = Path("runs/reproduce"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the runs. Example: --out runs/claims")] = RUNS,
     record: Annotated[
         bool,
         typer.Option("--record", help="Keep what is measured in the package's ledger. Example: --record"),
