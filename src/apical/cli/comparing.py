@@ -80,14 +80,7 @@ def compare(
     if (folder / "comparison.json").is_file() and not overwrite:
         terminal.say(f"{folder} holds this comparison already: runs that have finished are kept.")
     comparison = study.compare(
-        chosen,
-        names,
-        read_seeds(seeds),
-        folder,
-        jobs=jobs,
-        cost=cost,
-        overwrite=overwrite,
-        title=title,
+        chosen, names, read_seeds(seeds), folder, jobs=jobs, cost=cost, overwrite=overwrite, title=title
     )
     path = page.write(comparison, folder / PAGE)
     if json:
@@ -105,8 +98,7 @@ def report(
         typer.Argument(metavar="RUN...", help="Folders of comparisons, or of single runs. Example: runs/comparison"),
     ],
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Where the page goes. Example: --out both.html"),
+        Path | None, typer.Option(metavar="FILE", help="Where the page goes. Example: --out both.html")
     ] = None,
 ) -> None:
     """Make the page of one or more comparisons, or of single runs.
@@ -157,13 +149,9 @@ def summary(comparison: "Comparison") -> dict[str, Any]:
         "config": {key: value for key, value in comparison.config.items() if key not in ("rule", "seed")},
         "arms": [
             {
-                "rule": arm.rule,
-                "title": arm.title,
-                "settings": arm.settings.model_dump(),
-                "notes": arm.notes,
+                **arm.model_dump(include={"rule", "title", "settings", "notes", "cost"}),
                 "test_accuracy": _spread(arm.accuracy()),
                 "angles": arm.angles(),
-                "cost": None if arm.cost is None else arm.cost.model_dump(),
                 "failures": [{"seed": run.seed, "error": run.error} for run in arm.failures()],
             }
             for arm in comparison.arms

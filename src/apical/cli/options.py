@@ -33,8 +33,7 @@ Rate = Annotated[
 ]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Examples in a step. Example: --batch-size 64")]
 Seed = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Of the weights, the order of the data and the rule. Example: --seed 1"),
+    int | None, typer.Option(metavar="N", help="Of the weights, the order of the data and the rule. Example: --seed 1")
 ]
 Optimizer = Annotated[
     str | None,
@@ -42,8 +41,7 @@ Optimizer = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ... Example: --device cuda")]
 Log = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Write scalars into each run's folder. Example: --log tensorboard"),
+    str | None, typer.Option(metavar="NAME", help="Write scalars into each run's folder. Example: --log tensorboard")
 ]
 File = Annotated[
     Path | None,

@@ -15,8 +15,7 @@ ALL = "all"
 
 def bench(
     networks: Annotated[
-        str,
-        typer.Option(metavar="NAMES", help="Of mlp, lenet, conv and resnet20. Example: --networks mlp,lenet"),
+        str, typer.Option(metavar="NAMES", help="Of mlp, lenet, conv and resnet20. Example: --networks mlp,lenet")
     ] = "mlp,lenet",
     batches: Annotated[
         str, typer.Option(metavar="SIZES", help="Examples in a step. Example: --batches 8,32,128,512")
@@ -33,11 +32,7 @@ def bench(
         str, typer.Option(metavar="N", help="PyTorch's threads, or all. Example: --threads 1,all")
     ] = "1",
     seconds: Annotated[
-        float,
-        typer.Option(
-            metavar="S",
-            help="To time each network at each batch size. Example: --seconds 30",
-        ),
+        float, typer.Option(metavar="S", help="To time each network at each batch size. Example: --seconds 30")
     ] = 5.0,
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Measure memory, too. Example: --no-memory")
