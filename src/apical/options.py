@@ -1,7 +1,5 @@
 """Checks of options: one of some names, a range, and the message for a name that does not exist."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
