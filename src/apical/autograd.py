@@ -5,8 +5,6 @@ backward pass is kept beside autograd, with version numbers, as autograd would; 
 (compilers, `torch.func`, hooks on saved tensors), autograd saves them.
 """
 
-from __future__ import annotations
-
 from typing import Any, NoReturn, Protocol
 
 import torch

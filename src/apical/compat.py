@@ -4,8 +4,6 @@
 Tested with torch 2.13; the fallbacks need torch 2.6 or later.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

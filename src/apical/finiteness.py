@@ -1,7 +1,5 @@
 """Finiteness: whether numbers are finite, and the layer where NaN or infinity appeared first."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

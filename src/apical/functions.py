@@ -1,7 +1,5 @@
 """Functional calls (`F.relu`, `torch.flatten`, `x.view`) as the modules or expressions that they stand for."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,53 +14,42 @@ from apical.layers.steps import ParameterFree, Saved
 
 _POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-_SOFTMAX = ("dim",)
+_DROPOUT = ("p", "training", "inplace")
 
-# What is called: the module that it stands for, and what its arguments after the tensor are called there.
-_AS_MODULES: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
-    F.relu: (nn.ReLU, ("inplace",)),
-    torch.relu: (nn.ReLU, ()),
-    torch.relu_: (nn.ReLU, ()),
-    "relu": (nn.ReLU, ()),
-    "relu_": (nn.ReLU, ()),
-    F.relu6: (nn.ReLU6, ("inplace",)),
-    F.hardtanh: (nn.Hardtanh, ("min_val", "max_val", "inplace")),
-    F.leaky_relu: (nn.LeakyReLU, ("negative_slope", "inplace")),
-    F.elu: (nn.ELU, ("alpha", "inplace")),
-    F.celu: (nn.CELU, ("alpha", "inplace")),
-    F.selu: (nn.SELU, ("inplace",)),
-    F.gelu: (nn.GELU, ()),
-    F.silu: (nn.SiLU, ("inplace",)),
-    F.mish: (nn.Mish, ("inplace",)),
-    F.softplus: (nn.Softplus, ("beta", "threshold")),
-    F.hardsigmoid: (nn.Hardsigmoid, ("inplace",)),
-    F.hardswish: (nn.Hardswish, ("inplace",)),
-    F.logsigmoid: (nn.LogSigmoid, ()),
-    torch.tanh: (nn.Tanh, ()),
-    F.tanh: (nn.Tanh, ()),
-    "tanh": (nn.Tanh, ()),
-    torch.sigmoid: (nn.Sigmoid, ()),
-    F.sigmoid: (nn.Sigmoid, ()),
-    "sigmoid": (nn.Sigmoid, ()),
-    F.softmax: (nn.Softmax, _SOFTMAX),
-    torch.softmax: (nn.Softmax, _SOFTMAX),
-    "softmax": (nn.Softmax, _SOFTMAX),
-    F.log_softmax: (nn.LogSoftmax, _SOFTMAX),
-    torch.log_softmax: (nn.LogSoftmax, _SOFTMAX),
-    "log_softmax": (nn.LogSoftmax, _SOFTMAX),
-    torch.flatten: (nn.Flatten, ("start_dim", "end_dim")),
-    "flatten": (nn.Flatten, ("start_dim", "end_dim")),
-    F.max_pool1d: (nn.MaxPool1d, _MAX_POOL),
-    F.max_pool2d: (nn.MaxPool2d, _MAX_POOL),
-    F.avg_pool1d: (nn.AvgPool1d, _POOL[:-1]),
-    F.avg_pool2d: (nn.AvgPool2d, _POOL),
-    F.adaptive_avg_pool1d: (nn.AdaptiveAvgPool1d, ("output_size",)),
-    F.adaptive_avg_pool2d: (nn.AdaptiveAvgPool2d, ("output_size",)),
-    F.dropout: (nn.Dropout, ("p", "training", "inplace")),
-    F.dropout1d: (nn.Dropout1d, ("p", "training", "inplace")),
-    F.dropout2d: (nn.Dropout2d, ("p", "training", "inplace")),
-    F.dropout3d: (nn.Dropout3d, ("p", "training", "inplace")),
-}
+# A module, what its options are called as the arguments after the tensor, and the calls that it stands for.
+_CALLS: tuple[tuple[type[nn.Module], tuple[str, ...], tuple[Any, ...]], ...] = (
+    (nn.ReLU, ("inplace",), (F.relu,)),
+    (nn.ReLU, (), (torch.relu, torch.relu_, "relu", "relu_")),
+    (nn.ReLU6, ("inplace",), (F.relu6,)),
+    (nn.Hardtanh, ("min_val", "max_val", "inplace"), (F.hardtanh,)),
+    (nn.LeakyReLU, ("negative_slope", "inplace"), (F.leaky_relu,)),
+    (nn.ELU, ("alpha", "inplace"), (F.elu,)),
+    (nn.CELU, ("alpha", "inplace"), (F.celu,)),
+    (nn.SELU, ("inplace",), (F.selu,)),
+    (nn.GELU, (), (F.gelu,)),
+    (nn.SiLU, ("inplace",), (F.silu,)),
+    (nn.Mish, ("inplace",), (F.mish,)),
+    (nn.Softplus, ("beta", "threshold"), (F.softplus,)),
+    (nn.Hardsigmoid, ("inplace",), (F.hardsigmoid,)),
+    (nn.Hardswish, ("inplace",), (F.hardswish,)),
+    (nn.LogSigmoid, (), (F.logsigmoid,)),
+    (nn.Tanh, (), (torch.tanh, F.tanh, "tanh")),
+    (nn.Sigmoid, (), (torch.sigmoid, F.sigmoid, "sigmoid")),
+    (nn.Softmax, ("dim",), (F.softmax, torch.softmax, "softmax")),
+    (nn.LogSoftmax, ("dim",), (F.log_softmax, torch.log_softmax, "log_softmax")),
+    (nn.Flatten, ("start_dim", "end_dim"), (torch.flatten, "flatten")),
+    (nn.MaxPool1d, _MAX_POOL, (F.max_pool1d,)),
+    (nn.MaxPool2d, _MAX_POOL, (F.max_pool2d,)),
+    (nn.AvgPool1d, _POOL[:-1], (F.avg_pool1d,)),
+    (nn.AvgPool2d, _POOL, (F.avg_pool2d,)),
+    (nn.AdaptiveAvgPool1d, ("output_size",), (F.adaptive_avg_pool1d,)),
+    (nn.AdaptiveAvgPool2d, ("output_size",), (F.adaptive_avg_pool2d,)),
+    (nn.Dropout, _DROPOUT, (F.dropout,)),
+    (nn.Dropout1d, _DROPOUT, (F.dropout1d,)),
+    (nn.Dropout2d, _DROPOUT, (F.dropout2d,)),
+    (nn.Dropout3d, _DROPOUT, (F.dropout3d,)),
+)
+_AS_MODULES = {call: (kind, names) for kind, names, calls in _CALLS for call in calls}
 # torch.flatten begins at axis 0 where nn.Flatten begins at 1.
 _DEFAULTS: dict[Any, dict[str, Any]] = {torch.flatten: {"start_dim": 0}, "flatten": {"start_dim": 0}}
 
@@ -294,24 +281,16 @@ def expression(node: fx.Node, places: dict[fx.Node, int], model: nn.Module) -> E
     Sizes and parts are computed inside the expression from the tensors that they are taken off.
     """
 
-    def template(value: Any) -> Any:
-        if isinstance(value, fx.Node):
-            if value in places:
-                return Argument(places[value])
-            if value.op == "get_attr":
-                owner, _, name = str(value.target).rpartition(".")
-                return Constant(model.get_submodule(owner), name)
-            return expression(value, places, model)
-        if isinstance(value, (list, tuple)):
-            return tuple(template(item) for item in value) if isinstance(value, tuple) else [template(i) for i in value]
-        if isinstance(value, dict):
-            return {key: template(item) for key, item in value.items()}
-        if isinstance(value, slice):
-            return slice(template(value.start), template(value.stop), template(value.step))
-        return value
+    def part(other: fx.Node) -> Any:
+        if other in places:
+            return Argument(places[other])
+        if other.op == "get_attr":
+            owner, _, name = str(other.target).rpartition(".")
+            return Constant(model.get_submodule(owner), name)
+        return expression(other, places, model)
 
     target: Any = model.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-    return Expression(node.op, target, template(node.args), template(dict(node.kwargs)))
+    return Expression(node.op, target, *fx.node.map_arg((node.args, node.kwargs), part))
 
 
 def is_reshape(node: fx.Node) -> bool:

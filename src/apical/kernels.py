@@ -1,7 +1,5 @@
 """Elementwise functions for which PyTorch's own are slow on processors."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

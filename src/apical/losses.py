@@ -8,8 +8,6 @@ the choices that were not made, a label least of all, and rules that learn from 
     loss = apical.losses.reward_prediction(circuit(x), reward=environment.step)      # no labels at all
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 

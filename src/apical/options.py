@@ -1,7 +1,5 @@
 """Checks of options: one of some names, a range, and the message for a name that does not exist."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,6 +46,22 @@ def check_positive(what: str, **options: float) -> None:
     for option, value in options.items():
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{what}: {option}={value!r} must be a positive number.")
+
+
+def check_signs(given: object, *, positive: Sequence[str] = (), not_negative: Sequence[str] = ()) -> None:
+    """Refuse attributes of `given` that are not positive, finite numbers, or that are negative.
+
+    Args:
+        given: a neuron, a synapse; its class is named in the message.
+        positive: attributes.
+        not_negative: attributes.
+    """
+    what = type(given).__name__
+    check_positive(what, **{option: getattr(given, option) for option in positive})
+    for option in not_negative:
+        value = getattr(given, option)
+        if not value >= 0:
+            raise ConfigError(f"{what}: {option}={value!r} must not be negative.")
 
 
 def check_ranges(what: str, given: object, ranges: Mapping[str, tuple[bool, str]]) -> None:

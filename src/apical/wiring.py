@@ -5,8 +5,6 @@ backward: carry signals from the output down, from layer to layer over the junct
 show: give the quantities that a rule carries to the circuit's observers
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -123,7 +123,7 @@ def test_typing_errors_are_met_with_what_was_meant(complaint, arguments, said):
         (["compare", "--seeds", "a"], "--seeds a: write how many (--seeds 3), or which (--seeds 0,7)"),
         (["compare", "--seeds", "0"], "--seeds 0: at least one is needed"),
         (["compare", "--seeds", "1,1"], "seeds [1, 1]: at least one is needed, and each once"),
-        (["compare", "--jobs", "0"], "--jobs 0: at least 1 is needed"),
+        (["compare", "--jobs", "0"], "Invalid value for '--jobs'"),
         (["rules", "backprob"], "there is no rule 'backprob'. Did you mean 'backprop'?"),
         (["data", "fetch", "mnits"], "there is no task 'mnits'. Did you mean mnist?"),
         (["bench", "--networks", "lenett"], "unknown network 'lenett'; did you mean 'lenet'?"),

@@ -11,6 +11,8 @@ from apical.cli import options, terminal
 if TYPE_CHECKING:
     from apical.papers import Claim, Measurement
 
+RUNS = Path("runs/reproduce")
+
 
 def papers(
     name: Annotated[
@@ -37,11 +39,7 @@ def papers(
         terminal.paragraph(f"Where: {protocol.where}.")
         if name is not None:
             terminal.paragraph(f"Protocol: {protocol.theirs}")
-            for departure in protocol.departures:
-                terminal.paragraph(f"Departs: {departure}")
-            for claim in own:
-                verdict = ledger.verdicts([claim], measured)[claim.name]
-                terminal.paragraph(f"{claim.name}: {verdict.outcome}: {verdict.why}.")
+            _explain(own, measured)
         terminal.line()
     if name is None:
         terminal.paragraph("`apical papers NAME` shows a protocol; `apical reproduce NAME` measures again.")
@@ -53,20 +51,15 @@ def reproduce(
         typer.Argument(metavar="NAME", help="A claim, or a table of claims, of `apical papers`. Example: mnist-mlp"),
     ],
     epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", metavar="N", help="Fewer than the protocol's, to scale it down. Example: --epochs 2"),
+        int | None, typer.Option(metavar="N", help="Fewer than the protocol's, to scale it down. Example: --epochs 2")
     ] = None,
     seeds: Annotated[
-        int | None,
-        typer.Option("--seeds", metavar="N", help="Fewer than the protocol's. Example: --seeds 1"),
+        int | None, typer.Option(metavar="N", help="Fewer than the protocol's. Example: --seeds 1")
     ] = None,
     jobs: options.Jobs = None,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="For the runs. Example: --out runs/claims")
-    ] = Path("runs/reproduce"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the runs. Example: --out runs/claims")] = RUNS,
     record: Annotated[
-        bool,
-        typer.Option("--record", help="Keep what is measured in the package's ledger. Example: --record"),
+        bool, typer.Option("--record", help="Keep what is measured in the package's ledger. Example: --record")
     ] = False,
     json: options.Json = False,
 ) -> None:
@@ -85,11 +78,7 @@ def reproduce(
         terminal.as_json([_describe(claim, measured) for claim in claims])
         return
     _show(claims, measured)
-    for claim in claims:
-        verdict = ledger.verdicts([claim], measured)[claim.name]
-        terminal.paragraph(f"{claim.name}: {verdict.outcome}: {verdict.why}.")
-    for departure in claims[0].protocol.departures:
-        terminal.paragraph(f"Departs: {departure}")
+    _explain(claims, measured)
     if kept is not None:
         terminal.line(f"recorded in {kept}")
 
@@ -106,6 +95,15 @@ def _show(claims: "Sequence[Claim]", measured: "Mapping[str, Measurement]") -> N
         ),
         title=claims[0].protocol.name,
     )
+
+
+def _explain(claims: "Sequence[Claim]", measured: "Mapping[str, Measurement]") -> None:
+    from apical.papers import verdicts
+
+    for departure in claims[0].protocol.departures:
+        terminal.paragraph(f"Departs: {departure}")
+    for name, verdict in verdicts(claims, measured).items():
+        terminal.paragraph(f"{name}: {verdict.outcome}: {verdict.why}.")
 
 
 def _ours(claim: "Claim", measured: "Measurement | None") -> list[str]:

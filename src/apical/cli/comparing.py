@@ -25,7 +25,6 @@ def compare(
     rules: Annotated[
         list[str] | None,
         typer.Option(
-            "--rules",
             metavar="NAMES",
             help="Learning rules, with commas between them and options after a colon; every one if left out. "
             "Example: --rules backprop,sign_symmetry:magnitude=fixed",
@@ -34,7 +33,6 @@ def compare(
     seeds: Annotated[
         str,
         typer.Option(
-            "--seeds",
             metavar="N",
             help="How many, or which (a single one with a comma behind it). Example: --seeds 5, or --seeds 0,7",
         ),
@@ -50,7 +48,6 @@ def compare(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out",
             metavar="FOLDER",
             help="Of the comparison; if left out, one under runs/ that these settings always get. "
             "Example: --out runs/mnist",
@@ -62,7 +59,7 @@ def compare(
         bool, typer.Option("--cost/--no-cost", help="Time the training steps, after training. Example: --no-cost")
     ] = True,
     title: Annotated[
-        str | None, typer.Option("--title", metavar="TEXT", help='Of the page. Example: --title "My network"')
+        str | None, typer.Option(metavar="TEXT", help='Of the page. Example: --title "My network"')
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -76,35 +73,16 @@ def compare(
     from apical import report as page
     from apical import study
 
-    chosen = options.configuration(
-        config,
-        {
-            "task": task,
-            "model": model,
-            "optimizer": optimizer,
-            "optimizer.lr": lr,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "device": device,
-            "log": log,
-        },
-        settings,
-    )
+    given: dict[str, Any] = {"task": task, "model": model, "epochs": epochs, "batch_size": batch_size, "device": device}
+    chosen = options.configuration(config, settings, optimizer=optimizer, lr=lr, log=log, **given)
     names = options.read_rules(rules)
     folder = out or _usual_folder(chosen)
     if (folder / "comparison.json").is_file() and not overwrite:
         terminal.say(f"{folder} holds this comparison already: runs that have finished are kept.")
     comparison = study.compare(
-        chosen,
-        names,
-        read_seeds(seeds),
-        folder,
-        jobs=options.counting_from_one(jobs, "--jobs"),
-        cost=cost,
-        overwrite=overwrite,
-        title=title,
+        chosen, names, read_seeds(seeds), folder, jobs=jobs, cost=cost, overwrite=overwrite, title=title
     )
-    path = page.write(comparison.to_dict(), folder / PAGE)
+    path = page.write(comparison, folder / PAGE)
     if json:
         terminal.as_json({**summary(comparison), "folder": folder, "page": path})
     else:
@@ -120,8 +98,7 @@ def report(
         typer.Argument(metavar="RUN...", help="Folders of comparisons, or of single runs. Example: runs/comparison"),
     ],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="Where the page goes. Example: --out both.html"),
+        Path | None, typer.Option(metavar="FILE", help="Where the page goes. Example: --out both.html")
     ] = None,
 ) -> None:
     """Make the page of one or more comparisons, or of single runs.
@@ -134,7 +111,7 @@ def report(
     comparisons = gather(runs)
     path = out or (runs[0] / PAGE if len(runs) == 1 and runs[0].is_dir() else Path(PAGE))
     try:
-        page.write([comparison.to_dict() for comparison in comparisons], path)
+        page.write(comparisons, path)
     except OSError as error:
         raise RunError(f"cannot write the page {path}: {error.strerror or error}; choose another --out") from error
     terminal.line(f"page  {path}")
@@ -172,13 +149,9 @@ def summary(comparison: "Comparison") -> dict[str, Any]:
         "config": {key: value for key, value in comparison.config.items() if key not in ("rule", "seed")},
         "arms": [
             {
-                "rule": arm.rule,
-                "title": arm.title,
-                "settings": arm.settings.model_dump(),
-                "notes": arm.notes,
+                **arm.model_dump(include={"rule", "title", "settings", "notes", "cost"}),
                 "test_accuracy": _spread(arm.accuracy()),
                 "angles": arm.angles(),
-                "cost": None if arm.cost is None else arm.cost.model_dump(),
                 "failures": [{"seed": run.seed, "error": run.error} for run in arm.failures()],
             }
             for arm in comparison.arms

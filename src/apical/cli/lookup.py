@@ -12,8 +12,7 @@ data = typer.Typer()
 
 def rules(
     name: Annotated[
-        str | None,
-        typer.Argument(metavar="[NAME]", help="One rule: its equations and options. Example: backprop"),
+        str | None, typer.Argument(metavar="[NAME]", help="One rule: its equations and options. Example: backprop")
     ] = None,
     json: options.Json = False,
 ) -> None:

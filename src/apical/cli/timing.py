@@ -15,33 +15,24 @@ ALL = "all"
 
 def bench(
     networks: Annotated[
-        str,
-        typer.Option(
-            "--networks", metavar="NAMES", help="Of mlp, lenet, conv and resnet20. Example: --networks mlp,lenet"
-        ),
+        str, typer.Option(metavar="NAMES", help="Of mlp, lenet, conv and resnet20. Example: --networks mlp,lenet")
     ] = "mlp,lenet",
     batches: Annotated[
-        str, typer.Option("--batches", metavar="SIZES", help="Examples in a step. Example: --batches 8,32,128,512")
+        str, typer.Option(metavar="SIZES", help="Examples in a step. Example: --batches 8,32,128,512")
     ] = "8,128",
     rules: Annotated[
         list[str] | None,
         typer.Option(
-            "--rules",
             metavar="NAMES",
             help="Learning rules, as for `apical compare`; every variant of every one if left out. "
             "Example: --rules backprop,sign_symmetry:magnitude=batchwise",
         ),
     ] = None,
     threads: Annotated[
-        str, typer.Option("--threads", metavar="N", help="PyTorch's threads, or all. Example: --threads 1,all")
+        str, typer.Option(metavar="N", help="PyTorch's threads, or all. Example: --threads 1,all")
     ] = "1",
     seconds: Annotated[
-        float,
-        typer.Option(
-            "--seconds",
-            metavar="S",
-            help="To time each network at each batch size. Example: --seconds 30",
-        ),
+        float, typer.Option(metavar="S", help="To time each network at each batch size. Example: --seconds 30")
     ] = 5.0,
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Measure memory, too. Example: --no-memory")

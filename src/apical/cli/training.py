@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,6 @@ def train(
     rule: Annotated[
         str | None,
         typer.Option(
-            "--rule",
             metavar="NAME",
             help="A learning rule from `apical rules`, with its options after a colon. "
             "Example: --rule sign_symmetry:magnitude=fixed",
@@ -37,9 +36,7 @@ def train(
     settings: options.Changes = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", metavar="FOLDER", help="Of the run; a new one under runs/ if left out. Example: --out runs/first"
-        ),
+        typer.Option(metavar="FOLDER", help="Of the run; a new one under runs/ if left out. Example: --out runs/first"),
     ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -50,22 +47,8 @@ def train(
     """
     from apical import study
 
-    chosen = options.configuration(
-        config,
-        {
-            "task": task,
-            "model": model,
-            "rule": options.rule(rule),
-            "optimizer": optimizer,
-            "optimizer.lr": lr,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seed": seed,
-            "device": device,
-            "log": log,
-        },
-        settings,
-    )
+    given: dict[str, Any] = {"task": task, "model": model, "epochs": epochs, "batch_size": batch_size, "device": device}
+    chosen = options.configuration(config, settings, optimizer=optimizer, lr=lr, rule=rule, seed=seed, log=log, **given)
     show_result(study.train(chosen, out or _new_folder(chosen), overwrite=overwrite), json=json)
 
 
@@ -84,7 +67,6 @@ def evaluate(
     task: Annotated[
         str | None,
         typer.Option(
-            "--task",
             metavar="NAME",
             help="Other data than the run's own test part, of the same shape. Example: --task npz:noisy.npz",
         ),

@@ -16,8 +16,6 @@ Inputs are (n, ...), real numbers, the examples along the first axis. What is do
 Labels are integers from 0, (n,); the number of classes is the largest label plus 1.
 """
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from collections.abc import Mapping

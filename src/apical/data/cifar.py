@@ -5,8 +5,6 @@ unpickler here knows nothing else. They were written by Python 2 (later tools wr
 Python 3's manner), so names arrive as bytes.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From a user's own PyTorch dataset to examples in memory."""
 
-from __future__ import annotations
-
 import operator
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """The 8x8 handwritten digits that come with scikit-learn: real data with no download."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

@@ -5,8 +5,6 @@ then the values in row-major order, big-endian. Files may be compressed with gzi
 first bytes, not from their name.
 """
 
-from __future__ import annotations
-
 import gzip
 import math
 import struct

@@ -1,7 +1,5 @@
 """Cutting examples into parts and into batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,8 +1,7 @@
 """The standard sets: which files they are, where they lie, how they are fetched and read."""
 
-from __future__ import annotations
-
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -137,8 +136,7 @@ class StandardSet:
                 content = tar.extractfile(f"{self.folder}/{name}")
                 assert content is not None  # the checksum vouches for the archive's table of contents
                 with content, (scratch / name).open("wb") as file:
-                    while block := content.read(1 << 20):
-                        file.write(block)
+                    shutil.copyfileobj(content, file)
         folder.mkdir(exist_ok=True)
         for name in self.members:
             (scratch / name).replace(folder / name)
@@ -200,13 +198,7 @@ def _read_cifar10(folder: Path) -> Arrays:
     return Arrays(x_train, y_train, x_test, y_test, classes=10)
 
 
-def _idx_files(**facts: tuple[int, str]) -> tuple[RemoteFile, ...]:
-    return tuple(
-        RemoteFile(f"{name}.gz", size, f"sha256:{digest}", of_content=True)
-        for name, (size, digest) in zip(_IDX_MEMBERS, facts.values(), strict=True)
-    )
-
-
+# The files of MNIST and its relatives.
 _IDX_MEMBERS = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -214,35 +206,36 @@ _IDX_MEMBERS = (
     "t10k-labels-idx1-ubyte",
 )
 
-# The sizes are those of the mirrors' gzip files, the checksums those of the idx files in them.
-MNIST = StandardSet(
-    name="mnist",
-    folder="MNIST/raw",
-    members=_IDX_MEMBERS,
-    remote=_idx_files(
-        train_images=(9912422, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
-        train_labels=(28881, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
-        test_images=(1648877, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
-        test_labels=(4542, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
-    ),
-    mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist",),
-    read=_read_idx_set,
+
+def _idx_set(name: str, folder: str, *files: tuple[int, str], mirror: str, source: str, licence: str) -> StandardSet:
+    """A set in MNIST's form; `files` gives the size of each gzip file and the SHA-256 of the idx file in it."""
+    remote = (
+        RemoteFile(f"{member}.gz", size, f"sha256:{digest}", of_content=True)
+        for member, (size, digest) in zip(_IDX_MEMBERS, files, strict=True)
+    )
+    return StandardSet(name, folder, _IDX_MEMBERS, tuple(remote), (mirror,), _read_idx_set, source, licence)
+
+
+MNIST = _idx_set(
+    "mnist",
+    "MNIST/raw",
+    (9912422, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+    (28881, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+    (1648877, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+    (4542, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+    mirror="https://ossci-datasets.s3.amazonaws.com/mnist",
     source="MNIST (LeCun, Cortes and Burges, 1998)",
     licence="CC BY-SA 3.0, as usually given",
 )
 
-FASHION_MNIST = StandardSet(
-    name="fashion-mnist",
-    folder="FashionMNIST/raw",
-    members=_IDX_MEMBERS,
-    remote=_idx_files(
-        train_images=(26421880, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
-        train_labels=(29515, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
-        test_images=(4422102, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
-        test_labels=(5148, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
-    ),
-    mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",),
-    read=_read_idx_set,
+FASHION_MNIST = _idx_set(
+    "fashion-mnist",
+    "FashionMNIST/raw",
+    (26421880, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+    (29515, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+    (4422102, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+    (5148, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+    mirror="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
     source="Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017)",
     licence="MIT",
 )

@@ -1,7 +1,5 @@
 """Tasks by name: what there is, where it lies, fetching and loading it."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass

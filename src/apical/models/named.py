@@ -14,14 +14,12 @@ start as PyTorch initialises its layers (uniform within 1/sqrt(fan-in)), except 
 """
 
 import math
+import runpy
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import util
-from importlib.machinery import SourceFileLoader
 from itertools import pairwise
 from pathlib import Path
-from types import CodeType, MappingProxyType
 
 import torch
 from torch import nn
@@ -31,19 +29,17 @@ from apical.models.resnet import DEPTHS, ResNet
 from apical.models.tree import BANDS, Tree3
 from apical.options import unknown
 
-ACTIVATIONS = MappingProxyType(
-    {
-        "relu": nn.ReLU,
-        "tanh": nn.Tanh,
-        "sigmoid": nn.Sigmoid,
-        "gelu": nn.GELU,
-        "elu": nn.ELU,
-        "silu": nn.SiLU,
-        "leaky_relu": nn.LeakyReLU,
-        "softplus": nn.Softplus,
-    }
-)
-RESNETS = MappingProxyType({f"resnet{depth}": depth for depth in DEPTHS})
+ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+    "softplus": nn.Softplus,
+}
+RESNETS: Mapping[str, int] = {f"resnet{depth}": depth for depth in DEPTHS}
 FORMS = ("mlp:500,500", "conv:32,64", "lenet", *RESNETS, "tree3:6,16", "file.py:function")
 
 
@@ -218,30 +214,18 @@ def _own(spec: Spec, shape: tuple[int, ...], classes: int) -> nn.Module:
     return model
 
 
-class _SourceAsItIs(SourceFileLoader):
-    """Compiles the file as it is now: bytecode is cached by second and size, and a small edit may change neither."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
-        return code
-
-
 def _load(spec: Spec) -> Callable[..., object]:
     assert spec.file is not None
     if not spec.file.is_file():
         raise ConfigError(f"model {spec.text!r}: there is no file {spec.file}")
-    name = f"apical_model_{spec.file.stem}"
-    found = util.spec_from_file_location(name, spec.file, loader=_SourceAsItIs(name, str(spec.file)))
-    assert found is not None
-    assert found.loader is not None
-    module = util.module_from_spec(found)
     try:
-        found.loader.exec_module(module)
+        # Its source as it is now: bytecode is cached by second and size, and a small edit may change neither.
+        module = runpy.run_path(str(spec.file), run_name=f"apical_model_{spec.file.stem}")
     except Exception as error:
         raise ConfigError(f"model {spec.text!r}: {spec.file} fails: {type(error).__name__}: {error}") from error
-    function: Callable[..., object] | None = getattr(module, spec.function, None)
+    function: Callable[..., object] | None = module.get(spec.function)
     if not callable(function):
-        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        names = [name for name, value in module.items() if callable(value) and not name.startswith("_")]
         raise ConfigError(f"model {spec.text!r}: {unknown(f'function in {spec.file}', spec.function, names)}")
     return function
 

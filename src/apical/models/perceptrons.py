@@ -4,8 +4,6 @@ One step of a network with thirty hidden units is too small to keep a processor 
 an example of its own, is one batched product. The optimizers are the ordinary ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Outputs whose inputs arrive one after another and fade: several outputs for each example, and early decisions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, get_args

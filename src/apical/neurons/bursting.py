@@ -1,15 +1,13 @@
 """The full two-compartment neuron, in which a spike that travels back into the dendrite sets off a burst."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from apical.errors import ConfigError
 from apical.neurons.neuron import Advance, SpikingNeuron
 from apical.neurons.pyramidal import VARIABLES, Compartments, Dendrite, PyramidalState, Soma
+from apical.options import check_signs
 
 
 class TwoCompartmentNeuron(SpikingNeuron[PyramidalState]):
@@ -59,17 +57,14 @@ class TwoCompartmentNeuron(SpikingNeuron[PyramidalState]):
         time_step: float = 0.1,
     ) -> None:
         super().__init__(time_step=time_step)
-        if not min(soma_coupling, dendrite_coupling, backpropagation_current, backpropagation_time) >= 0:
-            raise ConfigError(
-                "TwoCompartmentNeuron: soma_coupling, dendrite_coupling, backpropagation_current and "
-                "backpropagation_time must not be negative."
-            )
         self.soma = soma or Soma()
         self.dendrite = dendrite or Dendrite()
         self.soma_coupling = soma_coupling
         self.dendrite_coupling = dendrite_coupling
         self.backpropagation_current = backpropagation_current
         self.backpropagation_time = backpropagation_time
+        couplings = ("soma_coupling", "dendrite_coupling", "backpropagation_current", "backpropagation_time")
+        check_signs(self, not_negative=couplings)
         self._compartments = Compartments(
             self.soma, self.dendrite, soma_coupling, dendrite_coupling, backpropagation_current
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apical.errors import ConfigError
 from apical.neurons.neuron import Advance, SpikingNeuron
-from apical.options import check_positive
+from apical.options import check_signs
 
 
 class AdaptiveExponentialState(NamedTuple):
@@ -82,19 +82,6 @@ class AdaptiveExponentialNeuron(SpikingNeuron[AdaptiveExponentialState]):
         time_step: float = 0.1,
     ) -> None:
         super().__init__(time_step=time_step)
-        name = type(self).__name__
-        check_positive(
-            name,
-            leak_conductance=leak_conductance,
-            leak_time=leak_time,
-            rheobase=rheobase,
-            slope=slope,
-            adaptation_time=adaptation_time,
-        )
-        if not min(adaptation_conductance, adaptation_current, refractory) >= 0:
-            raise ConfigError(
-                f"{name}: adaptation_conductance, adaptation_current and refractory must not be negative."
-            )
         self.leak_conductance = leak_conductance
         self.leak_time = leak_time
         self.rheobase = rheobase
@@ -106,12 +93,18 @@ class AdaptiveExponentialNeuron(SpikingNeuron[AdaptiveExponentialState]):
         self.reset = reset
         self.peak = peak
         self.refractory = refractory
+        check_signs(
+            self,
+            positive=("leak_conductance", "leak_time", "rheobase", "slope", "adaptation_time"),
+            not_negative=("adaptation_conductance", "adaptation_current", "refractory"),
+        )
         share = adaptation_conductance / leak_conductance
         at_rheobase = rheobase / (leak_conductance + adaptation_conductance)
         self.threshold = rest + slope - slope * math.log1p(share) + at_rheobase
         if not max(self.threshold, reset) < peak:
             raise ConfigError(
-                f"{name}: peak={peak!r} mV must lie above the threshold, {self.threshold:g} mV, and reset={reset!r} mV."
+                f"{type(self).__name__}: peak={peak!r} mV must lie above the threshold, {self.threshold:g} mV, and "
+                f"reset={reset!r} mV."
             )
 
     @classmethod

@@ -1,7 +1,5 @@
 """What all spiking neurons share: a state of explicit tensors, one step in place, and a run over time."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -120,7 +118,8 @@ class SpikingNeuron(nn.Module, ABC, Generic[State]):
                 f"neurons {tuple(shape)}."
             )
         else:
-            now = self._copy(state)
+            kind: type[Any] = type(state)
+            now = kind(*(tensor.clone() for tensor in state))
         traces = self._room_for(record, now, time)
         kept = [(getattr(now, name), trace) for name, trace in traces.items()]
         spikes = torch.empty((time, *shape), dtype=torch.bool, device=currents[0].device)
@@ -168,11 +167,6 @@ class SpikingNeuron(nn.Module, ABC, Generic[State]):
             variable = getattr(state, name)
             traces[name] = variable.new_empty((time, *variable.shape))
         return traces
-
-    def _copy(self, state: State) -> State:
-        kind: type[Any] = type(state)
-        copied: State = kind(*(tensor.clone() for tensor in state))
-        return copied
 
     def _steps(self, time: float) -> int:
         """A time in ms as a number of time steps."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apical.errors import ConfigError, DataError
 from apical.neurons.trains import BURST_THRESHOLD, check_raster, check_times, reaches
-from apical.options import check_positive
+from apical.options import check_positive, check_signs
 
 
 class SynapseState(NamedTuple):
@@ -101,13 +101,7 @@ class BurstDependentPlasticity:
     bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        check_positive(
-            "BurstDependentPlasticity",
-            learning_rate=self.learning_rate,
-            eligibility_time=self.eligibility_time,
-            averaging_time=self.averaging_time,
-            threshold=self.threshold,
-        )
+        check_signs(self, positive=("learning_rate", "eligibility_time", "averaging_time", "threshold"))
         if self.rate_range is not None and not 0 <= self.rate_range[0] < self.rate_range[1] < math.inf:
             raise ConfigError(
                 f"BurstDependentPlasticity: rate_range={self.rate_range!r} must be (e_min, e_max) in Hz with "

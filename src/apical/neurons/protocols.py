@@ -1,7 +1,5 @@
 """The protocols under which the plasticity of single synapses is measured: spike trains on demand."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The soma and the apical dendrite of a pyramidal neuron, and their exact relaxation over one time step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +8,7 @@ import torch
 from torch import Tensor
 
 from apical.errors import ConfigError
-from apical.options import check_positive
+from apical.options import check_signs
 
 VARIABLES = ("soma", "soma_adaptation", "threshold", "dendrite", "dendrite_adaptation")
 # What the variables depend on: themselves, the two currents, and three things that are constant during a step.
@@ -47,18 +45,11 @@ class Soma:
     threshold_time: float = 27.0
 
     def __post_init__(self) -> None:
-        check_positive(
-            "Soma",
-            capacitance=self.capacitance,
-            leak_time=self.leak_time,
-            adaptation_time=self.adaptation_time,
-            threshold_time=self.threshold_time,
+        check_signs(
+            self,
+            positive=("capacitance", "leak_time", "adaptation_time", "threshold_time"),
+            not_negative=("adaptation_current", "threshold_jump"),
         )
-        if not (self.adaptation_current >= 0 and self.threshold_jump >= 0):
-            raise ConfigError(
-                f"Soma: adaptation_current={self.adaptation_current!r} and threshold_jump={self.threshold_jump!r} must "
-                "not be negative: both hold the neuron back after a spike."
-            )
         if not self.threshold > self.rest:
             raise ConfigError(f"Soma: threshold={self.threshold!r} mV must lie above rest={self.rest!r} mV.")
 
@@ -95,18 +86,11 @@ class Dendrite:
     slope: float = 6.0
 
     def __post_init__(self) -> None:
-        check_positive(
-            "Dendrite",
-            capacitance=self.capacitance,
-            leak_time=self.leak_time,
-            adaptation_time=self.adaptation_time,
-            slope=self.slope,
+        check_signs(
+            self,
+            positive=("capacitance", "leak_time", "adaptation_time", "slope"),
+            not_negative=("adaptation_conductance",),
         )
-        if not self.adaptation_conductance >= 0:
-            raise ConfigError(
-                f"Dendrite: adaptation_conductance={self.adaptation_conductance!r} must not be negative: it pulls the "
-                "potential back to rest."
-            )
 
     @property
     def leak_conductance(self) -> float:

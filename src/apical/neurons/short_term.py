@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from apical.errors import ConfigError, DataError
 from apical.neurons.trains import check_raster
-from apical.options import check_positive
+from apical.options import check_signs
 
 
 class ShortTermState(NamedTuple):
@@ -57,12 +57,6 @@ class ShortTermPlasticity(nn.Module):
         time_step: float = 0.1,
     ) -> None:
         super().__init__()
-        check_positive(
-            "ShortTermPlasticity",
-            depression_time=depression_time,
-            facilitation_time=facilitation_time,
-            time_step=time_step,
-        )
         if not (0 < baseline <= 1 and 0 <= increment <= 1):
             raise ConfigError(
                 f"ShortTermPlasticity: baseline={baseline!r} must be above 0 and at most 1, increment={increment!r} "
@@ -73,6 +67,7 @@ class ShortTermPlasticity(nn.Module):
         self.depression_time = depression_time
         self.facilitation_time = facilitation_time
         self.time_step = time_step
+        check_signs(self, positive=("depression_time", "facilitation_time", "time_step"))
         self._recovery = math.exp(-time_step / depression_time)
         self._forgetting = math.exp(-time_step / facilitation_time)
 

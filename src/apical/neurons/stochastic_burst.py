@@ -1,7 +1,5 @@
 """The simplified pyramidal neuron: its soma decides on events, its dendrite on the probability that they burst."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """From spikes to currents: sparse random projections, and conductances that open and decay."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -97,8 +95,6 @@ class Projection(nn.Module):
         weights: (pre, post), a buffer.
     """
 
-    weights: Tensor
-
     def __init__(self, pre: int, post: int, *, probability: float, weight: float, generator: torch.Generator) -> None:
         super().__init__()
         if not 0 <= probability <= 1:
@@ -108,7 +104,7 @@ class Projection(nn.Module):
                 f"Projection: weight={weight!r} must not be negative: inhibition opens another conductance."
             )
         connected = torch.rand((pre, post), generator=generator) < probability
-        self.register_buffer("weights", connected.float().mul_(weight))
+        self.weights = nn.Buffer(connected.float().mul_(weight))
 
     @torch.no_grad()
     def forward(self, spikes: Tensor, into: Tensor, efficacy: Tensor | None = None) -> None:

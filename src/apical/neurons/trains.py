@@ -10,8 +10,6 @@ An *event* is a spike alone or the first spike of a burst; a *burst* is two spik
 one and the next, and happens at its second spike (Payeur et al., Nature Neuroscience 24, 1010-1019, 2021).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

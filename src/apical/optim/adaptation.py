@@ -1,7 +1,5 @@
 """Step sizes that each synapse adapts: they grow while its steps keep one direction, and relax in between."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast, get_args, overload

@@ -3,8 +3,6 @@
 One kernel serves a variant, a type of numbers and a kind of device; neither sizes nor options compile another.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast

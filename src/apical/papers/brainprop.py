@@ -20,12 +20,7 @@ WATCHED = (
     "What is compared is when a tenth of the training data, held out, is first answered so well; learning rates do not "
     "fall."
 )
-SETTINGS = (
-    "optimizer=sgd",
-    "optimizer.momentum=0.0",
-    "optimizer.weight_decay=0.0",
-    "batch_size=128",
-)
+SETTINGS = ("optimizer=sgd", "optimizer.momentum=0.0", "optimizer.weight_decay=0.0", "batch_size=128")
 REWARD = "loss=reward_prediction"
 DENSE = Protocol(
     name="brainprop-mnist",

@@ -60,6 +60,11 @@ class RelativeExpectation(Expectation):
         """`judge`, where the other claim was measured."""
 
 
+def _points(difference: float, beside: str) -> str:
+    """A difference in percentage points, in words: "0.31 points above backprop"."""
+    return f"{abs(difference):.2f} points {'above' if difference >= 0 else 'below'} {beside}"
+
+
 @dataclass(frozen=True)
 class ErrorRate(Expectation):
     """The paper's figure is a test error, of one run.
@@ -86,10 +91,8 @@ class ErrorRate(Expectation):
         chance = math.sqrt(error * (1 - error) / measured.test_examples)
         allowed = 2 * math.hypot(chance, measured.deviation)
         difference = self.value(measured) - error
-        side = "above" if difference > 0 else "below"
-        return abs(difference) <= allowed, (
-            f"{100 * abs(difference):.2f} points {side} the paper's error; {100 * allowed:.2f} are within the spread"
-        )
+        beside = _points(100 * difference, "the paper's error")
+        return abs(difference) <= allowed, f"{beside}; {100 * allowed:.2f} are within the spread"
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class AtLeast(Expectation):
 
     def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
         above = 100 * measured.mean - self.percent
-        return above >= 0, f"{abs(above):.2f} points {'above' if above >= 0 else 'below'} the level"
+        return above >= 0, _points(above, "the level")
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,7 @@ class Within(RelativeExpectation):
 
     def compare(self, measured: Measurement, reference: Measurement) -> tuple[bool, str]:
         difference = 100 * (measured.mean - reference.mean)
-        side = "above" if difference > 0 else "below"
-        return abs(difference) <= self.points, f"{abs(difference):.2f} points {side} {self.whose}"
+        return abs(difference) <= self.points, _points(difference, self.whose)
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,8 @@ class Behind(RelativeExpectation):
         return f"at least {self.points:.2f} points below {self.whose}"
 
     def compare(self, measured: Measurement, reference: Measurement) -> tuple[bool, str]:
-        behind = 100 * (reference.mean - measured.mean)
-        return behind >= self.points, f"{abs(behind):.2f} points {'below' if behind >= 0 else 'above'} {self.whose}"
+        difference = 100 * (measured.mean - reference.mean)
+        return difference <= -self.points, _points(difference, self.whose)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,9 @@ trials on training images that are held out, and compared with the others on the
 `cell` does both. The networks of a cell train side by side, see `apical.models.perceptrons`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -58,39 +55,37 @@ def _adaptation(variant: str, **ranges: tuple[float, float]) -> Method:
     return Method(Adaptation, ranges, lambda **numbers: {**fixed, **numbers})
 
 
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        "sgd": Method(torch.optim.SGD, {"lr": (0.01, 1.0)}, lambda lr: {"lr": lr}),
-        "momentum": Method(
-            torch.optim.SGD,
-            {"lr": (0.003, 0.3), "forgetting": (0.1, 1.0)},
-            lambda lr, forgetting: {"lr": lr, "momentum": 1 - forgetting},
-        ),
-        "adam": Method(
-            torch.optim.Adam,
-            {"lr": (3e-4, 3e-2), "first": (0.03, 1.0), "second": (1e-3, 0.3)},
-            lambda lr, first, second: {"lr": lr, "betas": (1 - first, 1 - second), "fused": True},
-        ),
-        "rmsprop": Method(
-            torch.optim.RMSprop,
-            {"lr": (1e-4, 3e-2), "forgetting": (1e-3, 0.3)},
-            lambda lr, forgetting: {"lr": lr, "alpha": 1 - forgetting},
-        ),
-        # From example to example signs often turn, and steps that may shrink to PyTorch's 1e-6 soon do: the first
-        # step is the least one, too.
-        "rprop": Method(
-            torch.optim.Rprop,
-            {"lr": (1e-5, 1e-2), "growth": (0.01, 0.5), "range": (1.0, 100.0)},
-            lambda lr, growth, range: {"lr": lr, "etas": (0.5, 1 + growth), "step_sizes": (lr, range * lr)},
-        ),
-        "adaptation:base": _adaptation(
-            "base", lr=(0.01, 1.0), gain=(0.01, 1.0), slope=(1.0, 100.0), relaxation=(0.01, 1.0)
-        ),
-        "adaptation:abs": _adaptation("abs", gain=(0.003, 0.3), slope=(0.3, 100.0), relaxation=(0.003, 0.3)),
-        "adaptation:step": _adaptation("step", gain=(0.001, 0.3), slope=(0.1, 30.0), relaxation=(0.03, 3.0)),
-        "adaptation:sign": _adaptation("sign", gain=(0.003, 0.3), slope=(0.3, 100.0), relaxation=(0.003, 0.3)),
-    }
-)
+METHODS: Mapping[str, Method] = {
+    "sgd": Method(torch.optim.SGD, {"lr": (0.01, 1.0)}, lambda lr: {"lr": lr}),
+    "momentum": Method(
+        torch.optim.SGD,
+        {"lr": (0.003, 0.3), "forgetting": (0.1, 1.0)},
+        lambda lr, forgetting: {"lr": lr, "momentum": 1 - forgetting},
+    ),
+    "adam": Method(
+        torch.optim.Adam,
+        {"lr": (3e-4, 3e-2), "first": (0.03, 1.0), "second": (1e-3, 0.3)},
+        lambda lr, first, second: {"lr": lr, "betas": (1 - first, 1 - second), "fused": True},
+    ),
+    "rmsprop": Method(
+        torch.optim.RMSprop,
+        {"lr": (1e-4, 3e-2), "forgetting": (1e-3, 0.3)},
+        lambda lr, forgetting: {"lr": lr, "alpha": 1 - forgetting},
+    ),
+    # From example to example signs often turn, and steps that may shrink to PyTorch's 1e-6 soon do: the first
+    # step is the least one, too.
+    "rprop": Method(
+        torch.optim.Rprop,
+        {"lr": (1e-5, 1e-2), "growth": (0.01, 0.5), "range": (1.0, 100.0)},
+        lambda lr, growth, range: {"lr": lr, "etas": (0.5, 1 + growth), "step_sizes": (lr, range * lr)},
+    ),
+    "adaptation:base": _adaptation(
+        "base", lr=(0.01, 1.0), gain=(0.01, 1.0), slope=(1.0, 100.0), relaxation=(0.01, 1.0)
+    ),
+    "adaptation:abs": _adaptation("abs", gain=(0.003, 0.3), slope=(0.3, 100.0), relaxation=(0.003, 0.3)),
+    "adaptation:step": _adaptation("step", gain=(0.001, 0.3), slope=(0.1, 30.0), relaxation=(0.03, 3.0)),
+    "adaptation:sign": _adaptation("sign", gain=(0.003, 0.3), slope=(0.3, 100.0), relaxation=(0.003, 0.3)),
+}
 
 
 @dataclass(frozen=True)

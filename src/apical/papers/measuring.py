@@ -73,31 +73,19 @@ def with_references(claims: Sequence[Claim]) -> list[Claim]:
 
 
 def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> Sequence[Job | OnlineJob]:
-    if claim.protocol.online is not None:
+    protocol = claim.protocol
+    if protocol.online is not None:
         return [online.job_of(claim, folder, seeds)]
     networks = Path(__file__).with_name("networks.py")
     settings = [
         setting.replace("model=networks.py:", f"model={networks}:")
-        for setting in (*claim.protocol.settings, *claim.settings)
+        for setting in (*protocol.settings, *claim.settings, f"epochs={epochs or protocol.epochs}", "threads=1")
     ]
-    shared = (
-        Config()
-        .with_settings(settings)
-        .with_values(
-            {
-                "rule": RuleConfig.parse(claim.rule).model_dump(),
-                "epochs": epochs or claim.protocol.epochs,
-                "threads": 1,
-            }
-        )
-    )
+    shared = Config().with_settings(settings).with_values({"rule": RuleConfig.parse(claim.rule).model_dump()})
+    runs = folder / claim.name / f"epochs-{shared.epochs}"
     return [
-        Job(
-            claim.name,
-            resolve(shared.with_values({"seed": seed})),
-            folder / claim.name / f"epochs-{shared.epochs}" / f"seed-{seed}",
-        )
-        for seed in range(seeds or claim.protocol.seeds)
+        Job(claim.name, resolve(shared.with_values({"seed": seed})), runs / f"seed-{seed}")
+        for seed in range(seeds or protocol.seeds)
     ]
 
 
@@ -112,8 +100,7 @@ def _run(jobs: Sequence[Job | OnlineJob], processes: int | None, progress: bool 
         if stop.signal:
             finished = sum(job.finished() for job in jobs)
             raise Interrupted(
-                f"stopped with {finished} of {len(jobs)} runs finished; the same command continues",
-                stop.signal,
+                f"stopped with {finished} of {len(jobs)} runs finished; the same command continues", stop.signal
             )
     if failures:
         raise RunError("\n".join(f"{folder}: {error}" for folder, error in failures.items()))

@@ -54,12 +54,12 @@ def relu_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
 
 def kerjan_vgg5(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """Kerjan et al.'s VGG5 at an eighth of its width: five convolutions, all but the first with pooling."""
-    return _vgg(input_shape, classes, (16, 32, 64, 64, 64), pools=(False, True, True, True, True), activation=nn.ReLU)
+    return _vgg(input_shape, classes, (16, 32, 64, 64, 64), unpooled=1)
 
 
 def pinchetti_vgg5(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """Pinchetti et al.'s VGG5 at an eighth of its width: four convolutions with GELU and pooling."""
-    return _vgg(input_shape, classes, (16, 32, 64, 64), pools=(True, True, True, True), activation=nn.GELU)
+    return _vgg(input_shape, classes, (16, 32, 64, 64), activation=nn.GELU)
 
 
 def laborieux_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -67,7 +67,7 @@ def laborieux_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
 
     Its activation is the one of a network that answers forward; equilibrium propagation brings its own.
     """
-    return _vgg(input_shape, classes, (16, 32, 64, 64), pools=(True, True, True, True), activation=nn.ReLU)
+    return _vgg(input_shape, classes, (16, 32, 64, 64))
 
 
 class _Pixels(nn.Module):
@@ -122,17 +122,18 @@ def _sized(model: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequential:
 
 
 def _vgg(
-    input_shape: Sequence[int],
+    shape: Sequence[int],
     classes: int,
     channels: Sequence[int],
-    *,
-    pools: Sequence[bool],
-    activation: type[nn.Module],
+    unpooled: int = 0,
+    activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Module:
+    """Convolutions, each with pooling but for the first `unpooled`, and one linear layer."""
     layers: list[nn.Module] = []
-    for (below, above), pool in zip(pairwise((input_shape[0], *channels)), pools, strict=True):
-        layers += [nn.Conv2d(below, above, 3, padding=1), activation(), *([nn.MaxPool2d(2)] if pool else [])]
-    return _sized(nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(classes)), input_shape)
+    for number, widths in enumerate(pairwise((shape[0], *channels))):
+        layers += [nn.Conv2d(*widths, 3, padding=1), activation()]
+        layers += [nn.MaxPool2d(2)] if number >= unpooled else []
+    return _sized(nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(classes)), shape)
 
 
 def _sigmoid(*widths: int) -> nn.Module:

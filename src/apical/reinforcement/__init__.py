@@ -4,8 +4,6 @@ The network stands on torch alone. Environments need gymnasium (`pip install "ap
 installed, importing this package registers `apical/SaccadeAntisaccade-v0`.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,5 @@
 """AuGMEnT: a network that learns from rewards alone what to remember, for tasks that unfold in time."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -82,18 +80,6 @@ class Augment(nn.Module):
         ConfigError: an option that cannot be.
     """
 
-    action_values: Tensor
-    reward_prediction_error: Tensor
-    _seen: Tensor
-    _memory: Tensor
-    _trace: Tensor
-    _value: Tensor
-    _fresh: Tensor
-    _one: Tensor
-    _regular_tag: Tensor
-    _memory_tag: Tensor
-    _output_tag: Tensor
-
     def __init__(
         self,
         observations: int,
@@ -155,22 +141,21 @@ class Augment(nn.Module):
 
     def _make_state(self, dtype: torch.dtype | None) -> None:
         """What a trial leaves behind in units and synapses, one for each environment."""
-        units = self.regular + self.memory
-        shapes = {
-            "action_values": (self.actions,),
-            "reward_prediction_error": (),
-            "_seen": (self.observations,),
-            "_memory": (self.memory,),
-            "_trace": (2 * self.observations,),
-            "_value": (),
-            "_regular_tag": (1 + self.observations, self.regular),
-            "_memory_tag": (2 * self.observations, self.memory),
-            "_output_tag": (1 + units, self.actions),
-        }
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.zeros(self.environments, *shape, dtype=dtype))
-        self.register_buffer("_fresh", torch.ones(self.environments, dtype=torch.bool))
-        self.register_buffer("_one", torch.ones(self.environments, 1, dtype=dtype), persistent=False)
+
+        def zeros(*shape: int) -> nn.Buffer:
+            return nn.Buffer(torch.zeros(self.environments, *shape, dtype=dtype))
+
+        self.action_values = zeros(self.actions)
+        self.reward_prediction_error = zeros()
+        self._seen = zeros(self.observations)
+        self._memory = zeros(self.memory)
+        self._trace = zeros(2 * self.observations)
+        self._value = zeros()
+        self._regular_tag = zeros(1 + self.observations, self.regular)
+        self._memory_tag = zeros(2 * self.observations, self.memory)
+        self._output_tag = zeros(1 + self.regular + self.memory, self.actions)
+        self._fresh = nn.Buffer(torch.ones(self.environments, dtype=torch.bool))
+        self._one = nn.Buffer(torch.ones(self.environments, 1, dtype=dtype), persistent=False)
 
     @property
     def networks(self) -> int:

@@ -16,8 +16,6 @@ Looking away before the last row ends the trial. The times and rewards were chec
 (JRombouts/augment), whose trial begins with the fixation mark because its network has forgotten the empty screen.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What all figures share: an empty layout in the page's own colours and type."""
 
-from __future__ import annotations
-
 from typing import Any
 
 Spec = dict[str, Any]

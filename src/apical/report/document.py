@@ -1,7 +1,5 @@
 """From the mapping that `comparison.json` holds to the comparison that the page shows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

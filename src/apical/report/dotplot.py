@@ -1,7 +1,5 @@
 """Dot plots with a line for every rule: final accuracies, cost."""
 
-from __future__ import annotations
-
 import html
 import textwrap
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Colours and fonts are CSS variables, which the page's script resolves, so that a
 dark page. Traces carry the number of their rule in `meta`, which is what a legend entry hides.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a comparison found, in plain words: every sentence is computed from its numbers."""
 
-from __future__ import annotations
-
 from apical.statistics import Spread
 from apical.study.comparison.schema import Arm, Comparison
 

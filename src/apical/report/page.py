@@ -1,7 +1,5 @@
 """From comparison documents to one HTML file that needs nothing beside itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +13,6 @@ from apical.errors import DataError
 from apical.report import findings, styles
 from apical.report.document import layer_title, read
 from apical.report.figures import Figure, figures
-from apical.report.protocol import protocol
 from apical.study.comparison.schema import Arm, Comparison, flatten
 
 Document = Mapping[str, Any] | Comparison
@@ -92,10 +89,8 @@ def _environment() -> jinja2.Environment:
         "headline": findings.headline,
         "details": findings.details,
         "points": findings.points_beside_reference,
-        "protocol": protocol,
         "shared_settings": _shared_settings,
         "own_settings": _own_settings,
-        "facts": _facts,
     }
     return environment
 
@@ -134,16 +129,3 @@ def _shared_settings(comparison: Comparison) -> dict[str, Any]:
 def _own_settings(arm: Arm) -> dict[str, Any]:
     """The settings in which a rule may differ from the others."""
     return {key: value for key, value in flatten(arm.settings.model_dump()).items() if value is not None}
-
-
-def _facts(comparison: Comparison) -> list[str]:
-    """The few words under the title: task, network, length, seeds."""
-    config, seeds = comparison.config, comparison.seeds
-    facts = [comparison.task.name, *([str(config["model"])] if config.get("model") else [])]
-    if len(comparison.arms) > 1:
-        facts.append(f"{len(comparison.arms)} rules")
-    if config.get("epochs"):
-        facts.append(f"{config['epochs']} epoch{'s' * (config['epochs'] != 1)}")
-    if seeds:
-        facts.append(f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds")
-    return facts

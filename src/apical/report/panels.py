@@ -1,7 +1,5 @@
 """Grids of panels with a curve for every rule: learning curves, angles."""
 
-from __future__ import annotations
-
 import html
 import itertools
 import math

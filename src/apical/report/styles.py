@@ -5,8 +5,6 @@ protanopia, deuteranopia and tritanopia on the light and on the dark page (a tes
 three), and each has a marker of its own, so that colour is never the only cue.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -21,10 +19,7 @@ MARKERS = (
     ("triangle-up", "M0 -5L5 4H-5Z"),
     ("cross", "M-1.7 -5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5V-1.7H-1.7Z"),
     ("triangle-down", "M0 5L5 -4H-5Z"),
-    (
-        "x",
-        "M-4.6 -2.3L-2.3 -4.6L0 -2.3L2.3 -4.6L4.6 -2.3L2.3 0L4.6 2.3L2.3 4.6L0 2.3L-2.3 4.6L-4.6 2.3L-2.3 0Z",
-    ),
+    ("x", "M-4.6 -2.3L-2.3 -4.6L0 -2.3L2.3 -4.6L4.6 -2.3L2.3 0L4.6 2.3L2.3 4.6L0 2.3L-2.3 4.6L-4.6 2.3L-2.3 0Z"),
     ("star", "M0 -5.6L1.5 -1.9L5.4 -1.7L2.4 0.8L3.4 4.6L0 2.5L-3.4 4.6L-2.4 0.8L-5.4 -1.7L-1.5 -1.9Z"),
 )
 DASHES = ("solid", "dash", "dot")  # a further round of hues gets another dash

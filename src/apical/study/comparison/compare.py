@@ -7,7 +7,7 @@ finished ones are kept, unfinished ones resumed.
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from apical.errors import ConfigError, RunError
 from apical.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study.comparison.arms import arm, run_record
 from apical.study.comparison.costs import TURNS, measure_costs
-from apical.study.comparison.schema import Arm, Comparison, TaskInfo
+from apical.study.comparison.schema import Arm, Comparison, TaskInfo, flatten
 from apical.study.configuration import Config, RuleConfig
 from apical.study.configuration.config import OWN_TASK
 from apical.study.configuration.resolution import resolve
@@ -209,14 +209,6 @@ def _command(config: Config, chosen: Sequence[RuleConfig], seeds: Sequence[int])
         words += ["--rules", ",".join(labels)]
     if list(seeds) != list(range(config.seed, config.seed + DEFAULT_SEEDS)):
         words += ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
-    for key, value in _flat(config.given()):
+    for key, value in flatten(config.given()).items():
         words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
     return shlex.join(words)
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -30,7 +30,7 @@ def gather(paths: Iterable[Path]) -> list[Comparison]:
             comparisons.append(Comparison.load(path))
         else:
             run = RunFolder.open(path)
-            groups.setdefault(_shared(run), []).append(run)
+            groups.setdefault(repr((run.task()["fingerprint"], _settings(run))), []).append(run)
     return comparisons + [_comparison(runs) for runs in groups.values()]
 
 
@@ -39,10 +39,6 @@ def _settings(run: RunFolder) -> dict[str, Any]:
     config = run.config().to_dict()
     optimizer = {key: value for key, value in config["optimizer"].items() if key not in OWN_OF_OPTIMIZER}
     return {key: value for key, value in config.items() if key not in OWN} | {"optimizer": optimizer}
-
-
-def _shared(run: RunFolder) -> str:
-    return repr((run.task()["fingerprint"], _settings(run)))
 
 
 def _comparison(runs: Sequence[RunFolder]) -> Comparison:

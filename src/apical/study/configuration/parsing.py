@@ -145,7 +145,8 @@ def _sentence(path: KeyPath, item: Mapping[str, Any], cause: object, model: type
     if item["type"] == "literal_error":
         field = _table(model, path[:-1]).model_fields[path[-1]]
         return f"{key}: {unknown('value', str(item['input']), map(str, get_args(field.annotation)))}"
-    return f"{key} = {item['input']!r}: {_lower(item['msg'])}"
+    message = item["msg"]
+    return f"{key} = {item['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
 def _table(model: type[BaseModel], path: KeyPath) -> type[BaseModel]:
@@ -155,7 +156,3 @@ def _table(model: type[BaseModel], path: KeyPath) -> type[BaseModel]:
         assert issubclass(inner, BaseModel)
         model = inner
     return model
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]

@@ -7,7 +7,6 @@ typing error costs no training time.
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
 import torch
@@ -22,27 +21,23 @@ from apical.study.configuration.parsing import KeyPath, SettingError
 if TYPE_CHECKING:
     from apical.rules import LearningRule
 
-OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = MappingProxyType(
-    {
-        "sgd": torch.optim.SGD,
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "rmsprop": torch.optim.RMSprop,
-        "rprop": torch.optim.Rprop,
-        "adaptation": Adaptation,
-    }
-)
+OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "rprop": torch.optim.Rprop,
+    "adaptation": Adaptation,
+}
 # Chosen for backprop on standardised data; momentum is part of what "sgd" means in this field.
-DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "sgd": {"lr": 0.05, "momentum": 0.9},
-        "adam": {"lr": 1e-3},
-        "adamw": {"lr": 1e-3},
-        "rmsprop": {"lr": 1e-3},
-        "rprop": {"lr": 1e-3},
-        "adaptation": {"lr": 0.1, "gain": 0.1, "slope": 10.0, "relaxation": 0.07},
-    }
-)
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "sgd": {"lr": 0.05, "momentum": 0.9},
+    "adam": {"lr": 1e-3},
+    "adamw": {"lr": 1e-3},
+    "rmsprop": {"lr": 1e-3},
+    "rprop": {"lr": 1e-3},
+    "adaptation": {"lr": 0.1, "gain": 0.1, "slope": 10.0, "relaxation": 0.07},
+}
 NAMED_TABLES = ("rule", "optimizer", "schedule", "feedback")
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -55,9 +50,8 @@ class Table(BaseModel):
 
 
 class NamedTable(Table):
-    """A table that its name alone can stand for, with whatever options that name takes beside it."""
+    """A table that its name alone can stand for."""
 
-    model_config = ConfigDict(extra="allow")
     name: str
 
     @model_validator(mode="before")
@@ -65,13 +59,19 @@ class NamedTable(Table):
     def _from_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+
+class OpenTable(NamedTable):
+    """A named table with the options that its name takes beside the settings that every such table has."""
+
+    model_config = ConfigDict(extra="allow")
+
     @property
     def options(self) -> dict[str, Any]:
-        """The options given beside the settings that every such table has."""
+        """These options, as they were given."""
         return dict(self.model_extra or {})
 
 
-class RuleConfig(NamedTable):
+class RuleConfig(OpenTable):
     """A learning rule by its registered name, and the options of its constructor."""
 
     name: str = "backprop"
@@ -138,7 +138,7 @@ class RuleConfig(NamedTable):
         return RuleConfig.model_validate({"name": self.name, **options})
 
 
-class OptimizerConfig(NamedTable):
+class OptimizerConfig(OpenTable):
     """An optimizer and its arguments. What is left out is filled in when training starts."""
 
     name: Literal["sgd", "adam", "adamw", "rmsprop", "rprop", "adaptation"] = "sgd"
@@ -178,7 +178,7 @@ class OptimizerConfig(NamedTable):
         return OPTIMIZERS[self.name](parameters, **arguments)
 
 
-class ScheduleConfig(Table):
+class ScheduleConfig(NamedTable):
     """The learning rate through training, as a factor on `optimizer.lr`.
 
     constant: 1. cosine: from 1 to `final` along half a cosine. step: times `factor` after every `every` epochs.
@@ -193,11 +193,6 @@ class ScheduleConfig(Table):
     factor: Annotated[float, Field(gt=0)] = 0.1
     final: Annotated[float, Field(ge=0)] = 0.0
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5, 0.75]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
 
 class CheckpointConfig(Table):

@@ -1,6 +1,7 @@
 """Many runs brought to their end, here or in parallel processes, each in a folder of its own."""
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from apical import data
+from apical.errors import ApicalError
 from apical.interrupts import Interrupted, StopRequest
 from apical.study.configuration.config import difference
 from apical.study.configuration.resolution import Resolved
@@ -92,7 +94,14 @@ def perform(work: Work) -> str:
     Raises:
         Interrupted: it was stopped, and is saved.
     """
-    return pool.failure(work.perform)
+    try:
+        work.perform()
+    except ApicalError as error:
+        return str(error)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+    return ""
 
 
 def complete(

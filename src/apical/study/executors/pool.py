@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +18,7 @@ from multiprocessing.synchronize import Event
 from types import FrameType
 from typing import TypeVar
 
-from apical.errors import ApicalError, RunError
+from apical.errors import RunError
 from apical.interrupts import Interrupted, StopRequest, stop_requests
 
 Item = TypeVar("Item")
@@ -95,22 +94,6 @@ def _round(
             writer.close()
         executor.shutdown(wait=True, cancel_futures=True)
         reader.close()
-
-
-def failure(work: Callable[[], object]) -> str:
-    """Do some work; returns its error if it fails, and "" otherwise, so that other work continues.
-
-    Raises:
-        Interrupted: as the work does.
-    """
-    try:
-        work()
-    except ApicalError as error:
-        return str(error)
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-    return ""
 
 
 def refuse_in_import() -> None:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -14,15 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from apical.errors import ConfigError
 
 # TensorBoard groups by what stands before the slash, and draws a group side by side.
-TAGS = MappingProxyType(
-    {
-        "learning_rate": "learning_rate",
-        "loss/train": "train_loss",
-        "loss/validation": "validation_loss",
-        "accuracy/train": "train_accuracy",
-        "accuracy/validation": "validation_accuracy",
-    }
-)
+TAGS: Mapping[str, str] = {
+    "learning_rate": "learning_rate",
+    "loss/train": "train_loss",
+    "loss/validation": "validation_loss",
+    "accuracy/train": "train_accuracy",
+    "accuracy/validation": "validation_accuracy",
+}
 REFRESH = 0.1  # seconds; redrawing at every step would take longer than a small network's step
 
 

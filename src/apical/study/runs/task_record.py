@@ -37,6 +37,7 @@ def describe(task: data.Task, *, train: int, validation: int) -> dict[str, Any]:
         train: the number of training examples.
         validation: the number of examples held out of the training part.
     """
+    scaling = task.scaling
     return {
         "name": task.name,
         "train": train,
@@ -47,12 +48,8 @@ def describe(task: data.Task, *, train: int, validation: int) -> dict[str, Any]:
         "source": task.source,
         "licence": task.licence,
         "fingerprint": fingerprint(task),
-        "scaling": _scaling_to_dict(task.scaling),
+        "scaling": scaling and {"mean": scaling.mean.tolist(), "std": scaling.std.tolist()},
     }
-
-
-def _scaling_to_dict(scaling: data.Scaling | None) -> dict[str, Any] | None:
-    return None if scaling is None else {"mean": scaling.mean.tolist(), "std": scaling.std.tolist()}
 
 
 def scaling_of(run: RunFolder) -> data.Scaling:

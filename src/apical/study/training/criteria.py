@@ -1,7 +1,7 @@
 """The losses by name, as functions of an answer (batch, classes) and labels (batch,); means over the batch."""
 
+from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,11 @@ def squared_error(answer: Tensor, labels: Tensor) -> Tensor:
 
 
 # As answers are measured: a loss that is of a choice is of the best one, without exploration.
-LOSSES: MappingProxyType[str, Loss] = MappingProxyType(
-    {
-        "cross_entropy": F.cross_entropy,
-        "mse": squared_error,
-        **{name: partial(loss, policy="greedy") for name, loss in REWARDED.items()},
-    }
-)
+LOSSES: Mapping[str, Loss] = {
+    "cross_entropy": F.cross_entropy,
+    "mse": squared_error,
+    **{name: partial(loss, policy="greedy") for name, loss in REWARDED.items()},
+}
 
 
 def teaching(name: str, *, exploration: float, generator: torch.Generator) -> Loss:

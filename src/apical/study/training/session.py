@@ -192,17 +192,15 @@ class _Session:
         self.saved_at = time.monotonic()
 
     def _stop(self, stop: StopRequest) -> None:
-        if self.training.step != self.saved_step:
+        training = self.training
+        if training.step != self.saved_step:
             self.save()
+        epoch = training.epoch + (training.position > 0)
         raise Interrupted(
-            f"stopped and saved at step {self.training.step} (epoch {self._epoch_at_work} of "
-            f"{self.training.config.epochs}); go on with: apical resume {self.run.path}",
+            f"stopped and saved at step {training.step} (epoch {epoch} of {training.config.epochs}); "
+            f"go on with: apical resume {self.run.path}",
             stop.signal,
         )
-
-    @property
-    def _epoch_at_work(self) -> int:
-        return self.training.epoch + (self.training.position > 0)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -211,10 +209,10 @@ class _Session:
             yield
         except NonFiniteError as error:
             config = self.training.config
-            advice = [f"a smaller learning rate (optimizer.lr = {config.optimizer.lr or 0:g} now)"]
-            advice.append(
-                f"a smaller clip ({config.clip:g} now)" if config.clip else "a limit to the gradient (clip = 1)"
-            )
+            advice = [
+                f"a smaller learning rate (optimizer.lr = {config.optimizer.lr or 0:g} now)",
+                f"a smaller clip ({config.clip:g} now)" if config.clip else "a limit to the gradient (clip = 1)",
+            ]
             if not config.schedule.warmup:
                 advice.append("a warm-up (schedule.warmup = 1)")
             kept = (
