@@ -26,7 +26,7 @@ from mutants import MUTATIONS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
-SECONDS = 300
+SECONDS = 900
 
 
 @dataclass(frozen=True)
