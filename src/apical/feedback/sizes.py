@@ -67,12 +67,12 @@ class _Measured(BackwardPass):
 def _of_drawn_inputs(wiring: Wiring, state: ForwardState, y: Tensor, seed: int) -> tuple[Tensor, ForwardState]:
     """Output and state for inputs of mean 0 and variance 1, for bytes of all values; else those that are given."""
     x, shape = state.source, list(state.source.shape)
-    if not (x.is_floating_point() or x.dtype == torch.uint8):
-        return y, state
     shape[wiring.batch_axis] = SAMPLES
     drawn = uniform(x.new_empty(shape, dtype=torch.float64), 1.0, seed, "the inputs of the measurement")
     if x.dtype == torch.uint8:
-        drawn = drawn.mul_(73).add_(128)
+        drawn.mul_(73).add_(128)
+    elif not x.is_floating_point():
+        return y, state
     with suppress(RuntimeError, ValueError, IndexError, AssertionError):
         noise = torch.cuda.default_generators[x.get_device()] if x.is_cuda else torch.default_generator
         noise.manual_seed(seed % 2**63)  # of dropout
@@ -85,4 +85,6 @@ def _of_drawn_inputs(wiring: Wiring, state: ForwardState, y: Tensor, seed: int) 
 def _of_some_size(layer: Layer, seed: int) -> Tensor:
     """A layer's weights; in place of zeros, below which layers are taught too, random ones of Glorot's size."""
     weight = layer.weight.detach()
-    return weight if weight.any() else uniform(weight, glorot(weight), seed, f"{layer.name}/zeros")
+    return (
+        weight if weight.any() or not weight.numel() else uniform(weight, glorot(weight), seed, f"{layer.name}/zeros")
+    )
