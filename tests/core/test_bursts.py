@@ -33,6 +33,20 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + float(np.exp(-x)))
 
 
+Seen = dict[int, dict[str, list[float]]]
+"""Of every layer, by place, the quantities by name: a number for every sample and unit."""
+
+
+def note(seen: Seen | None, layer: int, **quantities: float) -> None:
+    for name, quantity in quantities.items() if seen is not None else ():
+        seen.setdefault(layer, {}).setdefault(name, []).append(float(quantity))
+
+
+def shares(rates: dict[str, float], events: float) -> dict[str, float]:
+    """Burst probabilities for burst rates."""
+    return {name.replace("rate", "probability"): rate / events for name, rate in rates.items()}
+
+
 def drives_of(weights: list[Array], biases: list[Array], x: Array, activation: str) -> tuple[list[Array], list[Array]]:
     """Every layer's drive, and what arrived at it."""
     fire = POPULATIONS[activation][0]
@@ -70,10 +84,12 @@ def burst_ccn(
     baseline: float,
     error_scale: float,
     tonic: float,
+    seen: Seen | None = None,
 ) -> tuple[list[Array], list[Array], list[Array]]:
     """Greedy et al. 2022: minus the weight changes over the gains, and -dQ and -dY over eta_Q, scaled as ours are.
 
-    `bursts` (Y) and `events` (Q) have the shapes and the sign of `weights`: where the paper has Y, here is -Y.
+    `bursts` (Y) and `events` (Q) have the shapes and the sign of `weights`: where the paper has Y, here is -Y. `seen`
+    receives what every layer carries for every sample; of a pair of populations, both together.
     """
     _, slope, rate_of = POPULATIONS[activation]
     changes = [np.zeros_like(W) for W in weights]
@@ -94,6 +110,8 @@ def burst_ccn(
                     on, off = (total[i] + net[i]) / 2, (total[i] - net[i]) / 2
                     b[i] = baseline * (1 + part) * on - baseline * (1 - part) * off
                     change[i] = b[i] - baseline * net[i]
+                    both = baseline * (1 + part) * on + baseline * (1 - part) * off
+                    note(seen, layer, event_rate=total[i], burst_rate=both, burst_probability=both / total[i])
             else:
                 u = np.zeros(len(drives[layer]))
                 for j in range(len(u)):
@@ -113,6 +131,7 @@ def burst_ccn(
                     p = 2 * baseline * sigmoid(2 / baseline * -u[j] * h)
                     b[j] = p * e[j]
                     change[j] = (p - baseline) * e[j]
+                    note(seen, layer, event_rate=e[j], burst_rate=b[j], burst_probability=p, apical_potential=-u[j])
             for i in range(len(change)):
                 for j in range(len(arriving[layer])):
                     step = change[i] * arriving[layer][j] / (baseline * error_scale)
@@ -138,8 +157,12 @@ def burstprop(
     slope: float,
     tonic: float,
     normalised: bool,
+    seen: Seen | None = None,
 ) -> tuple[list[Array], list[Array]]:
-    """Payeur et al. 2021, the static model: minus the weight changes, and the mean of u b~^T for every hidden layer."""
+    """Payeur et al. 2021, the static model: minus the weight changes, and the mean of u b~^T for every hidden layer.
+
+    `seen` receives what every layer carries for every sample; of a pair of populations, both together.
+    """
     _, derivative, rate_of = POPULATIONS[activation]
     resting = baseline if normalised else 0.5
     gain = resting * slope / 2 if normalised else 1.0
@@ -159,6 +182,9 @@ def burstprop(
                     part = min(max(error_scale * error[i] / total[i], -1), 1)  # ours: never, or twice the baseline
                     on, off = (total[i] + net[i]) / 2, (total[i] - net[i]) / 2
                     taught[i] = baseline * (1 + part) * on - baseline * (1 - part) * off
+                    both = baseline * (1 + part) * on + baseline * (1 - part) * off
+                    rates = {"burst_rate": baseline * total[i], "taught_burst_rate": both}
+                    note(seen, layer, event_rate=total[i], **rates, **shares(rates, total[i]))
                 change = taught - b
             else:
                 Y, Z = feedback[layer + 1], recurrent[layer]
@@ -176,6 +202,9 @@ def burstprop(
                     b[j] = p * e[j]
                     change[j] = (p_taught - p) * e[j] / gain
                     taught[j] = b[j] + change[j]
+                    rates = {"burst_rate": b[j], "taught_burst_rate": p_taught * e[j]}
+                    chances = {"burst_probability": p, "taught_burst_probability": p_taught}
+                    note(seen, layer, event_rate=e[j], **rates, **chances, apical_potential=u)
                     clipped = min(max(u, -6 / slope), 6 / slope)  # ours: a rectified neuron's u has no bound
                     for i in range(units):
                         to_recurrent[layer][j, i] += clipped * own[i] / len(inputs)
@@ -214,6 +243,30 @@ def feedback_of(circuit: apical.Circuit) -> list[Array]:
             for layer in circuit.layers]  # fmt: skip
 
 
+def watched(circuit: apical.Circuit) -> dict[str, dict[str, Tensor]]:
+    """Receives what the circuit carries from now on, by the layer's name, except for teaching signals."""
+    carried: dict[str, dict[str, Tensor]] = {}
+
+    def keep(layer: str, quantities: dict[str, Tensor]) -> None:
+        own = {name: quantity for name, quantity in quantities.items() if name != "teaching_signal"}
+        carried.setdefault(layer, {}).update(own)
+
+    circuit.observe(keep)
+    return carried
+
+
+def assert_carried(circuit: apical.Circuit, carried: dict[str, dict[str, Tensor]], seen: Seen) -> None:
+    """Every quantity that was observed is the reference's; probabilities where there are events."""
+    for place, layer in enumerate(circuit.layers):
+        own = carried[layer.name]
+        assert own.keys() == seen[place].keys()
+        some = np.array(seen[place]["event_rate"]) > 0
+        for name, numbers in seen[place].items():
+            expected, found = np.array(numbers), own[name].numpy().ravel()
+            kept = some if name.endswith("probability") else slice(None)
+            np.testing.assert_allclose(found[kept], expected[kept], err_msg=f"{layer.name}: {name}", **CLOSE)
+
+
 every_population = pytest.mark.parametrize("activation", POPULATIONS)
 CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-13}
 
@@ -244,14 +297,18 @@ def test_burst_ccn_is_the_papers(activation, squared, options):
             kept = rule.event_weights[layer].detach().numpy()
             Q[layer.index] = rule.baseline * (kept if rule.feedback == "homeostatic" else Y[layer.index] + kept)
     x, y = batch()
+    carried = watched(circuit)
     (squared_error if squared else F.cross_entropy)(circuit(x), y).backward()
+    seen: Seen = {}
     changes, to_events, to_bursts = burst_ccn(
         *(weights, biases, Y, Q, x.numpy(), y.numpy(), activation),
         squared=squared,
         baseline=rule.baseline,
         error_scale=rule.error_scale,
         tonic=rule.tonic,
+        seen=seen,
     )
+    assert_carried(circuit, carried, seen)
     for layer, change in zip(circuit.layers, changes, strict=True):
         np.testing.assert_allclose(layer.weight.grad.numpy(), change, **CLOSE)
     for layer in circuit.layers[1:]:
@@ -294,7 +351,9 @@ def test_burstprop_is_the_papers(activation, squared, options):
             some.data = 0.1 * torch.randn(some.shape, generator=generator, dtype=some.dtype)
             Z[layer.index] = some.detach().numpy().copy()
     x, y = batch()
+    carried = watched(circuit)
     (squared_error if squared else F.cross_entropy)(circuit(x), y).backward()
+    seen: Seen = {}
     changes, to_recurrent = burstprop(
         *(weights, biases, Y, Z, x.numpy(), y.numpy(), activation),
         squared=squared,
@@ -303,7 +362,9 @@ def test_burstprop_is_the_papers(activation, squared, options):
         slope=rule.slope,
         tonic=rule.tonic,
         normalised=rule.normalised,
+        seen=seen,
     )
+    assert_carried(circuit, carried, seen)
     for layer, change in zip(circuit.layers, changes, strict=True):
         np.testing.assert_allclose(layer.weight.grad.numpy(), change, **CLOSE)
     for layer in circuit.layers[:-1]:

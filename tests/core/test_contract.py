@@ -493,7 +493,7 @@ def watched(circuit: apical.Circuit) -> dict[str, set[str]]:
 
 @in_some_networks
 def test_frozen_parameters_cost_nothing(row, network):
-    circuit = circuit_of(network, row)
+    circuit = circuit_of(network, row, example=NETWORKS[network].batch()[0])
     *lower, last = NETWORKS[network].synapses
     circuit.model.requires_grad_(False)
     circuit.model.get_submodule(last).requires_grad_(True)

@@ -38,15 +38,31 @@ def work(rank: int, folder: str, table: list[Row]) -> None:
             circuit = circuit_of("branching", row)
             found[str(row)] = train(DistributedDataParallel(circuit), circuit, slice(4 * rank, 4 * rank + 4))
         torch.save(found, f"{folder}/{rank}.pt")
+        torch.save(compiled(rank), f"{folder}/compiled{rank}.pt")
     finally:
         distributed.destroy_process_group()
 
 
+def compiled(rank: int) -> dict[str, Tensor]:
+    """Direct feedback that a compiled circuit's first forward pass made, which each process runs on data of its own."""
+    circuit = circuit_of("branching", "direct_feedback_alignment")
+    torch.manual_seed(rank)
+    x, y = NETWORKS["branching"].batch(4 + rank, seed=rank)
+    loss_on(torch.compile(DistributedDataParallel(circuit), backend="eager"), x, y).backward()
+    return dict(circuit.rule.named_buffers())
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
-    """What each process found, for every rule: started once, since starting is what takes time."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of what each process found: started once, since starting is what takes time."""
     folder = Path(tmp_path_factory.mktemp("distributed"))
     processes.spawn(work, (str(folder), ROWS), nprocs=WORLD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> list[dict[str, Found]]:
+    """The gradients of each process, for every rule."""
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
@@ -59,3 +75,12 @@ def test_two_processes_learn_what_one_learns(row, found):
         assert_same(*parts)
         # Sizes drawn for a batch are the same in both processes: they start from one seed and draw as often.
         assert_same(parts[0], whole[step], rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_processes_have_the_feedback_of_one(folder):
+    circuit = circuit_of("branching", "direct_feedback_alignment")
+    circuit(NETWORKS["branching"].batch(8)[0])
+    truth = dict(circuit.rule.named_buffers())
+    assert truth
+    for rank in range(WORLD):
+        assert_same(torch.load(folder / f"compiled{rank}.pt", weights_only=True), truth)

@@ -140,10 +140,31 @@ def softmax(y: np.ndarray) -> np.ndarray:
     return powers / powers.sum()
 
 
-def reference(model: nn.Module, x: Tensor, y: Tensor, betas: list[float], sweeps: int) -> list[np.ndarray]:
+class Carried:
+    """What a slow reference carries: the energies of every layer and sample, and the parts of the residual.
+
+    Attributes:
+        energies: by layer, of every sample in turn, the mean over the nudges.
+        moved: the squared lengths of the last step, summed.
+        whole: of the whole way, likewise.
+    """
+
+    def __init__(self) -> None:
+        self.energies: dict[int, list[float]] = {}
+        self.moved = self.whole = 0.0
+
+    def add(self, moved: np.ndarray, whole: np.ndarray) -> None:
+        self.moved += float((moved**2).sum())
+        self.whole += float((whole**2).sum())
+
+
+def reference(
+    model: nn.Module, x: Tensor, y: Tensor, betas: list[float], sweeps: int, carried: Carried | None = None
+) -> list[np.ndarray]:
     """Kerjan et al. 2026, sample by sample: even layers, then odd, by mod-PGD; then dF/dW, batch mean."""
     weights = weights_of(model)
     top = len(weights)
+    carried = Carried() if carried is None else carried
 
     def drive(h: list[np.ndarray], k: int) -> np.ndarray:
         return weights[k - 1][0] @ h[k - 1] + weights[k - 1][1]
@@ -164,22 +185,29 @@ def reference(model: nn.Module, x: Tensor, y: Tensor, betas: list[float], sweeps
             h = [sample]
             for k in range(1, top + 1):
                 h.append(rate(drive(h, k), k))
-            for _ in range(sweeps):
+            signals: dict[int, np.ndarray] = {}
+            for sweep in range(sweeps):
                 for parity in (0, 1):
                     moved = {}
                     for k in range(1, top + 1):
                         if (top - k) % 2 != parity:
                             continue
-                        if k == top:
-                            moved[k] = drive(h, k) - beta * (softmax(h[top]) - target)
-                        else:
-                            moved[k] = rate(drive(h, k) + pull(h, k + 1), k)
+                        signal = softmax(h[top]) - target if k == top else -pull(h, k + 1) / beta
+                        moved[k] = rate(drive(h, k) - beta * signal, k)
+                        if beta == betas[0] and sweep == sweeps - 1:
+                            carried.add(signal - signals[k], signal)
+                        signals[k] = signal
                     for k, state in moved.items():
                         h[k] = state
             for k in range(1, top + 1):
                 a = drive(h, k)
                 gate = np.ones_like(a) if k == top else (a > 0).astype(float)
                 change = -np.outer(gate * (h[k] - rate(a, k)), h[k - 1])
+                energy = ((h[k] - rate(a, k)) ** 2).sum() / 2 / len(betas)
+                before = carried.energies.setdefault(k, []) if beta == betas[0] else carried.energies[k]
+                if beta == betas[0]:
+                    before.append(0.0)
+                before[-1] += float(energy)
                 total[k - 1] += change / (beta * len(betas) * len(x))
     return total
 
@@ -329,9 +357,16 @@ def test_a_hopfield_network_is_backpropagation_through_time_step_by_step(name, s
 
 
 def hopfield_reference(
-    model: nn.Module, x: Tensor, y: Tensor, betas: list[float], free: int, nudged: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    betas: list[float],
+    free: int,
+    nudged: int,
+    carried: Carried | None = None,
 ) -> list[np.ndarray]:
     """Laborieux et al. 2021, sample by sample: even layers, then odd; dPhi/dW compared under two nudges."""
+    carried = Carried() if carried is None else carried
     *hidden, (out, bias) = weights_of(model)
     total = [np.zeros_like(weight) for weight, _ in (*hidden, (out, bias))]
     for sample, label in zip(x.numpy(), y.numpy(), strict=True):
@@ -353,8 +388,14 @@ def hopfield_reference(
             return states
 
         start = settle([np.zeros_like(b) for _, b in hidden], free, 0.0)
+        for place, (s, below) in enumerate(zip(start, [sample, *start], strict=False)):
+            drive = hidden[place][0] @ below + hidden[place][1]
+            carried.energies.setdefault(place, []).append(float(s @ s / 2 - s @ drive))
         for beta in betas:
-            states = settle(start, nudged, beta)
+            earlier = settle(start, nudged - 1, beta)
+            states = settle(earlier, 1, beta)
+            for now, before, first in zip(states, earlier, start, strict=True):
+                carried.add(now - before, now - first)
             pres = [sample, *states]
             share = 1 / (len(betas) * len(x))
             for place, state in enumerate(states):
@@ -405,6 +446,25 @@ def test_the_input_learns_by_the_same_law(network):
         with torch.no_grad():
             losses.append(F.cross_entropy(circuit(shifted), y))
     assert float(found) == pytest.approx(float(losses[0] - losses[1]) / (2 * nudge), rel=1e-3)
+
+
+@pytest.mark.parametrize("network", ["feedforward", "hopfield"])
+def test_the_input_learns_by_the_same_law_from_complex_nudges(network):
+    model, (x, y) = mlp(nn.Sigmoid), batch()
+    rule = apical.EquilibriumPropagation(
+        network=network, nudging="holomorphic", points=6, beta=0.05, sweeps=20, nudged_steps=60, loss="cross_entropy"
+    )
+    circuit = apical.Circuit(model, rule, teach_input=True)
+    learned = x.clone().requires_grad_()
+    F.cross_entropy(circuit(learned), y).backward()
+    nudge, losses = 1e-5, []
+    for shift in (nudge, -nudge):
+        shifted = x.clone()
+        shifted[0, 0] += shift
+        with torch.no_grad():
+            losses.append(F.cross_entropy(circuit(shifted), y))
+    expected = float(losses[0] - losses[1]) / (2 * nudge)
+    assert float(learned.grad[0, 0]) == pytest.approx(expected, rel=1e-3, abs=0)
 
 
 class Moments(nn.Module):
@@ -477,6 +537,55 @@ def test_activations_by_name_take_the_models_place(activation):
     assert all(found[f"{place}.weight"].count_nonzero() for place in range(4))
 
 
+SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "hard_sigmoid": lambda v: np.minimum(np.maximum(v, 0), 1),
+    "half_hard_sigmoid": lambda v: np.minimum(np.maximum(v / 2, 0), 1),
+    "centered_hard_sigmoid": lambda v: np.minimum(np.maximum(v, -0.5), 0.5),
+    "shifted_sigmoid": lambda v: 1 / (1 + np.exp(-4 * (v - 0.5))),
+}
+
+
+@pytest.mark.parametrize("activation", SHAPES)
+def test_activations_by_name_are_the_documented_functions(activation):
+    """With one hidden layer of drives from -3 to 3, silent feedback and a read-out that copies."""
+    drives = torch.linspace(-3, 3, 41, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(1, 41), nn.Linear(41, 41)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model[0].bias.copy_(drives)
+        model[1].weight.copy_(torch.eye(41))
+    circuit = apical.Circuit(model, apical.EquilibriumPropagation(network="hopfield", activation=activation))
+    with torch.no_grad():
+        found = circuit(torch.zeros(1, 1, dtype=torch.float64))[0]
+    np.testing.assert_allclose(found.numpy(), SHAPES[activation](drives.numpy()), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(("network", "beta"), [("feedforward", 0.001), ("hopfield", 0.1)])
+def test_the_default_nudge_is_the_documented_one(network, beta):
+    model, (x, y) = mlp(), batch()
+    options = {"network": network, "nudging": "positive"}
+    default = taught(model, x, y, **options)
+    assert distance(taught(model, x, y, beta=beta, **options), default) == 0
+    assert distance(taught(model, x, y, beta=2 * beta, **options), default) > 1e-4 * beta
+
+
+@pytest.mark.parametrize("network", ["feedforward", "hopfield"])
+def test_random_nudges_have_both_signs_equally_often(network):
+    model, (x, y) = mlp(), batch()
+    options = {"network": network, "beta": 0.1}
+    signed = {nudging: taught(model, x, y, nudging=nudging, **options) for nudging in ("positive", "negative")}
+    circuit = apical.Circuit(copy.deepcopy(model), apical.EquilibriumPropagation(nudging="random", **options))
+    drawn = []
+    for _ in range(32):
+        circuit.zero_grad()
+        found = plain(learn(circuit, x, y))
+        near = [nudging for nudging, expected in signed.items() if distance(found, expected) < 1e-12]
+        assert len(near) == 1
+        drawn += near
+    assert 8 <= drawn.count("positive") <= 24
+
+
 # Weights of their own
 
 
@@ -537,17 +646,50 @@ def test_memory_does_not_grow_with_the_steps(network):
 # What it says
 
 
-def test_what_it_carries_can_be_watched():
+def watched(circuit: apical.Circuit, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
+    """What a circuit carries in one pass, by the layer's name."""
+    seen: dict[str, dict[str, Tensor]] = {}
+    with circuit.observe(lambda layer, carried: seen.setdefault(layer, {}).update(carried)):
+        learn(circuit, x, y)
+    return seen
+
+
+@pytest.mark.parametrize("network", ["feedforward", "hopfield"])
+def test_what_it_carries_can_be_watched(network):
     model, (x, y) = mlp(), batch()
-    for network in ("feedforward", "hopfield"):
-        circuit = apical.Circuit(copy.deepcopy(model), apical.EquilibriumPropagation(network=network))
-        seen: dict[str, dict[str, Tensor]] = {}
-        with circuit.observe(lambda layer, carried, seen=seen: seen.setdefault(layer, {}).update(carried)):
-            learn(circuit, x, y)
-        assert seen["0"].keys() == {"energy", "residual", "steps", "teaching_signal"}
-        assert seen["0"]["energy"].shape == (len(x),)
-        assert 0 <= float(seen["0"]["residual"]) < 0.1
-        assert int(seen["0"]["steps"]) == (15 if network == "hopfield" else 3)
+    seen = watched(apical.Circuit(model, apical.EquilibriumPropagation(network=network)), x, y)
+    assert seen["0"].keys() == {"energy", "residual", "steps", "teaching_signal"}
+    assert seen["0"]["energy"].shape == (len(x),)
+    assert 0 <= float(seen["0"]["residual"]) < 0.1
+    assert int(seen["0"]["steps"]) == (15 if network == "hopfield" else 3)
+
+
+@pytest.mark.parametrize(("nudging", "signs"), [("centered", (1, -1)), ("positive", (1,)), ("negative", (-1,))])
+@pytest.mark.parametrize("network", ["feedforward", "hopfield"])
+def test_energies_and_residuals_are_the_references(network, nudging, signs):
+    """Of the feed-forward form the energies once settled; the residuals of both forms on the way."""
+    carried, settled, betas = Carried(), Carried(), [0.3 * sign for sign in signs]
+    options: dict[str, Any] = {"network": network, "nudging": nudging, "beta": 0.3, "loss": "cross_entropy"}
+    x, y = batch()
+    if network == "hopfield":
+        model = mlp(lambda: nn.Hardtanh(0.0, 1.0))  # type: ignore[arg-type]
+        hopfield_reference(model, x, y, betas, 60, 3, carried)
+        rules = [apical.EquilibriumPropagation(nudged_steps=3, tolerance=1e9, **options)]
+        settled = carried
+    else:
+        model = mlp(nn.ReLU)
+        reference(model, x, y, betas, 3, carried)
+        reference(model, x, y, betas, 60, settled)
+        rules = [apical.EquilibriumPropagation(sweeps=sweeps, tolerance=1e9, **options) for sweeps in (3, 60)]
+    seen = [watched(apical.Circuit(copy.deepcopy(model), rule), x, y) for rule in rules]
+    names = [name for name, own in seen[-1].items() if "energy" in own]
+    energies = [seen[-1][name]["energy"] for name in sorted(names, key=int)]
+    assert len(energies) == len(settled.energies)
+    for found, expected in zip(energies, settled.energies.values(), strict=True):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-7, atol=1e-12)
+    residual = math.sqrt(carried.moved / carried.whole)
+    assert residual > 1e-4
+    assert float(seen[0]["0"]["residual"]) == pytest.approx(residual, rel=1e-6, abs=0)
 
 
 def test_a_network_that_has_not_settled_says_so_once():

@@ -36,4 +36,4 @@ def test_a_mutation_that_fits_nowhere_or_everywhere_is_refused(text, tmp_path):
 def test_mutations_have_names_and_tests_that_exist():
     assert len(MUTATIONS) >= 10
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
-    assert all((Path(__file__).parent / mutation.tests).exists() for mutation in MUTATIONS)
+    assert all((Path(__file__).parents[1] / mutation.tests).exists() for mutation in MUTATIONS)

@@ -562,6 +562,117 @@ def test_an_energy_is_of_one_sample_wherever_the_batch_is(variant):
     torch.testing.assert_close(seen["energy"], seen["prediction_error"].square().sum((0, 2)) / 2)
 
 
+def course(variant: str, steps: int, rate: float) -> list[list[Any]]:
+    """After 0, 1, ... steps, for every sample: every hidden layer's a - v, and the signal that arrives there then."""
+    model = chain()
+    W, b = numbers(model)
+    x, y = batch()
+    states: list[list[Any]] = [[] for _ in range(steps + 1)]
+    for sample, target in zip(x.numpy(), y.tolist(), strict=True):
+        follow = push(target, "cross_entropy", None)
+        if variant in ("strict", "incremental"):
+            for state, (posts, pres) in zip(states, slow.strict(W, b, sample, follow, steps, rate), strict=True):
+                above = zip(W[1:], posts[1:], pres[1:], strict=True)
+                state.append((posts[:-1], [(1 - pre**2) * (weight.T @ post) for weight, post, pre in above]))
+            continue
+        error = softmax_error(slow.free(W, b, sample)[-1], target)
+        ends = [
+            slow.error_optimised(W, b, sample, follow, taken, rate)[0][:-1]
+            if variant == "error_optimised"
+            else slow.fixed_prediction(W, b, sample, error, taken, rate)[0][:-1]
+            for taken in range(steps + 2)
+        ]
+        for state, now, then in zip(states, ends, ends[1:], strict=False):  # then = now + rate (signal - now)
+            moved = zip(now, then, strict=True)
+            state.append((now, [post + (after - post) / rate for post, after in moved]))
+    return states
+
+
+def residual_of(state: list[Any]) -> float:
+    """The largest |post - signal| / max(|post|, |signal|) of a layer, over the batch; infinite before every signal."""
+    ratios = []
+    for layer in range(len(SIZES) - 2):
+        posts, signals = (np.stack([sample[end][layer] for sample in state]) for end in (0, 1))
+        size = max((posts**2).sum(), (signals**2).sum())
+        ratios.append(math.sqrt(((posts - signals) ** 2).sum() / size) if size else math.inf)
+    return max(ratios)
+
+
+@pytest.mark.parametrize("variant", ["fixed_prediction", "strict", "error_optimised", "incremental"])
+def test_what_is_carried_is_the_papers_equations_after_every_step(variant):
+    steps, rate = 5, 0.2
+    expected = course(variant, steps, rate)
+    loss = None if variant == "fixed_prediction" else "cross_entropy"
+    # Where nothing moves the weights, incremental inference is strict; its last step is the weights' alone.
+    more: dict[str, Any] = {"learning_rate": 0.0} if variant == "incremental" else {"tolerance": 1e-9}
+    rule = PredictiveCoding(variant=variant, steps=steps, rate=rate, loss=loss, **more)
+    circuit, seen = apical.Circuit(chain(), rule), []
+    with (
+        circuit.observe(lambda layer, carried: seen.append((layer, carried)) if "energy" in carried else None),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", UnsettledWarning)
+        learn(circuit, *batch())
+    taken = {"fixed_prediction": {steps}, "incremental": set(range(1, steps))}.get(variant, set(range(1, steps + 1)))
+    assert {int(carried["step"]) for _, carried in seen} == taken
+    for layer, carried in seen:
+        step = int(carried["step"])
+        errors = np.stack([-posts[int(layer) // 2] for posts, _ in expected[step]])
+        np.testing.assert_allclose(carried["prediction_error"].numpy(), errors, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(carried["energy"].numpy(), (errors**2).sum(1) / 2, rtol=1e-9, atol=1e-20)
+        if variant != "incremental":
+            residual = residual_of(expected[step - 1])
+            assert float(carried["residual"]) == pytest.approx(residual, rel=1e-6, abs=0)
+
+
+def energies(model: nn.Sequential, steps: int, rate: float) -> list[float]:
+    """The energy of the batch after 0, 1, ... steps of strict inference, with the squared error in it."""
+    W, b = numbers(model)
+    total = np.zeros(steps + 1)
+    for sample, target in zip(*(part.numpy() for part in batch()), strict=True):
+        for step, (posts, pres) in enumerate(slow.strict(W, b, sample, push(target, "mse", None), steps, rate)):
+            y = W[-1] @ pres[-1] + b[-1]
+            total[step] += sum((post**2).sum() for post in posts[:-1]) / 2 + ((y - np.eye(len(y))[target]) ** 2).mean()
+    return total.tolist()
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_strict_inference_stops_where_the_energy_has_risen_and_nowhere_else(steps):
+    """The loss is quadratic, so that its change by the trapezoid rule is exact, however near the energies are."""
+    outcomes = []
+    for seed in range(2):
+        model = chain(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(2.5)
+        for rate in np.linspace(0.1, 1, 31).tolist():
+            first, *_, last = energies(model, steps, rate)
+            options = {"variant": "strict", "steps": steps, "rate": rate, "loss": "mse"}
+            if last > first:
+                with pytest.raises(NonFiniteError, match="diverged"):
+                    found(model, squares, **options)
+            else:
+                found(model, squares, **options)
+            model.zero_grad()
+            outcomes.append(last / first)
+    assert min(outcomes) < 0.9
+    assert max(outcomes) > 1.1
+    assert any(0.9 < outcome < 1 for outcome in outcomes)
+    assert any(1 < outcome < 1.1 for outcome in outcomes)
+
+
+@pytest.mark.parametrize("variant", ["strict", "error_optimised", "incremental"])
+def test_the_sum_of_the_losses_teaches_the_sum_of_what_the_mean_teaches(variant):
+    """Also where weights move while values settle: by the step that the optimizer takes for a mean."""
+    options = {"variant": variant, "steps": 5, "rate": 0.2, "loss": "cross_entropy", "learning_rate": 0.7}
+    x, y = batch()
+    updates = []
+    for reduction in ("mean", "sum"):
+        circuit = apical.Circuit(chain(), PredictiveCoding(**options), reduction=reduction)
+        updates.append(plain(learn(circuit, x, y, lambda *ends: F.cross_entropy(*ends, reduction=reduction))))  # noqa: B023
+    assert_same(updates[1], {name: len(x) * part for name, part in updates[0].items()}, **close)
+
+
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated:DeprecationWarning")
 def test_incremental_compiles_with_weights_that_move():
     options = {"variant": "incremental", "steps": 2, "learning_rate": 0.5}

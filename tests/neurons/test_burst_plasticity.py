@@ -12,6 +12,7 @@ from apical.neurons import BurstDependentPlasticity, burst_poisson, periodic_pai
 VARIANTS = {
     "bare": {},
     "homeostasis": {"rate_range": (20.0, 60.0)},
+    "homeostasis of the busy": {"rate_range": (1.0, 5.0)},
     "bounds": {"bounds": (0.45, 0.6)},
     "both": {"rate_range": (20.0, 60.0), "bounds": (0.3, 0.9)},
 }

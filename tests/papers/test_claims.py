@@ -62,7 +62,8 @@ def test_a_level_is_reached_or_not(accuracy, outcome):
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "outcome"), [(0.9771, "reproduced"), (0.9829, "reproduced"), (0.9769, "not reproduced")]
+    ("accuracy", "outcome"),
+    [(0.9771, "reproduced"), (0.9829, "reproduced"), (0.9769, "not reproduced"), (0.9831, "not reproduced")],
 )
 def test_nearness_is_to_the_other_claim(accuracy, outcome):
     near = claim(Within(0.3, reference="p-table-bp", whose="backprop"))

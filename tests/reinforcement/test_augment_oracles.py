@@ -1,5 +1,6 @@
 """AuGMEnT against slow loops written from its equations, and against gradients by autograd."""
 
+import inspect
 import math
 
 import numpy as np
@@ -244,3 +245,19 @@ def test_only_those_change_that_are_to_learn():
     for old, new in zip(before, network.parameters(), strict=True):
         changed = (old != new).flatten(1).any(1)
         assert changed.tolist() == taught.tolist()
+
+
+def test_the_defaults_are_the_published_ones():
+    """Of the paper's table of parameters, and of the program that its authors published with it."""
+    published = {
+        **{"regular": 3, "memory": 4, "threshold": 2.5, "spread": 0.25},
+        **{"learning_rate": 0.15, "discount": 0.9, "trace_decay": 0.2, "exploration": 0.025},
+        **{"environments": 1, "population": False, "feedback": "equal", "feedback_decay": 0.0},
+    }
+    parameters = inspect.signature(Augment).parameters
+    assert {name: parameters[name].default for name in published} == published
+    network = Augment(4, 3)
+    assert {name: getattr(network, name) for name in published} == published
+    assert (network.regular_weights.shape[-1], network.memory_weights.shape[-1]) == (3, 4)
+    most = max(float(weights.abs().max()) for weights in (network.regular_weights, network.memory_weights))
+    assert 0.2 < most <= 0.25

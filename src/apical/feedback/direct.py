@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import weakref
 from typing import Any
 
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from apical.errors import CircuitError, ConfigError
 from apical.feedback.pathway import Pathway
-from apical.feedback.randomness import check_init, standard_deviation, uniform
+from apical.feedback.randomness import check_init, uniform
+from apical.feedback.sizes import backpropagated_sizes
 from apical.feedback.weights import PerLayer
 from apical.layers import ForwardState, Layer, Node, NodeState
 from apical.layers.axes import batch_at, batch_first
@@ -30,10 +33,18 @@ class Direct(Pathway):
             as keeps their power.
         symmetric: in place of random weights the product of the forward weights above each layer, at every step; only
             in chains of `nn.Linear`.
-        init: standard deviation (uniform): "match" (signals arrive at each layer in the size that the weights would
-            give them under backpropagation at the start) or "outputs" (1 / sqrt(outputs)).
+        init: standard deviation (uniform): "match" (the root mean square of dy/dh_l, the derivative of the outputs by
+            the layer's rates, so that signals arrive in backpropagation's size at the start) or "outputs"
+            (1 / sqrt(outputs)).
         scale: multiplies the weights.
         seed: of the weights; each layer's depend on the seed and the layer's name alone.
+
+    The sizes of "match" are measured once: signals of random signs go down by backpropagation, through norms, pooling
+    and neurons, with the weights as they are. The eight inputs of the measurement, of mean 0 and variance 1 (bytes: of
+    all values), depend on the seed and not on data. Inputs of another scale drive neurons with a threshold to other
+    slopes: correct that with `scale`. A layer that no signal reaches (a gain of zero above it) takes the size of the
+    layer above. Below a mean over positions backpropagation brings the same signal to each, which adds up in the update
+    of a convolution; random signals of the same size add up to less.
 
     Shapes: (outputs, units of the layer ...), made with the circuit if it has an example, and otherwise at the first
     forward pass, since only that shows the size of a feature map.
@@ -75,6 +86,8 @@ class Direct(Pathway):
         self.scale = scale
         self.seed = seed
         self.weights = PerLayer(grows=True)
+        self.sizes: list[float] = []  # of "match", for every node; zero until they are measured
+        self._copies = _Copies([self])
 
     def setup(self, wiring: Wiring) -> None:
         if self.symmetric and not (
@@ -85,6 +98,8 @@ class Direct(Pathway):
                 "in a plain chain of nn.Linear. Use random weights (symmetric=False)."
             )
         self.weights = PerLayer(grows=True)
+        self.sizes = [0.0] * len(wiring.nodes)
+        self._copies = _Copies([self])
 
     @property
     def has_uninitialized_state(self) -> bool:
@@ -94,6 +109,8 @@ class Direct(Pathway):
     def initialize_lazily(self, wiring: Wiring, state: ForwardState, y: Tensor) -> None:
         """Make the weights for rates and outputs of these shapes."""
         readouts = wiring.readouts()
+        if self.init == "match" and not any(self.sizes):
+            self.sizes = backpropagated_sizes(wiring, state, y, self.seed)
         for node in wiring.nodes:
             own = state.nodes[node.index]
             if own is None or node in readouts or not node.own_indices:
@@ -102,7 +119,7 @@ class Direct(Pathway):
             positionwise = axis == output_axis and _positionwise(node, own.shape, y.shape)
             outputs = y.shape[-1] if positionwise else y.numel() // y.shape[output_axis]
             units = own.shape[-1:] if positionwise else _without(own.shape, axis)
-            spread = _as_backprop_at_first(wiring, outputs)[node.index] if self.init == "match" else outputs**-0.5
+            spread = (self.sizes[node.index] if self.init == "match" else 1.0) / math.sqrt(outputs)
             like = y.new_empty((outputs, *units), dtype=wiring.layers[0].weight.dtype)
             made = uniform(like, self.scale * spread, self.seed, node.name)
             if self.density < 1:
@@ -112,6 +129,9 @@ class Direct(Pathway):
             self.weights.hold(node, made)
         if not len(self.weights):  # one layer: nothing to send, and nothing to make later
             self.weights.register_buffer("none", y.new_zeros(0))
+        for other in self._copies:
+            if other.has_uninitialized_state:
+                other.sizes, other.weights = list(self.sizes), copy.deepcopy(self.weights)
 
     def products(self, wiring: Wiring) -> dict[int, Tensor]:
         """Symmetric feedback: for every layer, by its index, the product of the forward weights above it."""
@@ -166,6 +186,18 @@ class Direct(Pathway):
                 "input fixed, or use FeedbackAlignment, which has no dense maps."
             )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._copies.add(self)
+
+    def get_extra_state(self) -> Tensor:
+        """The measured sizes, so that weights that are made after loading have them too."""
+        return torch.tensor(self.sizes, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore the sizes that `get_extra_state` returned."""
+        self.sizes = state.tolist()
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # The state of a circuit before its first forward pass: the weights are to be drawn again.
         if not any(key.startswith(f"{prefix}weights.") for key in state_dict):
@@ -194,19 +226,14 @@ def _without(shape: torch.Size, axis: int) -> tuple[int, ...]:
     return tuple(size for place, size in enumerate(shape) if place != axis)
 
 
-def _as_backprop_at_first(wiring: Wiring, outputs: int) -> list[float]:
-    """For every node the spread of direct weights that brings errors of the size that backpropagation would.
+class _Copies(weakref.WeakSet["Direct"]):
+    """The copies of a pathway, which all hold this set: weights that one makes late, those that have none take.
 
-    Computed from the weights alone, so that all processes of a group agree: each layer sends a signal down times its
-    weights' spread and the root of how many synapses an input feeds, and neurons pass half its power.
+    `AveragedModel` copies a circuit when it is built, and fails where the circuit gets buffers that the copy lacks.
     """
-    power = [0.0] * (len(wiring.nodes) + 1)
-    power[wiring.output] = 1 / outputs
-    for node in reversed(wiring.nodes):
-        sent = power[node.index + 1]
-        if isinstance(node, Layer):
-            passed = sent / 2 if node.steps else sent
-            sent = passed * standard_deviation(node.weight) ** 2 * node.synapses.fan_out
-        for source in node.sources:
-            power[source] += sent
-    return [math.sqrt(arriving) for arriving in power[1:]]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Copies:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _Copies, ()

@@ -91,8 +91,8 @@ class DirectFeedbackAlignment(DirectFeedback):
 
     Args:
         feedback: "direct", or an object `apical.feedback.Direct(density=, symmetric=, init=, scale=, seed=)`.
-        init: standard deviation of B (uniform): "match" (errors arrive at each layer in the size that the weights would
-            give them under backpropagation at the start) or "outputs" (1 / sqrt(outputs)).
+        init: standard deviation of B (uniform): "match" (the root mean square of dy/dh_l at the start, so that errors
+            arrive in backpropagation's size; see `apical.feedback.Direct`) or "outputs" (1 / sqrt(outputs)).
         scale: multiplies the feedback weights.
         seed: of the feedback weights.
 

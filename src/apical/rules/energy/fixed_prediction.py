@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apical.layers import Credit, Layer
 from apical.rules.energy.inference import Inference, Requirement
-from apical.rules.energy.relax import relax
+from apical.rules.energy.relax import Outcome, relax
 
 _ERROR_IS_CONSTANT = Requirement(
     {"loss": (None,), "clamped": (False,), "nudging": (1,)},
@@ -79,8 +79,9 @@ class FixedPrediction(Inference):
             yield from super().assign_credit()
             return
         shares = Shares(self.hierarchy.depth, self.rate, self.momentum)
-        self.rule.monitor.check(relax(shares, self.steps, tolerance=self.rule.tolerance))
-        yield from self.wave(shares.parts)
+        outcome = relax(shares, self.steps, tolerance=self.rule.tolerance)
+        self.rule.monitor.check(outcome)
+        yield from self.wave(shares.parts, outcome)
 
     def move(self, layer: Layer, signal: Tensor | None) -> Tensor | None:
         index = layer.index
@@ -95,11 +96,12 @@ class FixedPrediction(Inference):
     def update(self) -> None:
         """Nothing: predictions are fixed."""
 
-    def wave(self, parts: Sequence[float] | None) -> Iterator[Credit]:
+    def wave(self, parts: Sequence[float] | None, outcome: Outcome | None = None) -> Iterator[Credit]:
         """One wave of errors from the output down, each layer's scaled to the share of its level.
 
         Args:
             parts: the share of each level; None: 1 everywhere.
+            outcome: of the relaxation that the wave stands for; None: level t has its errors at step t.
         """
         levels, pathway = self.levels, self.rule.pathway
         walk = self.wiring.backward(self.free, self.error)
@@ -119,7 +121,8 @@ class FixedPrediction(Inference):
             if walk.needs_input_grad(layer):
                 walk.send(layer, pathway.send(layer, post, own.pre))
             if self.wiring.observers and layer.index in levels:
-                self.show_error(layer, post * self.samples, level)
+                taken, residual = (level, None) if outcome is None else (outcome.steps, outcome.residual)
+                self.show_error(layer, post * self.samples, taken, residual)
             yield Credit(layer, own.pre, post, reciprocal=pathway.reciprocal(layer))
             del own, post
         yield from walk.credits()

@@ -266,14 +266,14 @@ class Inference(ABC):
 
     def show(self, taken: int, residual: float | None) -> None:
         """Give the prediction errors to the circuit's observers."""
-        measured = {} if residual is None else {"residual": torch.tensor(residual)}
         for layer in self.hierarchy.hidden:
             post = self.posts.get(layer.index)
             if post is not None:
-                self.show_error(layer, post, taken, **measured)
+                self.show_error(layer, post, taken, residual)
 
-    def show_error(self, layer: Layer, post: Tensor, taken: int, **more: Tensor) -> None:
+    def show_error(self, layer: Layer, post: Tensor, taken: int, residual: float | None) -> None:
         """Give a layer's prediction error to the circuit's observers."""
+        measured = {} if residual is None else {"residual": torch.tensor(residual)}
         # At the soma the batch is where it is in the rate that arrives: the neurons may move it.
         energy = sum_per_sample(post.square(), self.free.batch_axis(layer.sources[0])) / 2
-        self.wiring.show(layer, step=torch.tensor(taken), prediction_error=-post, energy=energy, **more)
+        self.wiring.show(layer, step=torch.tensor(taken), prediction_error=-post, energy=energy, **measured)

@@ -1,0 +1,47 @@
+"""The figures that papers report, typed a second time from their tables: a slip in the ledger shows."""
+
+import pytest
+
+from apical import papers
+from apical.papers import ErrorRate
+
+# Test errors in per cent, by claim.
+PUBLISHED = {
+    # BioTorch, MNIST and Fashion-MNIST: backpropagation, FA, DFA, and the three forms of sign symmetry.
+    "biotorch-mnist-bp": 0.91,
+    "biotorch-mnist-fa": 1.70,
+    "biotorch-mnist-dfa": 1.61,
+    "biotorch-mnist-usf": 0.94,
+    "biotorch-mnist-brsf": 0.91,
+    "biotorch-mnist-frsf": 0.97,
+    "biotorch-fashion-mnist-bp": 9.20,
+    "biotorch-fashion-mnist-fa": 13.06,
+    "biotorch-fashion-mnist-dfa": 12.81,
+    "biotorch-fashion-mnist-usf": 9.69,
+    "biotorch-fashion-mnist-brsf": 10.02,
+    "biotorch-fashion-mnist-frsf": 9.61,
+    # Payeur et al. 2021, MNIST and CIFAR-10; Greedy et al. 2022; Sacramento et al. 2018.
+    "bursts-mnist-backprop": 1.1,
+    "bursts-mnist-burstprop-learned": 1.1,
+    "bursts-mnist-burstprop-fixed": 1.1,
+    "burstccn-mnist-burstccn-fixed": 1.84,
+    "burstccn-mnist-burstprop-fixed": 1.75,
+    "microcircuit-mnist-backprop": 1.53,
+    "microcircuit-mnist-microcircuit": 1.96,
+    "microcircuit-mnist-single-layer": 8.4,
+    "bursts-cifar10-backprop": 22.6,
+    "bursts-cifar10-feedback-alignment": 36.3,
+    "bursts-cifar10-burstccn-fixed": 39.0,
+    "bursts-cifar10-burstprop-fixed": 41.3,
+}
+CLAIMS = {claim.name: claim.says.percent for claim in papers.select() if isinstance(claim.says, ErrorRate)}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_claim_has_the_figure_of_its_paper(name):
+    assert CLAIMS[name] == PUBLISHED[name]
+
+
+def test_every_figure_is_here():
+    """A new claim of a test error gets a line above, from the paper and not from the ledger."""
+    assert CLAIMS.keys() == PUBLISHED.keys()
