@@ -96,6 +96,10 @@ class Synapses(ABC):
             return values
         return values.view([-1 if axis == self.weight_unit_axis else 1 for axis in range(weight.dim())])
 
+    def other_axes(self, drive: Tensor) -> list[int]:
+        """The axes of a drive but that of the units: batch and positions."""
+        return [axis for axis in range(drive.dim()) if axis != self.unit_axis % drive.dim()]
+
     @property
     @abstractmethod
     def fan_in(self) -> int:

@@ -93,7 +93,7 @@ class Hebbian(LearningRule):
         # Under autocast the drive may be bfloat16, too coarse to decide a winner.
         drive = own.drive.to(layer.weight.dtype)
         axis = layer.synapses.unit_axis % drive.dim()
-        others = [other for other in range(drive.dim()) if other != axis]
+        others = layer.synapses.other_axes(drive)
         if third is not None:
             if batch_axis is None:
                 raise CircuitError(
