@@ -129,6 +129,8 @@ class BurstCCN(Bursts):
                 "nothing is left to cancel. Use events='fixed' or 'learned'."
             )
         self.events = events
+        limits = {"matched": "for small errors", "learned": "for small errors once Q cancels the events"}
+        self.transposed_limit = limits.get(events)
         self.mismatch = mismatch
         self.homeostasis = homeostasis
         self.event_weights = PerLayer()
