@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from itertools import chain, repeat
@@ -147,7 +148,7 @@ class ScaleWatch:
             return
         self._looks -= 1
         size = float(error.detach().double().square().mean().sqrt()) * samples
-        if size > _LARGEST:
+        if _LARGEST < size < math.inf:
             self._looks = 0
             warnings.warn(
                 f"{self._rule}: the derivative of a sample's loss has the size {size:.3g}, and this rule's signals "

@@ -16,6 +16,7 @@ from apical.errors import CircuitError
 from apical.layers import Junction, Layer, Node, passes
 from apical.layers.axes import BatchAxes, Reduction, divisor
 from apical.layers.credit import Credit
+from apical.layers.nodes import Perturbation
 from apical.layers.passes import BackwardPass, BackwardPlan, DefaultSignal, ForwardState, Message
 from apical.tracing import ModelGraph
 
@@ -77,11 +78,24 @@ class Wiring:
         return found
 
     def forward(
-        self, x: Tensor, plan: BackwardPlan, *, save_drives: bool = False, save_rates: bool = False
+        self,
+        x: Tensor,
+        plan: BackwardPlan,
+        *,
+        save_drives: bool = False,
+        save_rates: bool = False,
+        perturb: Perturbation | None = None,
     ) -> tuple[Tensor, ForwardState]:
         """Compute the output for an input; see `apical.layers.passes.forward`."""
         return passes.forward(
-            self.nodes, self.last_use, self.output, x, plan, save_drives=save_drives, save_rates=save_rates
+            self.nodes,
+            self.last_use,
+            self.output,
+            x,
+            plan,
+            save_drives=save_drives,
+            save_rates=save_rates,
+            perturb=perturb,
         )
 
     def backward(

@@ -214,9 +214,11 @@ class Row:
 
 
 # Every registered rule is in the table with its defaults; here are the options that deserve a row of their own.
-_REDRAWS = {"weight_mirror"}
+_REDRAWS = {"weight_mirror", "three_factor"}
 # Hidden layers learn from their own state: no derivative of a neuron enters, and its own parameters rest.
 HEBBIAN = frozenset({"oja", "soft_hebb", "three_factor"})
+# While they train, units answer with noise, and so with other choices and rewards than the model alone.
+EXPLORES = frozenset({"three_factor"})
 # What a rule cannot teach; it must refuse it, with the reason (whose words a test of its own looks at).
 _REFUSES: dict[str, tuple[str, ...]] = {}
 _VARIANTS = [

@@ -49,6 +49,35 @@ def test_it_is_the_gradient_of_half_the_squared_reward_prediction_error(network)
     assert_same(plain(found), truth, **CLOSE)
 
 
+@both
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(5), nn.BatchNorm1d(5, track_running_stats=False), nn.GroupNorm(1, 5)])
+def test_the_error_times_attention_at_the_synapse_is_the_update_but_for_batch_norm(kind, norm, recwarn):
+    """Attention of each sample alone, times its error, summed: batch norm departs, and a warning says so."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), norm, nn.Tanh(), nn.Linear(5, 3)).double()
+    x, action = torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
+    reward = torch.tensor([1.0, 0, 0, 1, 0, 1], dtype=torch.float64)
+    circuit = apical.Circuit(model, kind())
+    warned = [str(each.message) for each in recwarn if "mixes samples" in str(each.message)]
+    loss = {BrainProp: losses.reward_prediction, AGREL: losses.agrel}[kind]
+    output = circuit(x)
+    values = output.detach().requires_grad_()
+    (error,) = torch.autograd.grad(loss(values, action=action, reward=reward), values)
+    loss(output, action=action, reward=reward).backward()
+    drives = model[0](x).detach().requires_grad_()
+    chosen = model[1:](drives).gather(1, action[:, None]).sum()
+    (signal,) = torch.autograd.grad(chosen, drives)
+    at_synapse = (error.sum(1, keepdim=True) * signal).T @ x
+    apart = float((at_synapse - model[0].weight.grad).norm() / model[0].weight.grad.norm())
+    if isinstance(norm, nn.BatchNorm1d):
+        assert apart > 0.1
+        assert warned
+        assert warned[0].startswith("0: ")
+    else:
+        assert apart < 1e-12
+        assert not warned
+
+
 @every_network
 def test_the_sum_over_all_actions_is_backprop_of_the_squared_error(network):
     circuit, x, y = circuit_on(network, BrainProp())

@@ -95,7 +95,7 @@ def burst_ccn(
     changes = [np.zeros_like(W) for W in weights]
     to_events = [np.zeros_like(W) for W in weights]
     to_bursts = [np.zeros_like(W) for W in weights]
-    power_of_events, power_of_bursts = np.zeros(len(weights)), np.zeros(len(weights))
+    power_of_events, power_of_bursts = ([np.zeros(len(W)) for W in weights] for _ in range(2))
     last = len(weights) - 1
     for x, target in zip(inputs, targets, strict=True):
         drives, arriving = drives_of(weights, biases, x, activation)
@@ -122,8 +122,8 @@ def burst_ccn(
                         to_events[layer + 1][i, j] += u[j] * e[i] / len(inputs)
                         to_bursts[layer + 1][i, j] -= u[j] * b[i] / len(inputs)
                 for i in range(len(e)):
-                    power_of_events[layer + 1] += e[i] ** 2 / len(e) / len(inputs)
-                    power_of_bursts[layer + 1] += (b[i] / baseline) ** 2 / len(e) / len(inputs)
+                    power_of_events[layer + 1][i] += e[i] ** 2 / len(inputs)
+                    power_of_bursts[layer + 1][i] += (b[i] / baseline) ** 2 / len(inputs)
                 e = np.array([rate_of(v) for v in drives[layer]])
                 b, change = np.zeros(len(e)), np.zeros(len(e))
                 for j in range(len(e)):
@@ -137,8 +137,9 @@ def burst_ccn(
                     step = change[i] * arriving[layer][j] / (baseline * error_scale)
                     changes[layer][i, j] -= step / len(inputs)
     for layer in range(1, len(weights)):
-        to_events[layer] /= max(1.0, power_of_events[layer])
-        to_bursts[layer] /= max(1.0, power_of_bursts[layer])
+        for i in range(len(weights[layer])):
+            to_events[layer][i] /= max(1.0, power_of_events[layer][i])
+            to_bursts[layer][i] /= max(1.0, power_of_bursts[layer][i])
     return changes, to_events, to_bursts
 
 

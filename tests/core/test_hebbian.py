@@ -20,7 +20,9 @@ from apical.rules.hebbian.rules import Hebbian, Oja, SoftHebb, ThreeFactor
 from apical.wiring import Credit
 
 RULES: dict[str, tuple[Callable[[], Hebbian], reference.Unit]] = {
-    "oja": (Oja, reference.oja),
+    "oja": (Oja, reference.oja("symmetric")),
+    "oja, sanger": (lambda: Oja(units="sanger"), reference.oja("sanger")),
+    "oja, independent": (lambda: Oja(units="independent"), reference.oja("independent")),
     "soft_hebb": (SoftHebb, reference.soft_hebb(0.1, True, 0.5)),
     "soft_hebb, 2022": (
         lambda: SoftHebb(temperature=0.3, anti_hebbian=False, norm_power=0.0),
@@ -30,7 +32,6 @@ RULES: dict[str, tuple[Callable[[], Hebbian], reference.Unit]] = {
         lambda: SoftHebb(temperature=2.0, norm_power=1.5),
         reference.soft_hebb(2.0, True, 1.5),
     ),
-    "three_factor": (ThreeFactor, reference.three_factor),
 }
 every_rule = pytest.mark.parametrize("name", RULES)
 every_class = pytest.mark.parametrize("rule", [Oja, SoftHebb, ThreeFactor])
@@ -53,23 +54,20 @@ def agree(found: tuple[np.ndarray, np.ndarray | None], expected: tuple[np.ndarra
             np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-13)
 
 
-REWARDS = torch.tensor([1.0, 0.0, 0.3, -2.0, 1.5, 0.0, 0.7], dtype=torch.float64)
-
-
-def taught(answer: Tensor, name: str, reduction: str = "mean") -> tuple[Tensor, Tensor]:
-    """The loss that this rule learns from, and the derivative of each sample's own, worked out by hand."""
+def taught(answer: Tensor, reduction: str = "mean") -> tuple[Tensor, Tensor]:
+    """Cross-entropy, and the derivative of each sample's own, worked out by hand."""
     y = torch.arange(len(answer)) % answer.shape[1]
-    once = F.one_hot(y, answer.shape[1])
-    if name != "three_factor":
-        return F.cross_entropy(answer, y, reduction=reduction), (answer.softmax(1) - once).detach()
-    missing = REWARDS[: len(answer)] - answer.gather(1, y[:, None]).squeeze(1)
-    each = 0.5 * missing.square()
-    return each.mean() if reduction == "mean" else each.sum(), (-missing[:, None] * once).detach()
+    return F.cross_entropy(answer, y, reduction=reduction), (answer.softmax(1) - F.one_hot(y, answer.shape[1])).detach()
 
 
-def third_factors(each: Tensor) -> list[float]:
-    """By how much each sample's reward was better than predicted; the other rules do not look at it."""
-    return [-sum(error) for error in each.tolist()]
+def expected_change(
+    name: str, module: nn.Module, x: Tensor, seen: list[list[np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The mean change of a layer; Oja's rate is in units of the power that arrives at a unit."""
+    powers = [1.0] * len(x)
+    if name.startswith("oja"):
+        powers = (x.square().flatten(1).mean(1) * module.weight[0].numel() + (module.bias is not None)).tolist()
+    return reference.mean_change(RULES[name][1], numpy(module.weight), numpy(module.bias), seen, powers)
 
 
 # The equations
@@ -79,20 +77,18 @@ def third_factors(each: Tensor) -> list[float]:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_linear_layers_follow_the_equations(name, bias, reduction):
-    make, unit = RULES[name]
+    make, _ = RULES[name]
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(5, 4, bias=bias), nn.ReLU(), nn.Linear(4, 6, bias=bias), nn.Tanh(), nn.Linear(6, 3)
     ).double()
     x = torch.randn(7, 5, dtype=torch.float64)
-    loss, each = taught(apical.Circuit(model, make(), reduction=reduction)(x), name, reduction)
+    loss, each = taught(apical.Circuit(model, make(), reduction=reduction)(x), reduction)
     loss.backward()
     arriving = {0: x, 2: model[:2](x)}
     for place, pre in arriving.items():
         seen = [[row] for row in pre.detach().numpy()]
-        expected = reference.mean_change(
-            unit, numpy(model[place].weight), numpy(model[place].bias), seen, third_factors(each)
-        )
+        expected = expected_change(name, model[place], pre.detach(), seen)
         factor = 7 if reduction == "sum" else 1
         agree(changes(model[place]), tuple(None if part is None else factor * part for part in expected))
     below = model[:4](x).detach()
@@ -107,7 +103,7 @@ def test_linear_layers_follow_the_equations(name, bias, reduction):
     ids=["padded", "strided", "both"],
 )
 def test_convolutions_follow_the_equations_at_every_position(name, options, bias):
-    make, unit = RULES[name]
+    make, _ = RULES[name]
     torch.manual_seed(1)
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, bias=bias, **options),
@@ -118,14 +114,13 @@ def test_convolutions_follow_the_equations_at_every_position(name, options, bias
         nn.Linear(4, 3),
     ).double()
     x = torch.randn(5, 2, 6, 5, dtype=torch.float64)
-    loss, each = taught(apical.Circuit(model, make())(x), name)
+    loss, _ = taught(apical.Circuit(model, make())(x))
     loss.backward()
     seen = [reference.patches(image, 3, options.get("stride", 1), options.get("padding", 0)) for image in x.numpy()]
-    expected = reference.mean_change(unit, numpy(model[0].weight), numpy(model[0].bias), seen, third_factors(each))
-    agree(changes(model[0]), expected)
+    agree(changes(model[0]), expected_change(name, model[0], x, seen))
 
 
-@every_rule
+@pytest.mark.parametrize("name", [name for name in RULES if name.startswith("soft_hebb")])
 def test_a_line_of_positions_is_averaged_as_a_batch_is(name):
     make, _ = RULES[name]
     torch.manual_seed(2)
@@ -188,23 +183,49 @@ def test_a_modulator_multiplies_what_each_sample_or_unit_teaches():
 # What they find
 
 
-def test_oja_finds_the_first_principal_component_and_length_one():
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(8, 8, generator=generator))[0]
-    spread = torch.tensor([2.0, 1.2, 1.0, 0.8, 0.6, 0.5, 0.4, 0.3])
-    model = nn.Linear(8, 3, bias=False)
-    with torch.no_grad():
-        model.weight.copy_(torch.randn(3, 8, generator=generator) / 3)
-    circuit = apical.Circuit(model, Oja(readout=False))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-    for _ in range(600):
-        x = (torch.randn(64, 8, generator=generator) * spread) @ basis.T
-        optimizer.zero_grad()
-        circuit(x).sum().backward()
-        optimizer.step()
-    weight = model.weight.detach()
-    torch.testing.assert_close(weight.norm(dim=1), torch.ones(3), atol=0.02, rtol=0)
-    assert (weight @ basis[:, 0]).abs().min() > 0.99
+@pytest.mark.parametrize("units", ["independent", "symmetric", "sanger"])
+def test_oja_finds_principal_components_and_length_one_at_any_size_of_the_input(units):
+    basis = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))[0]
+    spread = torch.tensor([2.0, 1.2, 0.8, 0.5, 0.3, 0.2, 0.2, 0.1])
+    found = []
+    for size in (1.0, 100.0):
+        generator = torch.Generator().manual_seed(1)
+        model = nn.Linear(8, 3, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(torch.randn(3, 8, generator=generator) / 3)
+        circuit = apical.Circuit(model, Oja(units=units, readout=False))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+        for _ in range(500):
+            x = (torch.randn(64, 8, generator=generator) * spread * size) @ basis.T
+            optimizer.zero_grad()
+            circuit(x).sum().backward()
+            optimizer.step()
+        found.append(model.weight.detach() @ basis)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+    if units == "independent":
+        expected = torch.eye(8)[[0, 0, 0]]
+    elif units == "sanger":
+        expected = torch.eye(8)[:3]
+    else:
+        expected = None
+        torch.testing.assert_close(found[0] @ found[0].T, torch.eye(3), atol=0.05, rtol=0)
+        assert found[0][:, 3:].abs().max() < 0.1
+    if expected is not None:
+        torch.testing.assert_close(found[0].abs(), expected, atol=0.1, rtol=0)
+
+
+def test_units_of_other_inputs_share_nothing():
+    torch.manual_seed(0)
+    whole = nn.Conv1d(4, 6, 1, groups=2, bias=False)
+    x = torch.randn(7, 2, 5)
+    x = torch.cat([x, -x.flip(1)], 1)  # inputs of one power
+    apical.Circuit(whole, Oja(readout=False))(x).sum().backward()
+    for part in range(2):
+        own = nn.Conv1d(2, 3, 1, bias=False)
+        with torch.no_grad():
+            own.weight.copy_(whole.weight[3 * part : 3 * part + 3])
+        apical.Circuit(own, Oja(readout=False))(x[:, 2 * part : 2 * part + 2]).sum().backward()
+        assert apical.measure.angle(whole.weight.grad[3 * part : 3 * part + 3], own.weight.grad) < 1e-4
 
 
 def mixture(samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -310,38 +331,93 @@ def test_hidden_layers_use_nothing_of_the_loss(rule, network):
             assert not torch.equal(gradients[f"model.{readout}.weight"], first[f"model.{readout}.weight"])
 
 
-def test_three_factors_use_one_number_a_sample_and_no_more():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4))
-    x = torch.randn(8, 6)
-    told = torch.randn(8)
+# Three factors
 
-    def hidden(places: Tensor) -> Tensor:
+
+def drawn(rule: ThreeFactor, monkeypatch) -> list[Tensor]:
+    """The noise of the coming forward passes, in the order of the draws."""
+    found: list[Tensor] = []
+    draw = rule.randomness.noise
+    monkeypatch.setattr(rule.randomness, "noise", lambda shape, like: found.append(draw(shape, like)) or found[-1])
+    return found
+
+
+def test_three_factors_multiply_noise_input_and_reward(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    rule, x = ThreeFactor(noise=0.2), torch.randn(7, 5, dtype=torch.float64)
+    circuit, actions = apical.Circuit(model, rule).double(), torch.arange(7) % 3
+    rewards = torch.tensor([1.0, 0.0, 0.3, -2.0, 1.5, 0.0, 0.7], dtype=torch.float64)
+    rule.mean_reward.fill_(0.25)
+    noise = drawn(rule, monkeypatch)
+    q = circuit(x)
+    apical.losses.reward_prediction(q, action=actions, reward=rewards).backward()
+    below = [x.numpy()]
+    for place, xi in zip((0, 2), noise, strict=True):
+        drive = below[-1] @ numpy(model[place].weight).T + numpy(model[place].bias) + 0.2 * xi.numpy()
+        below.append(np.tanh(drive) if place == 0 else np.maximum(drive, 0))
+        weight, bias = np.zeros(model[place].weight.shape), np.zeros(len(model[place].bias))
+        for sample in range(7):
+            third = rewards[sample].item() - 0.25
+            for j in range(len(bias)):
+                bias[j] += third * 0.2 * xi[sample, j] / 7
+                for i in range(weight.shape[1]):
+                    weight[j, i] += third * 0.2 * xi[sample, j] * below[-2][sample, i] / 7
+        agree(changes(model[place]), (weight, bias))
+    np.testing.assert_allclose(numpy(q), below[-1] @ numpy(model[4].weight).T + numpy(model[4].bias), rtol=1e-12)
+    assert float(rule.mean_reward) == pytest.approx(0.25 + 0.1 * (float(rewards.mean()) - 0.25))
+    assert len(noise) == 2
+
+
+def test_three_factors_use_the_reward_of_any_action_and_no_more():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double(), torch.randn(8, 6).double()
+
+    def hidden(actions: Tensor, mean: float = 0.0) -> Tensor:
         model.zero_grad()
-        answer = apical.Circuit(model, ThreeFactor())(x)
-        (-told * answer.gather(1, places[:, None]).squeeze(1)).mean().backward()  # -dL/dy is `told` at one output
+        circuit = apical.Circuit(model, ThreeFactor())
+        circuit.rule.mean_reward.fill_(mean)
+        apical.losses.reward_prediction(circuit(x), action=actions, reward=torch.ones(8)).backward()
         return model[0].weight.grad.clone()
 
     first, second = hidden(torch.arange(8) % 4), hidden(torch.zeros(8, dtype=torch.int64))
-    assert torch.equal(first, second)
-    y = model[0](x).detach()
-    expected = (told[:, None] * y).T @ x - (told.abs() @ y.square())[:, None] * model[0].weight.detach()
-    torch.testing.assert_close(first, -expected / 8)
+    assert first.any()
+    torch.testing.assert_close(first, second)
+    assert hidden(torch.zeros(8, dtype=torch.int64), mean=1.0).abs().max() < 1e-6 * first.abs().max()
 
 
-def test_a_third_factor_of_zero_changes_nothing():
-    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4))
-    (0 * apical.Circuit(model, ThreeFactor())(torch.randn(8, 6))[:, 2].sum()).backward()
-    assert not model[0].weight.grad.any()
-    assert not model[0].bias.grad.any()
+def test_exploration_is_for_training():
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 4)), torch.randn(8, 6)
+    circuit = apical.Circuit(model, ThreeFactor(noise=1.0))
+    assert not torch.allclose(circuit(x), model(x))
+    with torch.no_grad():
+        assert torch.equal(circuit(x), model(x))
+    circuit.eval()
+    torch.testing.assert_close(circuit(x), model(x))
 
 
-@pytest.mark.parametrize(("rule", "least"), [(Oja, 85), (SoftHebb, 85), (ThreeFactor, 78)])
+def test_hidden_synapses_learn_from_reward_alone():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3)), torch.randn(64, 6)
+    labels = (model(x) + torch.randn(64, 3)).argmax(1)
+    circuit = apical.Circuit(model, ThreeFactor(noise=0.3))
+    model[2].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=1.0)
+
+    def correct() -> float:
+        return float((model(x).argmax(1) == labels).float().mean())
+
+    before = correct()
+    for _ in range(600):
+        optimizer.zero_grad()
+        apical.losses.reward_prediction(circuit(x), labels, policy="greedy").backward()
+        optimizer.step()
+    assert correct() > before + 0.2
+
+
+@pytest.mark.parametrize(("rule", "least"), [(Oja, 85), (SoftHebb, 85)])
 def test_updates_stand_at_right_angles_to_the_gradient(rule, least):
-    """On average over hidden layers and networks: by chance one layer may be a few degrees off.
-
-    Three factors share the sign of the reward-prediction error with the gradient, and so a little more than nothing.
-    """
+    """On average over hidden layers and networks: by chance one layer may be a few degrees off."""
     angles = []
     for seed in range(6):
         torch.manual_seed(seed)
@@ -411,7 +487,7 @@ def test_one_unit_cannot_compete():
     assert model[0].weight.grad.any()
 
 
-def test_a_third_factor_reaches_the_drive_of_its_own_sample_wherever_the_batch_is():
+def test_a_third_factor_reaches_the_drive_of_its_own_sample_wherever_the_batch_is(monkeypatch):
     """As many moments as samples, so that nothing but the axis tells them apart; the rate has the batch elsewhere."""
 
     class Turned(nn.Module):
@@ -424,14 +500,15 @@ def test_a_third_factor_reaches_the_drive_of_its_own_sample_wherever_the_batch_i
 
     torch.manual_seed(0)
     model, x = Turned().double(), torch.randn(5, 5, 4, dtype=torch.float64)  # (time, batch, ...)
-    loss, each = taught(apical.Circuit(model, ThreeFactor(), batch_axis=1)(x), "three_factor")
-    loss.backward()
-    for layer, pre in ((model.stem, x), (model.hidden, model.stem(x).tanh().detach())):
-        seen = [list(sample) for sample in pre.movedim(1, 0).numpy()]
-        expected = reference.mean_change(
-            reference.three_factor, numpy(layer.weight), numpy(layer.bias), seen, third_factors(each)
-        )
-        agree(changes(layer), expected)
+    rule, rewards = ThreeFactor(), torch.tensor([1.0, 0.0, 0.3, -2.0, 1.5], dtype=torch.float64)
+    noise = drawn(rule, monkeypatch)
+    q = apical.Circuit(model, rule, batch_axis=1)(x)
+    apical.losses.reward_prediction(q, action=torch.arange(5) % 3, reward=rewards).backward()
+    stem = (model.stem(x).detach() + rule.noise * noise[0]).tanh()
+    for layer, pre, xi in ((model.stem, x, noise[0]), (model.hidden, stem, noise[1])):
+        post = rewards[None, :, None] * rule.noise * xi / 25
+        expected = torch.einsum("tbj,tbi->ji", post, pre), post.sum((0, 1))
+        agree(changes(layer), tuple(part.numpy() for part in expected))
 
 
 def test_a_third_factor_needs_the_batch():

@@ -545,6 +545,8 @@ def test_mirrors_work_between_every_so_many_answers(every):
 
 # Direct random target projection
 
+DRTP = "direct_random_target_projection"
+
 
 @pytest.mark.parametrize(
     "loss",
@@ -584,6 +586,56 @@ def test_the_target_is_read_off_squared_error_too():
     hidden = [name for name in squared if not name.startswith("model.0.5")]
     assert_same({n: squared[n] for n in hidden}, {n: entropy[n] for n in hidden}, rtol=1e-5, atol=1e-8)
     assert not torch.allclose(squared["model.0.5.weight"], entropy["model.0.5.weight"])
+
+
+def hidden_update(loss, *, scale: float = 1.0) -> Tensor:
+    """The first layer's update where outputs are far outside [0, 1]."""
+    torch.manual_seed(3)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5)), torch.randn(64, 6)
+    with torch.no_grad():
+        model[2].weight.mul_(scale)
+    loss(apical.Circuit(model, "direct_random_target_projection")(x), torch.arange(64) % 5).backward()
+    return model[0].weight.grad
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+@pytest.mark.parametrize("name", ["mse", "half", "sum", "weighted"])
+def test_squared_error_shows_its_target_wherever_the_outputs_are(name, scale):
+    def squared(answer: Tensor, y: Tensor) -> Tensor:
+        distance = (answer - F.one_hot(y, 5)).square()
+        weights = torch.rand(64, 1, generator=torch.Generator().manual_seed(0)) + 0.1
+        return {
+            "mse": distance.mean(),
+            "half": distance.sum() / 128,
+            "sum": 64 * distance.sum(),
+            "weighted": (weights * distance).mean(),
+        }[name]
+
+    expected = hidden_update(F.cross_entropy, scale=scale)
+    torch.testing.assert_close(hidden_update(squared, scale=scale), expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_losses_that_are_negative_at_the_true_class_alone_show_it(scale):
+    def each_class(answer: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(answer, F.one_hot(y, 5).float())
+
+    expected = hidden_update(F.cross_entropy, scale=scale)
+    torch.testing.assert_close(hidden_update(each_class, scale=scale), expected)
+    weights = torch.tensor([0.1, 1.0, 5.0, 0.3, 2.0])
+    torch.testing.assert_close(hidden_update(lambda q, y: F.cross_entropy(q, y, weight=weights), scale=scale), expected)
+
+
+def test_one_output_has_no_class():
+    circuit = apical.Circuit(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)), DRTP)
+    with pytest.raises(CircuitError, match=r"DirectRandomTargetProjection: .*\(5, 1\)"):
+        circuit(torch.randn(5, 4)).square().mean().backward()
+
+
+def test_neurons_that_do_not_saturate_are_named():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    with pytest.warns(UserWarning, match=r"^0: DirectRandomTargetProjection"):
+        apical.Circuit(model, DRTP)
 
 
 # Direct feedback over junctions

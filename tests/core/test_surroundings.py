@@ -5,7 +5,19 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from circuits import HEBBIAN, NETWORKS, assert_same, circuit_of, gradients, learn, loss_of, loss_on, plain, rows
+from circuits import (
+    EXPLORES,
+    HEBBIAN,
+    NETWORKS,
+    assert_same,
+    circuit_of,
+    gradients,
+    learn,
+    loss_of,
+    loss_on,
+    plain,
+    rows,
+)
 from torch import Tensor, nn
 
 import apical
@@ -53,7 +65,8 @@ def test_autocast_to_bfloat16(row, network):
     found = gradients(circuit)
     assert all(gradient.dtype == torch.float32 for gradient in found.values())
     assert found.keys() == expected.keys()
-    assert torch.cosine_similarity(flat(found), flat(expected), dim=0) > 0.98
+    if row.name not in EXPLORES:
+        assert torch.cosine_similarity(flat(found), flat(expected), dim=0) > 0.98
 
 
 @every_rule
@@ -96,7 +109,7 @@ def test_the_compiler_sees_one_graph(row):
     found = compiled(circuit, x, y)
     assert found.keys() == expected.keys()
     if row.redraws:  # there are no generators inside the compiler: other draws, of the same kind
-        assert torch.cosine_similarity(flat(found), flat(expected), dim=0) > 0.8
+        assert row.name in EXPLORES or torch.cosine_similarity(flat(found), flat(expected), dim=0) > 0.8
     else:
         assert_same(found, expected, rtol=1e-4, atol=1e-6)
 

@@ -30,7 +30,7 @@ def rules(
         terminal.table(
             ["rule", "what it does"],
             (
-                (rule, f"{about['summary']}\n{about['paper']}. Needs {about['needs']}.")
+                (rule, f"{about['summary']}\n{about['paper']}. Needs {about['needs']}.{_equal(about)}")
                 for rule, about in described.items()
             ),
             words=[1],
@@ -38,6 +38,10 @@ def rules(
         terminal.paragraph("`apical rules NAME` shows a rule's equations and options.")
     else:
         _explain(chosen[0], described[chosen[0]])
+
+
+def _equal(about: dict[str, Any]) -> str:
+    return f" Equals backpropagation {about['equals_backprop']}." if about["equals_backprop"] else ""
 
 
 def _describe(rule: Any) -> dict[str, Any]:
@@ -48,6 +52,7 @@ def _describe(rule: Any) -> dict[str, Any]:
         "summary": rule.summary,
         "paper": rule.paper,
         "needs": rule.needs,
+        "equals_backprop": rule().equals_backprop,
         "learns_from": rule.learns_from,
         "recommended": dict(rule.recommended),
         "options": {option: parameters[option].default for option in rule.option_names()},
@@ -59,6 +64,7 @@ def _explain(name: str, about: dict[str, Any]) -> None:
     terminal.line(f"{name}: {about['title']}")
     terminal.line(f"paper: {about['paper']}")
     terminal.line(f"needs: {about['needs']}")
+    terminal.line(f"equals backpropagation: {about['equals_backprop'] or 'no'}, with the defaults below")
     if about["learns_from"] != "error":
         terminal.line(f"loss:  {about['learns_from']}, of a scalar reward; a run that is given no loss takes it")
     terminal.line()

@@ -26,6 +26,7 @@ class Tied(Pathway):
     summary = "The forward weights themselves (weight transport)."
     teaches_input = True
     descends = True
+    limit = ""
 
     def weight(self, layer: Layer) -> Tensor:
         return layer.synapses.weight.detach()

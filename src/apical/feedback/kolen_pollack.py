@@ -35,6 +35,7 @@ class KolenPollack(Fixed):
     name = "kolen_pollack"
     summary = "Weights that take the forward weights' increments and decay, and so converge to them."
     learned = True
+    limit = "once weight decay has removed the difference of feedback and forward weights"
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"weight_decay": 1e-3})
 
     def reciprocal(self, layer: Layer) -> Synapses | None:

@@ -48,6 +48,7 @@ class WeightMirror(Fixed):
     """
 
     name = "weight_mirror"
+    limit = "once feedback weights mirror the forward ones, up to a factor for each layer"
     summary = "Weights that learn the forward ones from noise, between forward passes."
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.25})
 

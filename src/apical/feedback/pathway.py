@@ -29,6 +29,7 @@ class Pathway(nn.Module):
         teaches_input: whether it can carry a signal to the circuit's input without weights made for it.
         descends: whether it carries signals by the transpose of the forward weights, so that a network that settles
             descends on an energy.
+        limit: where its weights are the transpose of the forward ones: "" everywhere, a limit in words, None nowhere.
         recommended: settings that the pathway needs, where they differ from backpropagation's.
     """
 
@@ -38,14 +39,16 @@ class Pathway(nn.Module):
     learned: ClassVar[bool] = False
     teaches_input: bool = False
     descends: ClassVar[bool] = False
+    limit: ClassVar[str | None] = None
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if not hasattr(cls, "name"):
             cls.name = cls.__name__
-        if "descends" not in cls.__dict__ and cls.__dict__.keys() & {"weight", "send"}:
-            cls.descends = False  # weights of its own, whatever its base has
+        if cls.__dict__.keys() & {"weight", "send"}:  # weights of its own, whatever its base has
+            cls.descends = cls.__dict__.get("descends", False)
+            cls.limit = cls.__dict__.get("limit")
 
     def setup(self, wiring: Wiring) -> None:
         """Make the weights for a circuit."""

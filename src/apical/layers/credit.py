@@ -28,7 +28,8 @@ class Credit(NamedTuple):
         synapses: synapses of the rule's own that learn in place of the layer's.
         reciprocal: feedback synapses of the rule that take the identical increment.
         modulator: a third factor, for each sample and unit or broadcast over them; None: 1.
-        decay: (units,), the part of its own strength that every synapse of a unit loses, summed over the batch.
+        decay: (units,), the part of its own strength that every synapse of a unit loses, summed over the batch; or
+            (units, units), the parts of the strengths of all units' synapses from the same input.
         derivatives: those of the neurons' own parameters, by their index.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from apical.layers.synapses import Synapses
 
 Derivatives = dict[int, Tensor]
 """The derivatives of the neurons' own parameters, by the parameter's index in the circuit."""
+
+Perturbation = Callable[["Layer", Tensor], Tensor]
+"""Gives the drive from which a layer's neurons fire, for the drive that its synapses deliver."""
 
 
 class NodeState:
@@ -182,9 +185,13 @@ class Layer(Node):
         """The synaptic weights."""
         return self.synapses.weight
 
-    def forward(self, pre: Tensor, save_drive: bool, save_rate: bool) -> tuple[Tensor, NodeState]:
+    def forward(
+        self, pre: Tensor, save_drive: bool, save_rate: bool, perturb: Perturbation | None = None
+    ) -> tuple[Tensor, NodeState]:
         """The layer's rate, and its state."""
         drive = self.synapses.forward(pre)
+        if perturb is not None:
+            drive = perturb(self, drive)
         # The first neuron may work in place, so a drive that is saved needs a copy.
         rate, saved = self.fire(drive.clone() if save_drive else drive)
         return rate, NodeState(

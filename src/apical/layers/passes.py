@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from apical.layers.credit import Credit, neuron_credits
-from apical.layers.nodes import Derivatives, Junction, Layer, Node, NodeState
+from apical.layers.nodes import Derivatives, Junction, Layer, Node, NodeState, Perturbation
 
 Message = Tensor | tuple[Tensor, ...]
 """What travels down: one signal, or several streams of signals side by side."""
@@ -144,6 +144,7 @@ def forward(
     *,
     save_drives: bool = False,
     save_rates: bool = False,
+    perturb: Perturbation | None = None,
 ) -> tuple[Tensor, ForwardState]:
     """Compute the output for an input.
 
@@ -155,6 +156,7 @@ def forward(
         plan: what can learn; nodes below all that learns save nothing.
         save_drives: save every layer's drive.
         save_rates: save every node's rate.
+        perturb: gives the drive from which a layer's neurons fire.
 
     Returns:
         the rate of the output, and the state of the nodes.
@@ -165,7 +167,7 @@ def forward(
         if isinstance(node, Layer):
             pre = values[node.sources[0]]
             assert pre is not None
-            rate, state = node.forward(pre, save_drives, save_rates)
+            rate, state = node.forward(pre, save_drives, save_rates, perturb)
         else:
             assert isinstance(node, Junction)
             rate, state = node.forward([values[source] for source in node.sources], save_rates)  # type: ignore[misc]

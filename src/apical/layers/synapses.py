@@ -96,6 +96,10 @@ class Synapses(ABC):
             return values
         return values.view([-1 if axis == self.weight_unit_axis else 1 for axis in range(weight.dim())])
 
+    def other_axes(self, drive: Tensor) -> list[int]:
+        """The axes of a drive but that of the units: batch and positions."""
+        return [axis for axis in range(drive.dim()) if axis != self.unit_axis % drive.dim()]
+
     @property
     @abstractmethod
     def fan_in(self) -> int:
@@ -135,18 +139,24 @@ class Synapses(ABC):
 
         Args:
             changes: of the weight and of the bias, None where it does not learn.
-            decay: (units,)
+            decay: (units,), or (units, units): of each unit, the parts of the other units' strengths
 
         Returns:
             `change + decay * own` for both
         """
         weight, bias = (
-            None
-            if change is None or own is None
-            else torch.addcmul(change, self.per_unit(_as(decay, change.dtype), own), _as(own, change.dtype))
+            None if change is None or own is None else self._decayed(change, _as(decay, change.dtype), own)
             for change, own in zip(changes, (self.weight, self.bias), strict=True)
         )
         return weight, bias
+
+    def _decayed(self, change: Tensor, decay: Tensor, own: Tensor) -> Tensor:
+        own = _as(own, change.dtype)
+        if decay.dim() == 1:
+            return torch.addcmul(change, self.per_unit(decay, own), own)
+        axis = self.weight_unit_axis if own.dim() > 1 else 0
+        lost: Tensor = torch.tensordot(decay, own, ([1], [axis]))
+        return change + lost.movedim(0, axis)
 
     def lengths(self) -> Tensor:
         """The length of every unit's weights, the bias included: (units,)."""

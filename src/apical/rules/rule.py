@@ -44,6 +44,8 @@ class LearningRule(nn.Module, ABC):
         saves_drives: save every layer's drive for `assign_credit`.
         saves_rates: save every node's rate for `assign_credit`.
         propagates: whether each layer's teaching signal is computed from the layer above it.
+        transposed_limit: where its update is backpropagation's if its feedback is the transpose of the forward weights:
+            "" everywhere, a limit in words, or None for nowhere.
         has_absolute_scale: whether its errors live on an absolute scale (bursts that saturate, nudging, targets), so
             that a multiplied loss changes more than the size of its updates; see `Circuit.loss_scale`.
         needs_batch: whether it needs to know the samples of a batch; rates without a batch axis are then refused.
@@ -62,6 +64,7 @@ class LearningRule(nn.Module, ABC):
     saves_drives: ClassVar[bool] = False
     saves_rates: ClassVar[bool] = False
     propagates: ClassVar[bool] = True
+    transposed_limit: str | None = None
     has_absolute_scale: ClassVar[bool] = False
     needs_batch: ClassVar[bool] = True
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
@@ -102,6 +105,15 @@ class LearningRule(nn.Module, ABC):
         """Whether the rule can send a signal to the circuit's input without feedback weights made for it."""
         pathway = self._modules.get("pathway")
         return isinstance(pathway, Pathway) and pathway.teaches_input
+
+    @property
+    def equals_backprop(self) -> str | None:
+        """Where its update is backpropagation's: "by construction", in a limit, or None for nowhere."""
+        pathway = self._modules.get("pathway")
+        fed = pathway.limit if isinstance(pathway, Pathway) else ""
+        if self.transposed_limit is None or fed is None:
+            return None
+        return ", and ".join(filter(None, (self.transposed_limit, fed))) or "by construction"
 
     def recommends(self) -> Mapping[str, float]:
         """The part of `recommended` that applies with the options that the rule was made with."""

@@ -28,6 +28,7 @@ class Backprop(Sweep):
 
     name = "backprop"
     title = "Backpropagation"
+    transposed_limit = ""
     summary = "The true gradient: errors travel down a copy of the forward weights."
     paper = "Rumelhart, Hinton & Williams 1986"
 

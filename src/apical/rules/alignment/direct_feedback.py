@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor
 from apical.errors import CircuitError, ConfigError
 from apical.feedback import Direct
 from apical.feedback.registry import Given
-from apical.layers import Credit, ForwardState, Node, NodeState
+from apical.layers import BackwardPlan, Credit, ForwardState, Node, NodeState
 from apical.layers.passes import DefaultSignal
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
@@ -142,10 +143,11 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
 
         delta_l = -(B_l y*) * phi'(a_l),   y* the one-hot target;   the output layer uses its own error
 
-    y* stands in for minus the error's sign, so no layer has to wait for the output. It is read off the error itself:
-    under cross-entropy, or squared error with one-hot targets and outputs in [0, 1], the true class is the one place
-    where the error is negative. A sample whose error has vanished teaches the hidden layers nothing. The sign does not
-    show the loss' size: a factor of the loss (a weight, a GradScaler) multiplies the read-out's update alone.
+    y* stands in for minus the error's sign, so no layer has to wait for the output. It is read off the loss'
+    derivative: under cross-entropy the true class is the one place where that is negative; where the derivative is that
+    of a squared error c/2 |y - y*|^2, with any c for each sample, y* = y - e/c. A sample whose error has vanished
+    teaches the hidden layers nothing. The target does not show the loss' size: a factor of the loss (a weight, a
+    GradScaler) multiplies the read-out's update alone.
 
     Args:
         feedback: as for direct feedback alignment.
@@ -153,9 +155,10 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
         scale: as for direct feedback alignment.
         seed: of the feedback weights.
 
-    Needs: a loss over classes whose derivative is negative at the true class alone, and neurons that saturate, such as
-    tanh: the target never vanishes as an error does, so every unit is pushed without end, and ReLU units die or grow
-    without bound. Raises: CircuitError for any other loss.
+    Needs: a loss over classes whose derivative is negative at the true class alone, or the squared error to one-hot
+    targets, and neurons that saturate, such as tanh: the target never vanishes as an error does, so every unit is
+    pushed without end, and ReLU units die or grow without bound. Raises: CircuitError for a loss whose target cannot be
+    read. Warns: when it is built, of hidden layers without neurons that saturate.
 
     Source: Frenkel, Lefebvre and Bol, Frontiers in Neuroscience 15, 629892 (2021).
 
@@ -169,24 +172,64 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
     title = "Direct random target projection"
     summary = "Fixed random weights carry the target, not the error, to every layer."
     paper = "Frenkel et al. 2021"
-    needs = "neurons that saturate (tanh); a loss whose derivative is negative at the true class alone"
+    needs = "neurons that saturate (tanh); cross-entropy, or squared error to one-hot targets"
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.5})
 
+    def setup(self, wiring: Wiring) -> None:
+        super().setup(wiring)
+        readouts = wiring.readouts()
+        hidden = [layer for layer in wiring.layers if layer not in readouts]
+        unbounded = [each.name for each in hidden if not any(step.traits.saturating for step in each.steps)]
+        if unbounded:
+            warnings.warn(
+                f"{', '.join(unbounded)}: DirectRandomTargetProjection pushes units towards a target that never "
+                "vanishes, and these neurons do not saturate. Use bounded ones, such as nn.Tanh, or small learning "
+                "rates.",
+                stacklevel=2,
+            )
+
+    def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+        y, state = super().forward(wiring, x, plan)
+        state[wiring.nodes[wiring.output - 1]].rate = y.clone()  # users may modify the output in place
+        return y, state
+
     def signal(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Tensor:
-        if error.dim() != 2 or state.batch_axis(wiring.output) != 0:
+        if error.dim() != 2 or error.shape[1] < 2 or state.batch_axis(wiring.output) != 0:
             raise CircuitError(
                 "DirectRandomTargetProjection: the target cannot be read off this loss: its derivative has the shape "
                 f"{tuple(error.shape)}, and it must be (batch, classes). Use DirectFeedbackAlignment, which needs no "
                 "target."
             )
-        negative = error < 0
-        if not torch.compiler.is_compiling():
-            most = int(negative.sum(1).max())
+        output = state.rate(wiring.output)
+        assert output is not None
+        target = _target(output.to(error.dtype), error)
+        if not torch.compiler.is_compiling() and len(error):
+            most = int(target.sum(1).max())
             if most > 1:
                 raise CircuitError(
                     "DirectRandomTargetProjection: the target cannot be read off this loss: its derivative is negative "
                     f"at {most} outputs of one sample, and must be negative at the true class alone. Use cross-entropy "
-                    "without label smoothing, or squared error to one-hot targets with outputs in [0, 1], or "
-                    "DirectFeedbackAlignment, which needs no target."
+                    "without label smoothing, or squared error to one-hot targets, or DirectFeedbackAlignment, which "
+                    "needs no target."
                 )
-        return negative.to(error.dtype) * (-1.0 / wiring.samples(state, error))
+        return target.to(error.dtype) * (-1.0 / wiring.samples(state, error))
+
+
+def _target(y: Tensor, error: Tensor) -> Tensor:
+    """Where the loss' derivative places the true class: (batch, classes), bool.
+
+    A derivative e = c (y - y*) adds up to c (sum y - 1), which gives c. That of a cross-entropy adds up to zero.
+    """
+    negative = error < 0
+    sums, coarse = error.sum(1), 50 * torch.finfo(error.dtype).eps
+    norm, compiling = torch.linalg.vector_norm, torch.compiler.is_compiling()
+    if not compiling and not bool(norm(sums, torch.inf) > coarse * norm(error, torch.inf)):
+        return negative
+    sums = sums[:, None]
+    factor = sums / (y.sum(1, keepdim=True) - 1)
+    one_hot = (y - error / factor).round()
+    largest = norm(error, torch.inf, 1, keepdim=True)
+    squared = (one_hot.abs().sum(1, keepdim=True) == 1) & (one_hot.sum(1, keepdim=True) == 1)
+    squared &= norm(factor * (y - one_hot) - error, torch.inf, 1, keepdim=True) < 0.02 * largest
+    squared &= sums.abs() > coarse * largest
+    return torch.where(squared, one_hot > 0, negative)

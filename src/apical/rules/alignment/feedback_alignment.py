@@ -83,6 +83,7 @@ class KolenPollack(Sweep):
     """
 
     name = "kolen_pollack"
+    transposed_limit = ""
     title = "Kolen-Pollack"
     summary = "Feedback weights take the forward weights' increments and decay, and so converge to them."
     paper = "Kolen & Pollack 1994; Akrout et al. 2019"
@@ -125,6 +126,7 @@ class WeightMirror(Sweep):
     """
 
     name = "weight_mirror"
+    transposed_limit = ""
     title = "Weight mirror"
     summary = "Feedback weights learn the forward ones from noise, between forward passes."
     paper = "Akrout et al. 2019"

@@ -49,8 +49,9 @@ class BurstCCN(Bursts):
             mismatch) or "learned" (dQ; the mismatch is a Parameter of the rule. With learned Y, Q takes p_b dY too).
         mismatch: where Q is not matched, spread of Q / p_b - Y at the start, in units of Y's.
         homeostasis: eta_Q over the optimizer's learning rate, and over the number of synapses that meet on an apical
-            dendrite, so that one value suits layers of any size; over the mean square of what Q or Y carries, too,
-            where that is above 1.
+            dendrite, so that one value suits layers of any size; over the mean square of the rate that a synapse
+            carries, too, where that is above 1. The mean is each presynaptic unit's own, over batch and positions,
+            which stand for the unit's average over time.
         error_scale: s, the part of the baseline that an output error of 1 adds or takes. Divided out again, so that
             small ones only keep populations in their linear range; but where Q is not matched, errors have to stand out
             from what events bring. None: 0.1 where Q is matched, else 1.
@@ -128,6 +129,8 @@ class BurstCCN(Bursts):
                 "nothing is left to cancel. Use events='fixed' or 'learned'."
             )
         self.events = events
+        limits = {"matched": "for small errors", "learned": "for small errors once Q cancels the events"}
+        self.transposed_limit = limits.get(events)
         self.mismatch = mismatch
         self.homeostasis = homeostasis
         self.event_weights = PerLayer()
@@ -206,7 +209,7 @@ class BurstCCN(Bursts):
             plans.append((self.pathway.weights.synapses(layer), net - post, -rate))
         for synapses, sent, factor in plans:
             # Large event rates, such as a rectified layer's, would make these steps too large to converge.
-            power = sent.square().mean().mul_(unit**2).clamp_(min=1)
+            power = sent.square().mean(layer.synapses.other_axes(sent), keepdim=True).mul_(unit**2).clamp_(min=1)
             yield Credit(layer, below, sent * (factor / power), synapses=synapses)
 
     def _show(

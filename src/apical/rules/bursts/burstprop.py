@@ -120,6 +120,7 @@ class Burstprop(Bursts):
             seed=seed,
         )
         check_positive("Burstprop", slope=slope, recurrent_rate=recurrent_rate)
+        self.transposed_limit = "for small errors and a small slope" if normalised else None
         self.recurrent = recurrent
         self.recurrent_rate = recurrent_rate
         self.slope = slope

@@ -106,6 +106,7 @@ class DendriticMicrocircuit(LearningRule):
     """
 
     name = "dendritic_microcircuit"
+    transposed_limit = "for a weak teacher in the self-predicting state"
     title = "Dendritic microcircuit"
     summary = "Apical dendrites carry what interneurons fail to predict of the area above."
     paper = "Sacramento et al. 2018"

@@ -156,6 +156,9 @@ class EquilibriumPropagation(LearningRule):
         self.tolerance = tolerance
         self.seed = seed
         self.take_pathway(feedback, init=init, scale=scale, seed=seed)
+        self.transposed_limit = None if nudging == "clamped" else "as beta goes to 0"
+        if network == "hopfield":
+            self.transposed_limit = f"{self.transposed_limit}, through the time in which the network settles"
         self._check()
         self.randomness = Randomness(seed)
         self.monitor = self._make_monitor()

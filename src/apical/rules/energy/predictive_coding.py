@@ -192,6 +192,15 @@ class PredictiveCoding(LearningRule):
         )
 
     @property
+    def transposed_limit(self) -> str | None:  # type: ignore[override]
+        if self.variant == "incremental" or self.clamped:
+            return None
+        if VARIANTS[self.variant].moves_rates:
+            return "as nudging goes to 0 and inference settles"
+        whole = self.rate in (None, 1) and self.steps is None and not self.momentum
+        return "" if whole or self.variant == "zero_divergence" else "as inference settles"
+
+    @property
     def energy_falls(self) -> bool:
         """Whether inference has to lower the energy: with symmetric weights, and errors that follow a bounded push."""
         bounded = self.variant == "strict" or self.loss in ("mse", "squared_error") or self.clamped

@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 
 from apical.errors import CircuitError, ConfigError
-from apical.layers import Credit, ForwardState, Layer, Node, NodeState
-from apical.options import check_positive
+from apical.feedback.randomness import Randomness
+from apical.layers import BackwardPlan, Credit, ForwardState, Layer, Node, NodeState
+from apical.options import check_choice, check_positive
 from apical.rules.reward.choices import reward_prediction_error
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
+
+_NEWEST = 0.1  # share of the newest batch in the running mean of the reward
 
 
 class Hebbian(LearningRule):
     """What Hebbian rules share: hidden layers learn from their own state, and the read-out by the delta rule.
 
-        dW_l = eta (post_l h_(l-1)^T - decay_l W_l),   post_l and decay_l from the layer's own drive u_l
+        dW_l = eta (post_l h_(l-1)^T - decay_l W_l),   post_l and decay_l = post_l u_l from the layer's own drive u_l
 
     The mean goes over the batch and, where weights are shared, over the positions that share them. A bias is the
     weight of a synapse whose input is always 1. What neurons and junctions above hidden layers learn by themselves
@@ -68,7 +71,7 @@ class Hebbian(LearningRule):
         requires_grad = state.plan.requires_grad
         readouts = self._readouts(wiring)
         samples, batch = wiring.samples(state, error), wiring.batch_size(state, error)
-        third = self.third_factor(error * samples, state.batch_axis(wiring.output))
+        third = self.third_factor(state.rate(wiring.output), error * samples, state.batch_axis(wiring.output))
         walk = wiring.backward(state, error if self.readout else torch.zeros_like(error))
         for layer, own in walk:
             if layer in readouts:
@@ -93,7 +96,6 @@ class Hebbian(LearningRule):
         # Under autocast the drive may be bfloat16, too coarse to decide a winner.
         drive = own.drive.to(layer.weight.dtype)
         axis = layer.synapses.unit_axis % drive.dim()
-        others = [other for other in range(drive.dim()) if other != axis]
         if third is not None:
             if batch_axis is None:
                 raise CircuitError(
@@ -101,11 +103,10 @@ class Hebbian(LearningRule):
                     f"of this layer's drive {tuple(drive.shape)} holds them. Keep the batch an axis of its own."
                 )
             third = third.to(drive.dtype).view([-1 if other == batch_axis else 1 for other in range(drive.dim())])
-        post, lost = self.change(layer, drive, axis, third)
         positions = drive.numel() / drive.shape[axis] / batch
-        share = 1 / (positions * samples)
         # Divided before the sum, which could overflow where the mean does not.
-        return Credit(layer, own.pre, post * -share, decay=(lost * share).sum(others))
+        post = self.change(layer, own.pre, drive, axis, third) / (positions * samples)
+        return Credit(layer, own.pre, -post, decay=self.decay(layer, post, drive))
 
     def _zeros(self, wiring: Wiring, state: ForwardState, readouts: set[Node]) -> Iterator[Credit]:
         """Zero gradients for neuron parameters that Hebbian rules do not train; DDP expects one for every parameter."""
@@ -121,63 +122,96 @@ class Hebbian(LearningRule):
             if found:
                 yield Credit(node, derivatives=found)
 
-    def third_factor(self, error: Tensor, batch_axis: int | None) -> Tensor | None:
-        """What all hidden synapses are told of a sample beside their own state: (batch,), or None for nothing.
+    def third_factor(self, output: Tensor | None, error: Tensor, batch_axis: int | None) -> Tensor | None:
+        """What all hidden synapses receive of a sample beside their own state: (batch,), or None for nothing.
 
         Args:
+            output: (batch, outputs ...), of the circuit, if the rule saves rates.
             error: (batch, outputs ...), the derivative of each sample's own loss.
             batch_axis: of the output.
         """
         return None
 
     @abstractmethod
-    def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What a synapse gains for each unit of its input, and what it loses for each unit of its strength.
+    def change(self, layer: Layer, pre: Tensor, drive: Tensor, axis: int, third: Tensor | None) -> Tensor:
+        """What a synapse gains for each unit of its input.
 
         Args:
             layer: whose synapses learn.
+            pre: (batch, fan-in ...), what arrives at them.
             drive: (batch, units ...), what they delivered.
             axis: of the units.
             third: (batch, 1 ...), or None.
 
         Returns:
-            two tensors of the drive's shape: dw = eta (first * input - second * w) at every sample and position
+            of the drive's shape
         """
+
+    def decay(self, layer: Layer, post: Tensor, drive: Tensor) -> Tensor | None:
+        """What a synapse loses, as `Credit.decay` has it: by default `post * drive` of its own strength."""
+        return (post * drive).sum(layer.synapses.other_axes(drive))
 
 
 class Oja(Hebbian):
-    """Oja's rule: a Hebbian synapse that forgets, so that every unit finds the first principal component of its input.
+    """Oja's rule: Hebbian synapses that forget, so that a unit finds the first principal component of its input.
 
-        dw_j = eta y_j (x - y_j w_j),   y_j = w_j x
+        dw_j = eta / P y_j (x - y_j w_j),   y_j = w_j x,   P = |x|^2                   units="independent" (1982)
+        dw_j = eta / P y_j (x - sum_k y_k w_k)                                         units="symmetric" (1989)
+        dw_j = eta / P y_j (x - sum_(k <= j) y_k w_k)                                  units="sanger" (1989)
 
-    The weights of a unit come to length 1 along the eigenvector of <x x^T> with the largest eigenvalue. Units do not
-    know of each other: all units of a layer find the same component, up to the sign, and a network of such layers
-    keeps one number of its input. Take `SoftHebb` where units have to differ.
+    The weights of one unit come to length 1 along the eigenvector of <x x^T> with the largest eigenvalue. Units that
+    do not know of each other all find this same component. In the other two forms a unit learns from what the others
+    leave of the input: symmetric units come to span the first components, in any rotation, and Sanger's units find
+    one component each, in the order of their eigenvalues.
 
     Args:
+        units: see above. In a layer of one unit the three are the same.
         readout: whether the layers that the answer is read from learn by the delta rule instead.
 
     Shapes: y is the drive, (batch, units ...), whatever neurons follow. A unit with a bias finds the component of the
-    input with a constant 1 appended.
+    input with a constant 1 appended. P is the power that arrives at a unit (in a convolution, its mean over a sample's
+    positions). It makes the rate independent of the input's size: below about 1, weights do not grow without bound.
+    The components are those of inputs scaled to length 1, which are the input's own for a normal distribution.
 
-    Needs: hidden layers (or readout=False); inputs with mean zero, if the component should be the covariance's; and a
-    learning rate below about 1 / (the largest eigenvalue of <x x^T>), beyond which weights grow without bound. Uses
+    Needs: hidden layers (or readout=False); inputs with mean zero, if the component should be the covariance's. Uses
     nothing of the loss in hidden layers. What multiplies a loss (a weight, a GradScaler) multiplies the read-out's
-    update alone. Raises: CircuitError where no layer is hidden, or the input is to be taught.
+    update alone. Locality: with "symmetric" and "sanger" a synapse needs the weights of other units, or what these
+    predict of its own input, carried back to it. Raises: CircuitError where no layer is hidden, or the input is
+    to be taught.
 
-    Departs from the paper: the mean over the batch, and over the positions that share weights, in place of one sample.
+    Departs from the papers: the mean over the batch, and over the positions that share weights, in place of one sample;
+    the division by P.
 
-    Source: Oja, Journal of Mathematical Biology 15, 267-273 (1982).
+    Source: Oja, Journal of Mathematical Biology 15, 267-273 (1982); symmetric: Oja, International Journal of Neural
+    Systems 1, 61-68 (1989); Sanger, Neural Networks 2, 459-473 (1989).
     """
 
     name = "oja"
     title = "Oja's rule"
-    summary = "Hebbian synapses that forget: each unit finds its input's first principal component."
-    paper = "Oja 1982"
-    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.05})
+    summary = "Hebbian synapses that forget: the units of a layer find the principal components of their input."
+    paper = "Oja 1982, 1989; Sanger 1989"
 
-    def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
-        return drive, drive * drive
+    def __init__(self, *, units: str = "symmetric", readout: bool = True) -> None:
+        super().__init__(readout=readout)
+        check_choice("Oja", "units", units, ("independent", "symmetric", "sanger"))
+        self.units = units
+
+    def change(self, layer: Layer, pre: Tensor, drive: Tensor, axis: int, third: Tensor | None) -> Tensor:
+        synapses = layer.synapses
+        sample = tuple(range(-synapses.sample_axes, 0))
+        power = pre.to(drive.dtype).square().mean(sample, keepdim=True) * synapses.fan_in + (synapses.bias is not None)
+        return drive / power.clamp(min=torch.finfo(drive.dtype).tiny) + 0 * power  # an overflow has to be noticed
+
+    def decay(self, layer: Layer, post: Tensor, drive: Tensor) -> Tensor | None:
+        if self.units == "independent":
+            return super().decay(layer, post, drive)
+        others = layer.synapses.other_axes(drive)
+        shared: Tensor = torch.tensordot(post, drive, (others, others))
+        groups = getattr(layer.synapses, "groups", 1)
+        if groups > 1:
+            group = torch.arange(len(shared), device=shared.device) * groups // len(shared)
+            shared = shared * (group == group[:, None])
+        return shared.tril() if self.units == "sanger" else shared
 
 
 class SoftHebb(Hebbian):
@@ -245,7 +279,7 @@ class SoftHebb(Hebbian):
                 "use Oja, whose units are each on their own."
             )
 
-    def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
+    def change(self, layer: Layer, pre: Tensor, drive: Tensor, axis: int, third: Tensor | None) -> Tensor:
         y = torch.softmax(drive / self.temperature, axis)
         if self.anti_hebbian:
             winner = drive.argmax(axis, keepdim=True)
@@ -253,50 +287,91 @@ class SoftHebb(Hebbian):
         if self.norm_power:
             rate = (layer.synapses.lengths() - 1).abs().pow(self.norm_power)
             y = y * rate.view(-1, *[1] * (drive.dim() - 1 - axis))
-        return y, y * drive
+        return y
 
 
 class ThreeFactor(Hebbian):
-    """Three-factor learning: one number a sample, broadcast to all, decides what a Hebbian synapse makes of it.
+    """Three-factor learning (R-max): units explore by noise, and one number a sample tells all whether that was better.
 
-        dw_j = eta (M y_j x - |M| y_j^2 w_j),   y_j = w_j x,   M = r - q_s
+        u_j  = w_j x + noise xi_j,   xi_j of mean 0 and variance 1                      while the circuit trains
+        e_j  = (u_j - w_j x) x                                                          eligibility
+        dw_j = eta M e_j,   M = r - <r>                                                 third factor
 
-    M is the third factor, a neuromodulator that tells by how much the reward r exceeded what the chosen action s was
-    worth; y_j x is the eligibility, and Oja's decay keeps weights bounded. The read-out learns q by the same number.
-
-    M has mean zero where rewards are predicted well for each input, and a product of M and a Hebbian term then measures
-    their covariance, without the bias that a plain reward would bring (Fremaux et al. 2010). But these hidden units
-    answer without noise, and nothing explores but the choice at the output. So the rule follows no gradient of reward,
-    and is not to be expected to: what a single number lacks is the attention by which `BrainProp` says who was at it.
+    A synapse is eligible where its unit did other than its input asked for. The third factor, a neuromodulator,
+    reaches all synapses alike: by how much the reward r of the chosen action exceeded its running mean <r> over
+    backward passes. That makes the mean of M zero, without which learning is much noisier (Fremaux et al. 2010). To
+    first order in the noise, the mean of the update is noise^2 times the gradient of the mean reward. A single update
+    is mostly noise, the more units there are: `BrainProp`'s attention says which unit it was. The read-out learns the
+    value q of the actions by the delta rule.
 
     Args:
+        noise: standard deviation of the exploration, in units of the drive. Evaluation has none.
         readout: whether the layers that the answer is read from learn by the delta rule instead.
+        seed: of the noise.
 
-    Shapes: M is (batch,), y the drive, (batch, units ...).
+    Shapes: M is (batch,), u the drive, (batch, units ...). Where weights are shared, the mean over positions.
 
     Needs: hidden layers (or readout=False) whose drives have a batch axis; answers (batch, actions); a loss
-    that says what one choice was worth (`apical.losses.reward_prediction`). Raises: CircuitError where no layer is
-    hidden, where the input is to be taught, or when it is taught by a loss whose derivative lives on more than one unit
-    of a sample, such as cross-entropy. (Inside `torch.compile` only the shape is looked at.)
+    that says what one choice was worth (`apical.losses.reward_prediction`); small learning rates (see `recommended`).
+    Raises: CircuitError where no layer is hidden, where the input is to be taught, or when it is taught by a loss whose
+    derivative lives on more than one unit of a sample, such as cross-entropy. (Inside `torch.compile` only the shape is
+    looked at.)
 
-    Departs from the papers: they give the family dw = eta M H(pre, post), and leave H open. Oja's decay, by |M|, is
-    added here, since a plain product grows without bound; the eligibility lasts for one sample.
+    Departs from the paper: rates with uniform noise where the paper has Poisson spikes, whose eligibility is spikes
+    less their rate; one sample is one trial, so that no eligibility has to last. The reward is read off the output and
+    the loss' derivative, r = q_s + delta; a sample of delta = 0 teaches nothing.
 
-    Source: Fremaux and Gerstner, Frontiers in Neural Circuits 9, 85 (2016): the family; Fremaux, Sprekeler and
-    Gerstner, Journal of Neuroscience 30, 13326 (2010): why M should be a reward-prediction error.
+    Source: Fremaux, Sprekeler and Gerstner, Journal of Neuroscience 30, 13326 (2010): R-max; Fremaux and Gerstner,
+    Frontiers in Neural Circuits 9, 85 (2016): the family.
     """
 
     name = "three_factor"
     title = "Three-factor learning"
-    summary = "One number a sample, broadcast to all, gates Hebbian synapses that forget."
-    paper = "Fremaux & Gerstner 2016"
+    summary = "Units explore by noise; one number a sample, broadcast to all, says whether that was better than usual."
+    paper = "Fremaux et al. 2010; Fremaux & Gerstner 2016"
     needs = "hidden layers (or readout=False); answers (batch, actions); a loss that says what one choice was worth"
     learns_from = "reward_prediction"
-    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.05})
+    saves_rates = True
+    has_absolute_scale = True
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.3})
+    mean_reward: Tensor
 
-    def third_factor(self, error: Tensor, batch_axis: int | None) -> Tensor | None:
-        return reward_prediction_error(self, error, batch_axis)
+    def __init__(self, *, noise: float = 0.05, readout: bool = True, seed: int = 0) -> None:
+        super().__init__(readout=readout)
+        check_positive("ThreeFactor", noise=noise)
+        self.noise = noise
+        self.seed = seed
+        self.randomness = Randomness(seed)
+        self.register_buffer("mean_reward", torch.zeros(()))
 
-    def change(self, layer: Layer, drive: Tensor, axis: int, third: Tensor | None) -> tuple[Tensor, Tensor]:
+    def setup(self, wiring: Wiring) -> None:
+        super().setup(wiring)
+        self.mean_reward = wiring.layers[0].weight.new_zeros(())
+
+    def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+        if not self.training:
+            return super().forward(wiring, x, plan)
+        readouts = self._readouts(wiring)
+
+        def explore(layer: Layer, drive: Tensor) -> Tensor:
+            if layer in readouts or not drive.numel():
+                return drive
+            return torch.add(drive, self.randomness.noise(drive.shape, drive), alpha=self.noise)
+
+        return wiring.forward(x, plan, save_drives=True, save_rates=True, perturb=explore)
+
+    def third_factor(self, output: Tensor | None, error: Tensor, batch_axis: int | None) -> Tensor | None:
+        assert output is not None
+        delta = reward_prediction_error(self, error, batch_axis)
+        value = torch.where(error != 0, output.to(error.dtype), 0).sum(1)
+        third = torch.where(delta != 0, value + delta - self.mean_reward, 0)
+        if self.training and len(third):
+            self.mean_reward.add_(third.mean().to(self.mean_reward), alpha=_NEWEST)
+        return third
+
+    def change(self, layer: Layer, pre: Tensor, drive: Tensor, axis: int, third: Tensor | None) -> Tensor:
         assert third is not None
-        return third * drive, third.abs() * drive * drive
+        return third * (drive - layer.synapses.forward(pre.to(drive.dtype)))
+
+    def decay(self, layer: Layer, post: Tensor, drive: Tensor) -> Tensor | None:
+        return None

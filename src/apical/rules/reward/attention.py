@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
@@ -23,6 +24,7 @@ class AttentionGated(Sweep):
     """
 
     needs = "outputs (batch, actions); a loss of the reward of one chosen action"
+    transposed_limit = "for its own loss of one choice"
     needs_batch = True
 
     def __init__(self, *, feedback: Given = "tied", init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
@@ -33,6 +35,20 @@ class AttentionGated(Sweep):
         self.seed = seed
         # Attention is linear in the signal that arrives, so the scalar may be multiplied in at the output.
         self.take_pathway(feedback, init=init, scale=scale, seed=seed)
+
+    def setup(self, wiring: Wiring) -> None:
+        super().setup(wiring)
+        mixing = [
+            node.name for node in wiring.nodes if any(s.traits.replays and not s.traits.random for s in node.steps)
+        ]
+        if mixing:
+            warnings.warn(
+                f"{', '.join(mixing)}: batch norm mixes samples, so that this {type(self).__name__} is not the "
+                "reward-prediction error of a sample times its attention at the synapse: the error is multiplied in "
+                "at the output, as in BrainProp's released code. Use a norm of each sample, such as nn.GroupNorm, for "
+                "the local rule.",
+                stacklevel=2,
+            )
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
         surprise = reward_prediction_error(self, error, state.batch_axis(wiring.output))
@@ -68,9 +84,12 @@ class BrainProp(AttentionGated):
     it is taught by a loss whose derivative lives on more than one unit of a sample, such as cross-entropy, or by an
     answer of another shape. (Inside `torch.compile` only the shape is looked at.)
 
-    Departs from the paper: delta is multiplied in where attention begins and not at every synapse, which is the same,
-    since attention is linear in it, and suits norms that see the whole batch. The paper's networks have no biases;
-    here they learn where a network has them.
+    Warns: when it is built, of batch norm.
+
+    Departs from the paper: delta is multiplied in where attention begins and not at every synapse. That is the same,
+    since attention is linear in it, **except under batch norm**, whose derivative mixes samples: there a synapse learns
+    from the errors of other samples, too, as in the paper's released code, whose update is autograd's. The paper's
+    networks have no biases; here they learn where a network has them.
 
     Source: Pozzi, Bohte and Roelfsema, NeurIPS 2020 (Q-AGREL: arXiv 1811.01768).
     """

@@ -21,6 +21,8 @@ def arm(
         shared_loss: the loss of the comparison; None: that of the runs.
     """
     kind = rules.get(rule.name)
+    limit = rule.make().equals_backprop
+    equal = [f"equals backpropagation {limit}"] if limit and rule.name != "backprop" else []
     options = ", ".join(f"{key}={value}" for key, value in rule.options.items())
     return Arm(
         rule=rule.name,
@@ -33,7 +35,7 @@ def arm(
             loss=None if shared_loss in (None, config.loss) else config.loss,
             options=rule.options,
         ),
-        notes=list(notes),
+        notes=[*equal, *notes],
         runs=list(runs),
     )
 
