@@ -49,18 +49,22 @@ class Interneurons:
         return below
 
     def prediction(self, layer: Layer, pre: Tensor, mirror: Mirror, post: Tensor) -> Iterator[Credit]:
-        """Credit for the interneurons, dW^IP ~ [phi(u^I) - phi(v^I)] r^T, in its two parts.
+        """Credit for the synapses onto the interneurons, W^IP.
 
-        The teacher's effect on the mirrored pyramids (`post`) is used unscaled, as in the update of W. The
-        interneuron's own change is smaller by lambda_I; that small difference would let uncancelled feedback dominate
-        the error. The error of the prediction has a rate of its own.
+        Args:
+            layer: of the mirrored pyramids.
+            pre: the rate that arrives at them and at their mirror.
+            mirror: of the layer.
+            post: the teaching signal of the mirrored pyramids, which reciprocal interneurons share.
         """
         if layer not in self._weights:
             return
-        soma = mirror.soma
-        positions = self._positions(layer, soma)
-        corrected = self.rule.prediction_rate / (soma.samples * positions * (layer.synapses.fan_in + 1))
-        lesson = post - mirror.lag() * (corrected / mirror.mixing)
+        soma, rate = mirror.soma, self.rule.prediction_rate
+        if self.rule.interneurons == "learned":
+            lesson = mirror.error(taught=True) * (-rate / (soma.samples * soma.area.gain * mirror.mixing))
+        else:
+            synapses = self._positions(layer, soma) * (layer.synapses.fan_in + 1)
+            lesson = post - mirror.error(taught=False) * (rate / (soma.samples * synapses * mirror.mixing))
         yield Credit(layer, pre, lesson, synapses=self._weights.synapses(layer))
 
     def cancellation(

@@ -27,7 +27,7 @@ from apical.wiring import Wiring
 
 _CHOICES = {
     "dynamics": ("two_step", "steady_state"),
-    "interneurons": ("learned", "tied"),
+    "interneurons": ("learned", "reciprocal", "tied"),
 }
 
 
@@ -44,7 +44,8 @@ class DendriticMicrocircuit(LearningRule):
         output    : u_N = (1 - lambda_N) v^_N + lambda_N u_trgt
 
         dW_k  = eta_k [phi(u_k) - phi(v^_k)] r_(k-1)^T             eta_k = eta / (lambda_N prod (1 - lambda_I) lambda)
-        dW^IP ~ [phi(u^I) - phi(v^I)] r_k^T,   dW^PI ~ -vA phi(u^I)^T
+        dW^IP = eta^IP [phi(u^I) - phi(v^I)] r_k^T                 eta^IP = prediction_rate eta_(k+1) / lambda_I
+        dW^PI ~ -vA phi(u^I)^T
         dW^TD ~ [r_k - phi(W^TD phi(u_(k+1)))] phi(u_(k+1))^T
 
     In the self-predicting state, W^IP = W_(k+1) and W^PI = -W^TD, apical dendrites are silent without a teacher, and
@@ -60,14 +61,17 @@ class DendriticMicrocircuit(LearningRule):
             O(lambda_N lambda_k): the effect of the moving hidden layers on the output's prediction.
         feedback: W^TD, a pathway of `apical.feedback` by name or object, or "inverse" (learns to predict the rates
             below from those above).
-        interneurons: "learned" (W^IP and its bias learn by their own rule) or "tied" (always self-predicting: W^IP
-            is the forward weights, which costs nothing).
+        interneurons: "learned" (W^IP and its bias learn by the paper's rule, above), "reciprocal" (they have the
+            increments of W_(k+1), and correct without a teacher what they predict wrongly: another model, which
+            needs the change of each synapse of another area) or "tied" (always self-predicting: W^IP is the forward
+            weights, which costs nothing).
         init: of W^TD where it has weights of its own, as for feedback alignment; "weights" starts at a copy of the
             forward ones.
         scale: multiplies W^TD at the start, and is not divided out.
-        self_predicting: where learned interneurons start; otherwise W^IP (and W^PI, where it learns) is random.
-        prediction_rate: how much faster than W the interneurons correct what they predict wrongly without a teacher.
-        cancellation_rate: the same for W^PI; 0 keeps it where it is, as the paper does on MNIST.
+        self_predicting: where interneurons start; otherwise W^IP (and W^PI, where it learns) is random.
+        prediction_rate: multiplies the learning rate of learned interneurons; of reciprocal ones, the part that
+            corrects their prediction.
+        cancellation_rate: the learning rate of W^PI beside that of W; 0 keeps it, as the paper does on MNIST.
         inverse_rate: the same for W^TD where it is "inverse".
         leak: g_lk.
         basal: g_B.
@@ -96,11 +100,15 @@ class DendriticMicrocircuit(LearningRule):
     The shifts shrink by lambda (1 - lambda_I) = 0.24 with every layer, as the paper's do: in float32 ten layers are
     at the limit of what rounding leaves.
 
+    Learned interneurons follow the pyramids to first order in the teacher's shift, exactly where phi is linear: in the
+    self-predicting state with prediction_rate 1, dW^IP = dW. They have to predict better than that shift, or what they
+    lag behind drowns the error. Since eta^IP grows as the shifts shrink, their prediction is a stiff system: plain
+    descent on it is stable for eta < 2 lambda_N prod (1 - lambda_I) lambda / (phi' |r|^2) alone, a quarter of it with
+    every layer, and optimizers that rescale each parameter (Adam) move W^IP apart from W.
+
     Departs from the paper: learning rates are rescaled by the exact mixing factors, so that one suits this and
-    backpropagation; in two steps, r is the free rate; the teacher's part of W^IP's increment is that of W (its own
-    is the same to first order, and what interneurons lag behind drowns the error); the part that corrects its
-    prediction is divided by the number of its synapses, as are the increments of W^PI and W^TD, instead of by the
-    mixing factors. So random interneurons (self_predicting=False) want small steps until they have learned to predict.
+    backpropagation; in two steps, r is the free rate. The increments of W^PI and W^TD, and the correction by reciprocal
+    interneurons, are divided by the number of synapses instead of by the mixing factors.
 
     Source: Sacramento, Ponte Costa, Bengio and Senn, NeurIPS 2018, eqs. 1-9 and the section on MNIST.
     """
@@ -110,6 +118,7 @@ class DendriticMicrocircuit(LearningRule):
     summary = "Apical dendrites carry what interneurons fail to predict of the area above."
     paper = "Sacramento et al. 2018"
     needs = "any circuit (steady state: a chain); an optimizer over circuit.parameters() where interneurons learn"
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.1})
     observables: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "apical_potential": "vA of hidden layers' pyramids, in units of the drive: zero where all is predicted",
@@ -228,6 +237,9 @@ class DendriticMicrocircuit(LearningRule):
     def teaches_input(self) -> bool:
         return super().teaches_input and self.interneurons == "tied" and self.dynamics == "two_step"
 
+    def recommends(self) -> Mapping[str, float]:
+        return super().recommends() if self.interneurons == "learned" else self.pathway.recommended
+
     def setup(self, wiring: Wiring) -> None:
         areas = areas_of(wiring, self.output_mixing, self.apical_mixing, self.interneuron_mixing)
         if self.dynamics == "steady_state":
@@ -250,7 +262,7 @@ class DendriticMicrocircuit(LearningRule):
             return
         bias = layer.synapses.bias
         known = self.self_predicting
-        if self.interneurons == "learned":
+        if self.interneurons != "tied":
             name = f"{layer.name}/interneurons"
             start = weight.clone() if known else feedback_like(weight, "match", 1.0, self.seed, name)
             own = None if bias is None else bias.detach().clone() if known else torch.zeros_like(bias)
