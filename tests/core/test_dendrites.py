@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import warnings
 
 import numpy as np
@@ -480,6 +481,20 @@ def test_descent_on_learned_interneurons_has_a_largest_rate(factor, stable):
         optimizer.step()
     assert (lags[-1] < lags[0]) == stable
     assert lags[-1] / lags[0] == pytest.approx(abs(1 - 2 * factor) ** 9)
+
+
+def test_interneurons_that_lose_track_say_so_once_with_the_remedy():
+    """Descent at a rate that suits backpropagation is too fast for interneurons with several layers above them."""
+    circuit = apical.Circuit(chain(sizes=(8, 16, 16, 16, 16, 4)), DendriticMicrocircuit())
+    optimizer = torch.optim.SGD(circuit.parameters(), 0.1)
+    x, target = batch(16, sizes=(8, 16, 16, 16, 16, 4))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(64):
+            taught(circuit, x, target)
+            optimizer.step()
+    (told,) = [str(each.message) for each in caught]
+    assert re.match(r"\d: .* times .*learning rate.*interneurons='reciprocal' or 'tied'", told)
 
 
 def test_a_single_synapse_has_inhibition_that_is_a_number():

@@ -17,7 +17,7 @@ from apical.feedback.registry import Given
 from apical.feedback.weights import PerLayer
 from apical.layers import BackwardPass, BackwardPlan, Credit, ForwardState, Layer, NodeState
 from apical.options import check_choice, check_ranges
-from apical.rules.dendrites.interneurons import Interneurons
+from apical.rules.dendrites.interneurons import Interneurons, LagWatch
 from apical.rules.dendrites.inverse import Inverse, refuse_what_cannot_be_inverted
 from apical.rules.dendrites.somas import Area, Mirror, Soma, areas_of, precise
 from apical.rules.dendrites.steady_state import SteadyState, refuse_what_cannot_settle
@@ -90,7 +90,8 @@ class DendriticMicrocircuit(LearningRule):
     Needs: any circuit in two steps; learned interneurons need an optimizer over `circuit.parameters()`. The steady
     state needs a chain of synapses, activations and pooling. "inverse" needs layers whose rates arrive at the next
     one as they are. Raises: ConfigError on unknown or contradictory options; CircuitError on other circuits than these;
-    NonFiniteError where the steady state diverges. Warns: UnsettledWarning, once, where it has not settled.
+    NonFiniteError where the steady state diverges. Warns: UnsettledWarning, once, where it has not settled; once where
+    learned interneurons lag behind by more than the teacher's shift.
 
     Pooling, norms and junctions propagate signals by their own derivative. A layer with a norm (or a module without
     a closed form) before its activation responds linearly to its apical dendrite, and its mirror is tied. Under a
@@ -180,7 +181,7 @@ class DendriticMicrocircuit(LearningRule):
         self.inhibition = PerLayer()
         self._areas: dict[int, Area] = {}
         self._lowest: set[int] = set()
-        self.monitor = self._make_monitor()
+        self.monitor, self.lag_watch = self._make_monitor(), LagWatch()
 
     def _make_monitor(self) -> ConvergenceMonitor:
         return ConvergenceMonitor(
@@ -246,7 +247,7 @@ class DendriticMicrocircuit(LearningRule):
             refuse_what_cannot_settle(wiring, areas)
         if isinstance(self.pathway, Inverse):
             refuse_what_cannot_be_inverted(wiring, areas)
-        self.monitor = self._make_monitor()
+        self.monitor, self.lag_watch = self._make_monitor(), LagWatch()
         self._areas = areas
         self._lowest = {layer.index for layer in wiring.lowest()}
         super().setup(wiring)
@@ -282,6 +283,8 @@ class DendriticMicrocircuit(LearningRule):
         return y, state
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        if self.self_predicting and not torch.compiler.is_compiling():
+            self.lag_watch.begin_pass()
         if self.dynamics == "steady_state":
             yield from self._credit_settled(wiring, state, error)
             return
