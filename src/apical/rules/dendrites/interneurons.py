@@ -46,7 +46,7 @@ class LagWatch:
             self.looks, self._warned = False, True
             warnings.warn(
                 f"{layer.name}: the interneurons that mirror it lag behind by {lag / shift:.2g} times what the teacher "
-                "shifts it, and the error for the layers below drowns in that. Lower the learning rate (plain descent "
+                "shifts it, which hides the error from the layers below. Lower the learning rate (plain descent "
                 "follows best), or use interneurons='reciprocal' or 'tied'.",
                 stacklevel=2,
             )

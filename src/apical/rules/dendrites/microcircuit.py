@@ -103,7 +103,7 @@ class DendriticMicrocircuit(LearningRule):
 
     Learned interneurons follow the pyramids to first order in the teacher's shift, exactly where phi is linear: in the
     self-predicting state with prediction_rate 1, dW^IP = dW. They have to predict better than that shift, or what they
-    lag behind drowns the error. Since eta^IP grows as the shifts shrink, their prediction is a stiff system: plain
+    lag behind hides the error. Since eta^IP grows as the shifts shrink, their prediction is a stiff system: plain
     descent on it is stable for eta < 2 lambda_N prod (1 - lambda_I) lambda / (phi' |r|^2) alone, a quarter of it with
     every layer, and optimizers that rescale each parameter (Adam) move W^IP apart from W.
 
