@@ -1,6 +1,6 @@
 """Learning rules and their losses, broken on purpose."""
 
-from mutants.mutation import ATTENTION, BURSTS, EQUILIBRIUM, HEBBIAN, ORACLES, PATHWAYS, PREDICTIVE, Mutation
+from mutants.mutation import ATTENTION, BURSTS, DENDRITES, EQUILIBRIUM, HEBBIAN, ORACLES, PATHWAYS, PREDICTIVE, Mutation
 
 MUTATIONS = (
     Mutation(
@@ -187,5 +187,29 @@ MUTATIONS = (
         "                feedback = layer.weight.detach()\n",
         PATHWAYS,
         "in_its_limit",
+    ),
+    Mutation(
+        "learned interneurons copy the increments of the weights that they mirror",
+        "rules/dendrites/interneurons.py",
+        "            lesson = mirror.error(taught=True) * (-rate / (soma.samples * soma.area.gain * mirror.mixing))\n",
+        "            lesson = post\n",
+        DENDRITES,
+        "two_steps_in_loops",
+    ),
+    Mutation(
+        "the interneurons' learning rate lacks their mixing factor",
+        "rules/dendrites/interneurons.py",
+        "(soma.samples * soma.area.gain * mirror.mixing))",
+        "(soma.samples * soma.area.gain))",
+        DENDRITES,
+        "first_order",
+    ),
+    Mutation(
+        "interneurons that lose track say nothing",
+        "rules/dendrites/interneurons.py",
+        "        if 0 < shift < lag:\n",
+        "        if 0 > shift:\n",
+        DENDRITES,
+        "lose_track",
     ),
 )

@@ -233,7 +233,10 @@ _VARIANTS = [
     Row("agrel", {"feedback": "kolen_pollack"}),
     Row("soft_hebb", {"temperature": 0.2, "anti_hebbian": False, "norm_power": 0.0}),
     Row("dendritic_microcircuit", {"feedback": "tied", "interneurons": "tied", "teaching": 0.1}),
-    Row("dendritic_microcircuit", {"init": "weights", "cancellation_rate": 0.1, "prediction_rate": 0.5}),
+    Row(
+        "dendritic_microcircuit",
+        {"interneurons": "reciprocal", "init": "weights", "cancellation_rate": 0.1, "prediction_rate": 0.5},
+    ),
     Row("predictive_coding", {"rate": 0.2, "steps": 9, "momentum": 0.3}),
     Row("predictive_coding", {"variant": "zero_divergence", "feedback": "kolen_pollack"}),
     Row("predictive_coding", {"variant": "strict", "loss": "cross_entropy"}),

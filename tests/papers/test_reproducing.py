@@ -249,7 +249,7 @@ def test_reproduce_shows_the_papers_value_ours_and_the_verdict(small, no_process
 
 def test_reproduce_says_when_it_was_scaled_down(small, no_processes):
     shown = " ".join(run("reproduce", "small-wrong", "--epochs", "1", "--seeds", "1").stdout.split())
-    assert "small-wrong: not reproduced: " in shown
+    assert "small-wrong: inconclusive: " in shown
     assert "scaled down to 1 of 4 epochs, 1 of 2 seeds." in shown
     assert not ledger.MEASURED.exists()
 
@@ -257,7 +257,7 @@ def test_reproduce_says_when_it_was_scaled_down(small, no_processes):
 def test_reproduce_as_json(small, no_processes):
     found = json.loads(run("reproduce", "small-bp", "--seeds", "1", "--json").stdout)
     (claim,) = found
-    assert claim["verdict"] == "reproduced"
+    assert claim["verdict"] == "inconclusive"
     assert claim["measured"]["command"] == "apical reproduce small-bp --seeds 1"
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from apical.papers.expectations import Expectation
 from apical.papers.measurement import Measurement
 
-Outcome = Literal["reproduced", "not reproduced", "out of reach", "not measured"]
+Outcome = Literal["reproduced", "not reproduced", "inconclusive", "out of reach", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -172,4 +172,4 @@ class Claim:
             why += f"; stale: {measured.stale}, and {self.command} --record measures it again"
         if self.remark:
             why += f". {self.remark}"
-        return Verdict("reproduced" if holds else "not reproduced", why)
+        return Verdict("inconclusive" if smaller else "reproduced" if holds else "not reproduced", why)

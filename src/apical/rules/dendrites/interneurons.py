@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from apical.layers import Credit, Layer
@@ -13,6 +15,41 @@ from apical.rules.dendrites.somas import Area, Mirror, Soma
 
 if TYPE_CHECKING:
     from apical.rules.dendrites.microcircuit import DendriticMicrocircuit
+
+
+_FIRST_LOOK = 16  # backward pass
+
+
+class LagWatch:
+    """Warns once where learned interneurons lag behind their pyramids by more than the teacher shifts those.
+
+    It looks at the 16th backward pass, the 32nd, the 64th ...
+    """
+
+    def __init__(self) -> None:
+        self._passes = 0
+        self._warned = False
+        self.looks = False
+
+    def begin_pass(self) -> None:
+        """Count a backward pass."""
+        self._passes += 1
+        power_of_two = not self._passes & (self._passes - 1)
+        self.looks = power_of_two and self._passes >= _FIRST_LOOK and not self._warned
+
+    def check(self, layer: Layer, mirror: Mirror) -> None:
+        """Compare the lag of a layer's mirror with the shift of the layer."""
+        assert mirror.predicted is not None
+        soma = mirror.soma
+        lag, shift = float((soma.basal - mirror.predicted).norm()), float(soma.shift.norm())
+        if 0 < shift < lag:
+            self.looks, self._warned = False, True
+            warnings.warn(
+                f"{layer.name}: the interneurons that mirror it lag behind by {lag / shift:.2g} times what the teacher "
+                "shifts it, which hides the error from the layers below. Lower the learning rate (plain descent "
+                "follows best), or use interneurons='reciprocal' or 'tied'.",
+                stacklevel=2,
+            )
 
 
 class Interneurons:
@@ -49,18 +86,24 @@ class Interneurons:
         return below
 
     def prediction(self, layer: Layer, pre: Tensor, mirror: Mirror, post: Tensor) -> Iterator[Credit]:
-        """Credit for the interneurons, dW^IP ~ [phi(u^I) - phi(v^I)] r^T, in its two parts.
+        """Credit for the synapses onto the interneurons, W^IP.
 
-        The teacher's effect on the mirrored pyramids (`post`) is used unscaled, as in the update of W. The
-        interneuron's own change is smaller by lambda_I; that small difference would let uncancelled feedback dominate
-        the error. The error of the prediction has a rate of its own.
+        Args:
+            layer: of the mirrored pyramids.
+            pre: the rate that arrives at them and at their mirror.
+            mirror: of the layer.
+            post: the teaching signal of the mirrored pyramids, which reciprocal interneurons share.
         """
         if layer not in self._weights:
             return
-        soma = mirror.soma
-        positions = self._positions(layer, soma)
-        corrected = self.rule.prediction_rate / (soma.samples * positions * (layer.synapses.fan_in + 1))
-        lesson = post - mirror.lag() * (corrected / mirror.mixing)
+        soma, rate = mirror.soma, self.rule.prediction_rate
+        if self.rule.interneurons == "learned":
+            if self.rule.lag_watch.looks and not torch.compiler.is_compiling():
+                self.rule.lag_watch.check(layer, mirror)
+            lesson = mirror.error(taught=True) * (-rate / (soma.samples * soma.area.gain * mirror.mixing))
+        else:
+            synapses = self._positions(layer, soma) * (layer.synapses.fan_in + 1)
+            lesson = post - mirror.error(taught=False) * (rate / (soma.samples * synapses * mirror.mixing))
         yield Credit(layer, pre, lesson, synapses=self._weights.synapses(layer))
 
     def cancellation(

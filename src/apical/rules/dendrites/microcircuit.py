@@ -17,7 +17,7 @@ from apical.feedback.registry import Given
 from apical.feedback.weights import PerLayer
 from apical.layers import BackwardPass, BackwardPlan, Credit, ForwardState, Layer, NodeState
 from apical.options import check_choice, check_ranges
-from apical.rules.dendrites.interneurons import Interneurons
+from apical.rules.dendrites.interneurons import Interneurons, LagWatch
 from apical.rules.dendrites.inverse import Inverse, refuse_what_cannot_be_inverted
 from apical.rules.dendrites.somas import Area, Mirror, Soma, areas_of, precise
 from apical.rules.dendrites.steady_state import SteadyState, refuse_what_cannot_settle
@@ -27,7 +27,7 @@ from apical.wiring import Wiring
 
 _CHOICES = {
     "dynamics": ("two_step", "steady_state"),
-    "interneurons": ("learned", "tied"),
+    "interneurons": ("learned", "reciprocal", "tied"),
 }
 
 
@@ -44,7 +44,8 @@ class DendriticMicrocircuit(LearningRule):
         output    : u_N = (1 - lambda_N) v^_N + lambda_N u_trgt
 
         dW_k  = eta_k [phi(u_k) - phi(v^_k)] r_(k-1)^T             eta_k = eta / (lambda_N prod (1 - lambda_I) lambda)
-        dW^IP ~ [phi(u^I) - phi(v^I)] r_k^T,   dW^PI ~ -vA phi(u^I)^T
+        dW^IP = eta^IP [phi(u^I) - phi(v^I)] r_k^T                 eta^IP = prediction_rate eta_(k+1) / lambda_I
+        dW^PI ~ -vA phi(u^I)^T
         dW^TD ~ [r_k - phi(W^TD phi(u_(k+1)))] phi(u_(k+1))^T
 
     In the self-predicting state, W^IP = W_(k+1) and W^PI = -W^TD, apical dendrites are silent without a teacher, and
@@ -60,14 +61,17 @@ class DendriticMicrocircuit(LearningRule):
             O(lambda_N lambda_k): the effect of the moving hidden layers on the output's prediction.
         feedback: W^TD, a pathway of `apical.feedback` by name or object, or "inverse" (learns to predict the rates
             below from those above).
-        interneurons: "learned" (W^IP and its bias learn by their own rule) or "tied" (always self-predicting: W^IP
-            is the forward weights, which costs nothing).
+        interneurons: "learned" (W^IP and its bias learn by the paper's rule, above), "reciprocal" (they have the
+            increments of W_(k+1), and correct without a teacher what they predict wrongly: another model, which
+            needs the change of each synapse of another area) or "tied" (always self-predicting: W^IP is the forward
+            weights, which costs nothing).
         init: of W^TD where it has weights of its own, as for feedback alignment; "weights" starts at a copy of the
             forward ones.
         scale: multiplies W^TD at the start, and is not divided out.
-        self_predicting: where learned interneurons start; otherwise W^IP (and W^PI, where it learns) is random.
-        prediction_rate: how much faster than W the interneurons correct what they predict wrongly without a teacher.
-        cancellation_rate: the same for W^PI; 0 keeps it where it is, as the paper does on MNIST.
+        self_predicting: where interneurons start; otherwise W^IP (and W^PI, where it learns) is random.
+        prediction_rate: multiplies the learning rate of learned interneurons; of reciprocal ones, the part that
+            corrects their prediction.
+        cancellation_rate: the learning rate of W^PI beside that of W; 0 keeps it, as the paper does on MNIST.
         inverse_rate: the same for W^TD where it is "inverse".
         leak: g_lk.
         basal: g_B.
@@ -86,7 +90,8 @@ class DendriticMicrocircuit(LearningRule):
     Needs: any circuit in two steps; learned interneurons need an optimizer over `circuit.parameters()`. The steady
     state needs a chain of synapses, activations and pooling. "inverse" needs layers whose rates arrive at the next
     one as they are. Raises: ConfigError on unknown or contradictory options; CircuitError on other circuits than these;
-    NonFiniteError where the steady state diverges. Warns: UnsettledWarning, once, where it has not settled.
+    NonFiniteError where the steady state diverges. Warns: UnsettledWarning, once, where it has not settled; once where
+    learned interneurons lag behind by more than the teacher's shift.
 
     Pooling, norms and junctions propagate signals by their own derivative. A layer with a norm (or a module without
     a closed form) before its activation responds linearly to its apical dendrite, and its mirror is tied. Under a
@@ -96,11 +101,15 @@ class DendriticMicrocircuit(LearningRule):
     The shifts shrink by lambda (1 - lambda_I) = 0.24 with every layer, as the paper's do: in float32 ten layers are
     at the limit of what rounding leaves.
 
+    Learned interneurons follow the pyramids to first order in the teacher's shift, exactly where phi is linear: in the
+    self-predicting state with prediction_rate 1, dW^IP = dW. They have to predict better than that shift, or what they
+    lag behind hides the error. Since eta^IP grows as the shifts shrink, their prediction is a stiff system: plain
+    descent on it is stable for eta < 2 lambda_N prod (1 - lambda_I) lambda / (phi' |r|^2) alone, a quarter of it with
+    every layer, and optimizers that rescale each parameter (Adam) move W^IP apart from W.
+
     Departs from the paper: learning rates are rescaled by the exact mixing factors, so that one suits this and
-    backpropagation; in two steps, r is the free rate; the teacher's part of W^IP's increment is that of W (its own
-    is the same to first order, and what interneurons lag behind drowns the error); the part that corrects its
-    prediction is divided by the number of its synapses, as are the increments of W^PI and W^TD, instead of by the
-    mixing factors. So random interneurons (self_predicting=False) want small steps until they have learned to predict.
+    backpropagation; in two steps, r is the free rate. The increments of W^PI and W^TD, and the correction by reciprocal
+    interneurons, are divided by the number of synapses instead of by the mixing factors.
 
     Source: Sacramento, Ponte Costa, Bengio and Senn, NeurIPS 2018, eqs. 1-9 and the section on MNIST.
     """
@@ -111,6 +120,7 @@ class DendriticMicrocircuit(LearningRule):
     summary = "Apical dendrites carry what interneurons fail to predict of the area above."
     paper = "Sacramento et al. 2018"
     needs = "any circuit (steady state: a chain); an optimizer over circuit.parameters() where interneurons learn"
+    recommended: ClassVar[Mapping[str, float]] = MappingProxyType({"learning_rate_factor": 0.1})
     observables: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "apical_potential": "vA of hidden layers' pyramids, in units of the drive: zero where all is predicted",
@@ -172,7 +182,7 @@ class DendriticMicrocircuit(LearningRule):
         self.inhibition = PerLayer()
         self._areas: dict[int, Area] = {}
         self._lowest: set[int] = set()
-        self.monitor = self._make_monitor()
+        self.monitor, self.lag_watch = self._make_monitor(), LagWatch()
 
     def _make_monitor(self) -> ConvergenceMonitor:
         return ConvergenceMonitor(
@@ -229,13 +239,16 @@ class DendriticMicrocircuit(LearningRule):
     def teaches_input(self) -> bool:
         return super().teaches_input and self.interneurons == "tied" and self.dynamics == "two_step"
 
+    def recommends(self) -> Mapping[str, float]:
+        return super().recommends() if self.interneurons == "learned" else self.pathway.recommended
+
     def setup(self, wiring: Wiring) -> None:
         areas = areas_of(wiring, self.output_mixing, self.apical_mixing, self.interneuron_mixing)
         if self.dynamics == "steady_state":
             refuse_what_cannot_settle(wiring, areas)
         if isinstance(self.pathway, Inverse):
             refuse_what_cannot_be_inverted(wiring, areas)
-        self.monitor = self._make_monitor()
+        self.monitor, self.lag_watch = self._make_monitor(), LagWatch()
         self._areas = areas
         self._lowest = {layer.index for layer in wiring.lowest()}
         super().setup(wiring)
@@ -251,7 +264,7 @@ class DendriticMicrocircuit(LearningRule):
             return
         bias = layer.synapses.bias
         known = self.self_predicting
-        if self.interneurons == "learned":
+        if self.interneurons != "tied":
             name = f"{layer.name}/interneurons"
             start = weight.clone() if known else feedback_like(weight, "match", 1.0, self.seed, name)
             own = None if bias is None else bias.detach().clone() if known else torch.zeros_like(bias)
@@ -271,6 +284,8 @@ class DendriticMicrocircuit(LearningRule):
         return y, state
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
+        if self.self_predicting and not torch.compiler.is_compiling():
+            self.lag_watch.begin_pass()
         if self.dynamics == "steady_state":
             yield from self._credit_settled(wiring, state, error)
             return

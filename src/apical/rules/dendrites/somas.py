@@ -126,13 +126,15 @@ class Mirror:
         apart = soma.shift if self.predicted is None else soma.shift + (soma.basal - self.predicted)
         return apart * (1 - self.mixing)
 
-    def lag(self) -> Tensor:
-        """phi(u^I) - phi(v^I) without a teacher: what the prediction lacks."""
+    def error(self, *, taught: bool) -> Tensor:
+        """phi(u^I) - phi(v^I): what they fail to predict of the pyramids, with the teacher or without."""
         assert self.predicted is not None
         soma, area = self.soma, self.soma.area
         if area.activation is None:
-            return (soma.basal - self.predicted) * self.mixing
-        return area.fire(self.free.to(soma.dtype)) - area.fire(self.predicted.to(soma.dtype))
+            apart = soma.basal - self.predicted
+            return (apart + soma.shift if taught else apart) * self.mixing
+        rate = self.rate if taught else area.fire(self.free)
+        return (rate - area.fire(self.predicted)).to(soma.dtype)
 
 
 def _wide(tensor: Tensor) -> Tensor:
