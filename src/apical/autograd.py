@@ -22,7 +22,7 @@ class Learner(Protocol):
     """What the boundary needs of a circuit."""
 
     def rule_version(self) -> int:
-        """A number that changes with the circuit's rule."""
+        """A number that changes with the circuit's rule and the places of parameters."""
 
     def assign_gradients(
         self, state: ForwardState, error: Tensor, input_wanted: bool, parameters: Parameters
@@ -122,8 +122,8 @@ def _refuse_second_derivative(gradients: tuple[Tensor | None, ...]) -> tuple[Ten
 def _check_rule(circuit: Learner, version: int) -> None:
     if circuit.rule_version() != version:
         raise CircuitError(
-            "the circuit's rule was changed between this forward pass and its loss.backward(), and the new rule did "
-            "not save what it needs. Run the forward pass again."
+            "the circuit's rule was changed, or a weight parametrised or pruned, between this forward pass and its "
+            "loss.backward(), and what the backward pass needs was not saved. Run the forward pass again."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from apical.autograd import Parameters, connect
 from apical.errors import CircuitError, ConfigError
 from apical.finiteness import check_input, finite, name_the_layer, to_check
 from apical.layers import BackwardPlan, Credit, ForwardState, Layer
-from apical.layers.axes import Reduction, check_reduction, find_batch_axes, undisturbed
+from apical.layers.axes import Reduction, check_reduction, find_batch_axes
+from apical.layers.effective import EffectiveWeights
+from apical.layers.memory import undisturbed, warn_of_lasting_state
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
 from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch
@@ -98,6 +100,7 @@ class Circuit(nn.Module):
         self.wiring = Wiring(graph, batch_axis=batch_axis, reduction=reduction, teach_input=teach_input)
         self.training = model.training
         self._model_watch = ModelWatch(model)
+        self._may_remember = any(node.may_remember for node in self.wiring.nodes)
         self._rule_version = 0
         self.set_rule(rule)
         if example is not None:
@@ -130,6 +133,15 @@ class Circuit(nn.Module):
         if before is not None and before is not rule:
             before._attached = False  # type: ignore[assignment]
         self._modules["rule"] = rule
+        places = self._place_parameters()
+        self._acts_between_passes = rule.acts_between_passes()
+        self._feedback_watch = FeedbackWatch(type(rule).__name__) if places else None
+        self._scale_watch = ScaleWatch(type(rule).__name__) if rule.has_absolute_scale else None
+        return self
+
+    def _place_parameters(self) -> dict[str, int]:
+        """Find all parameters, those of the rule last; the indices of the rule's by their names."""
+        rule = self.rule
         self._rule_version += 1
         self._parameters_at = list(self.wiring.parameters)
         places = {}
@@ -138,13 +150,21 @@ class Circuit(nn.Module):
             places[name] = len(self._parameters_at)
             self._parameters_at.append((rule.get_submodule(owner), own))
         rule.index_parameters(places)
-        self._acts_between_passes = rule.acts_between_passes()
-        self._feedback_watch = FeedbackWatch(type(rule).__name__) if places else None
-        self._scale_watch = ScaleWatch(type(rule).__name__) if rule.has_absolute_scale else None
-        return self
+        return places
+
+    def _read_again(self) -> None:
+        """Read where the parameters are now: weights were parametrised or pruned, or the reverse."""
+        try:
+            same = self.wiring.adopt_parameters(trace(self.model, teach_input=self.wiring.teach_input))
+        except CircuitError:
+            same = False
+        if not same:
+            self._model_watch.refuse()
+        self._model_watch = ModelWatch(self.model)
+        self._place_parameters()
 
     def rule_version(self) -> int:
-        """A number that changes with the rule."""
+        """A number that changes with the rule and the places of parameters."""
         return self._rule_version
 
     def observe(self, observer: Observer) -> RemovableHandle:
@@ -179,6 +199,7 @@ class Circuit(nn.Module):
         Raises:
             CircuitError: a rate without a batch axis, and a rule that needs the samples of a batch.
         """
+        self._warn_of_lasting_state(x)
         wiring, everything = self.wiring, self.wiring.plan((True,) * len(self._parameters_at), False)
         axes = find_batch_axes(self.model, wiring.nodes, wiring.last_use, wiring.output, x, wiring.batch_axis)
         wiring.batch_axes[x.dim()] = axes
@@ -187,8 +208,13 @@ class Circuit(nn.Module):
         with undisturbed(self.model, x):
             y, state = wiring.forward(x.detach(), everything)
             state.batch_axes = axes
-            wiring.require_batch(state, type(self.rule).__name__)
+            wiring.require_batch(x, y, state, type(self.rule).__name__)
             self.rule.initialize_lazily(wiring, state, y)
+
+    def _warn_of_lasting_state(self, x: Tensor, compiling: bool = False) -> None:
+        if self._may_remember and x.numel() and not compiling:  # an empty batch shows nothing
+            self._may_remember = False
+            warn_of_lasting_state(self.model, x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output for an input: (batch, ...) to the shape of the model's output.
@@ -199,10 +225,12 @@ class Circuit(nn.Module):
         """
         compiling = torch.compiler.is_compiling()
         if not compiling:
-            self._model_watch.check()
+            if self._model_watch.check():
+                self._read_again()
             compat.refuse_batched_transforms()
         if not torch.is_grad_enabled():
             return self.rule.evaluate(self.model, x)
+        self.wiring.compute_weights()
         parameters = [module._parameters[name] for module, name in self._parameters_at]
         requires_grad = tuple([parameter is not None and parameter.requires_grad for parameter in parameters])
         input_wanted = x.requires_grad and self._input_wanted()
@@ -231,6 +259,7 @@ class Circuit(nn.Module):
         wiring = self.wiring
         if rule.has_uninitialized_state or (rule.needs_batch and not compiling and x.dim() not in wiring.batch_axes):
             self.initialize(x)
+        self._warn_of_lasting_state(x, compiling)
         source = x.detach() if x.requires_grad or compiling else x  # a compiler accepts no tensor twice
         if self.check_finite and not compiling:
             check_input(source)
@@ -239,9 +268,7 @@ class Circuit(nn.Module):
         y, state = rule.forward(wiring, source, plan)
         if rule.needs_batch:
             state.batch_axes = wiring.batch_axes_of(x, state)
-            if x.dim() not in wiring.with_batch:
-                wiring.require_batch(state, type(rule).__name__)
-                wiring.with_batch.add(x.dim())
+            wiring.require_batch(x, y, state, type(rule).__name__)
         if rule.saves_rates or rule.saves_drives:
             y = y.clone()  # users may modify the output in place, and the saved one must stay
         return y, state
@@ -318,13 +345,20 @@ class Circuit(nn.Module):
             if check and not (propagates and needs_signal[credit.layer.sources[0]]):  # NaN propagates down to there
                 signals += to_check(credit, updates)
             del credit, updates  # releases their memory
-        if increments:
-            _share(gradients, increments)
+        for feedback, index in increments.items():
+            gradients[feedback] = self._increment(index, gradients[index])
         to_input = state.input_signal if input_wanted else None
         signals += [] if to_input is None else [to_input]
         if check and not finite(*signals):
             name_the_layer(self.wiring, rule, self._parameters_at, state.source, error)
         return to_input, gradients
+
+    def _increment(self, index: int, update: Tensor | None) -> Tensor | None:
+        """The update of reciprocal feedback: that of the weight at this index, as far as the weight can follow it."""
+        holder = self._parameters_at[index][0]
+        if update is None:
+            return None
+        return holder.realised(update) if isinstance(holder, EffectiveWeights) else update.clone()
 
     def _show(self, credit: Credit) -> None:
         if credit.post is not None and credit.synapses is None:
@@ -337,13 +371,6 @@ class Circuit(nn.Module):
             torch.zeros_like(parameter) if wanted and parameter is not None else None
             for parameter, wanted in zip(parameters, state.plan.requires_grad, strict=True)
         ]
-
-
-def _share(gradients: list[Tensor | None], increments: Mapping[int, int]) -> None:
-    """Give each feedback weight a copy of the increment of the weight that it learns with."""
-    for feedback, index in increments.items():
-        increment = gradients[index]
-        gradients[feedback] = None if increment is None else increment.clone()
 
 
 def _times(tensor: Tensor | None, factor: float) -> Tensor | None:

@@ -9,6 +9,7 @@ from itertools import chain, repeat
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from apical.errors import CircuitError
 
@@ -22,7 +23,8 @@ class ModelWatch:
 
     It compares identities of modules, their type (parametrising a module changes it), overridden methods, the names of
     their parameters (pruning renames them) and hooks. It does not compare the parameters' identities, which change
-    under `torch.func.functional_call` and sharding.
+    under `torch.func.functional_call` and sharding. Where only the way has changed in which weights are kept, the model
+    is read again; a model of other modules is refused.
 
     Args:
         model: as it was read.
@@ -40,6 +42,7 @@ class ModelWatch:
         self._convolutions = [module.__dict__ for module in self._modules if hasattr(module, "_conv_forward")]
         self._known_children = [dict(children) for children in self._children]
         self._names, self._types, self._forwards = self._read()
+        self._known_structure = self._structure()
         self._hooked = sum(map(len, self._hooks))
 
     def _read(self) -> tuple[list[str], list[type], list[Any]]:
@@ -52,14 +55,28 @@ class ModelWatch:
             ],
         )
 
-    def check(self) -> None:
-        """Refuse a changed model, and warn once of hooks registered since.
+    def _structure(self) -> list[Any]:
+        """The types of the modules, their parts and their overridden methods, parametrisations left out."""
+        return [
+            (
+                type(module).__bases__[0] if is_parametrized(module) else type(module),
+                [child for name, child in module._modules.items() if name != "parametrizations"],
+                [vars(module).get(name) for name in ("forward", "_conv_forward")],
+            )
+            for module, path in zip(self._modules, self._paths, strict=True)
+            if "parametrizations" not in path.split(".")
+        ]
+
+    def check(self) -> bool:
+        """Whether parameters are kept in another way than before; warns once of hooks registered since.
 
         Raises:
-            CircuitError: a module was exchanged, parametrised, pruned or given another `forward`.
+            CircuitError: a module was exchanged or given another `forward`.
         """
         if self._children != self._known_children or self._read() != (self._names, self._types, self._forwards):
-            self._refuse()
+            if self._structure() != self._known_structure:
+                self.refuse()
+            return True
         if any(self._hooks) and sum(map(len, self._hooks)) > self._hooked:
             self._hooked = sum(map(len, self._hooks))
             warnings.warn(
@@ -68,8 +85,10 @@ class ModelWatch:
                 "on the circuit.",
                 stacklevel=4,
             )
+        return False
 
-    def _refuse(self) -> NoReturn:
+    def refuse(self) -> NoReturn:
+        """Raise the error that names the first change."""
         names, types, _ = self._read()
         changed = [
             (module, f"its class was {old.__name__} (parametrised?)")

@@ -16,6 +16,7 @@ from apical.errors import CircuitError
 from apical.layers import Junction, Layer, Node, passes
 from apical.layers.axes import BatchAxes, Reduction, divisor
 from apical.layers.credit import Credit
+from apical.layers.effective import EffectiveWeights
 from apical.layers.nodes import Perturbation
 from apical.layers.passes import BackwardPass, BackwardPlan, DefaultSignal, ForwardState, Message
 from apical.tracing import ModelGraph
@@ -34,8 +35,9 @@ class Wiring:
         batch_axis: of the input.
         reduction: how the loss reduces a batch.
         teach_input: whether signals are sent to the input, too.
+        parameters: where each of the model's parameters is: the module, and the name there.
+        effective: the weights that the model computes from other tensors.
         batch_axes: for inputs of so many axes, the batch axis of every value.
-        with_batch: the numbers of axes of inputs for which every rate is known to have a batch axis.
     """
 
     def __init__(
@@ -45,19 +47,43 @@ class Wiring:
         self.layers = [node for node in graph.nodes if isinstance(node, Layer)]
         self.output = graph.output
         self.last_use = graph.last_use
-        self.parameters = graph.parameters
         self.batch_axis = batch_axis
         self.reduction = reduction
         self.teach_input = teach_input
-        self._own_indices = [node.own_indices for node in graph.nodes]
-        self._plans: dict[tuple[tuple[bool, ...], bool], BackwardPlan] = {}
+        self._place_parameters(graph)
         self.batch_axes: dict[int, BatchAxes] = {}
-        self.with_batch: set[int] = set()
+        self._with_batch: set[int] = set()
         self.observers: OrderedDict[int, Observer] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         # Observers of a circuit do not observe its copies, and need not be picklable.
         return {**self.__dict__, "observers": OrderedDict()}
+
+    # Parameters
+
+    def _place_parameters(self, graph: ModelGraph) -> None:
+        self.parameters = graph.parameters
+        self._own_indices = [node.own_indices for node in self.nodes]
+        self._plans: dict[tuple[tuple[bool, ...], bool], BackwardPlan] = {}
+        holders = [layer.synapses.holder for layer in self.layers]
+        self.effective = [holder for holder in holders if isinstance(holder, EffectiveWeights)]
+
+    def adopt_parameters(self, graph: ModelGraph) -> bool:
+        """Take the parameters' places from the same model, read again; False where it has become another network."""
+        if graph.output != self.output or len(graph.nodes) != len(self.nodes):
+            return False
+        pairs = list(zip(self.nodes, graph.nodes, strict=True))
+        if not all(own.is_like(other) for own, other in pairs):
+            return False
+        for own, other in pairs:
+            own.adopt_parameters(other)
+        self._place_parameters(graph)
+        return True
+
+    def compute_weights(self) -> None:
+        """Compute the weights that the model computes from other tensors, once for each forward pass."""
+        for holder in self.effective:
+            holder.compute()
 
     # Passes
 
@@ -146,13 +172,21 @@ class Wiring:
                 )
         return (0,) * (len(self.nodes) + 1)
 
-    def require_batch(self, state: ForwardState, rule: str) -> None:
+    def require_batch(self, x: Tensor, y: Tensor, state: ForwardState, rule: str) -> None:
         """Refuse rates without a batch axis.
 
         Raises:
             CircuitError: the rule needs to know the samples of a batch, and the rate of a layer, of a junction that
-                learns, or the output does not show them.
+                learns, or the output does not show them, or the output of this batch has lost the axis.
         """
+        axis, own = state.batch_axis(self.output), self.batch_axis
+        if axis is not None and y.shape[axis : axis + 1] != x.shape[own : own + 1]:
+            raise CircuitError(
+                f"{self.nodes[self.output - 1].name}: axis {axis} of the output holds the batch, and for the input "
+                f"{tuple(x.shape)} the output is {tuple(y.shape)}. Name the axis that is removed (squeeze(-1))."
+            )
+        if x.dim() in self._with_batch:
+            return
         for node in self.nodes:
             matters = isinstance(node, Layer) or node.own_indices or node.index + 1 == self.output
             if matters and node.reachable and state.batch_axis(node.index + 1) is None:
@@ -162,6 +196,7 @@ class Wiring:
                     "(x.unsqueeze(0)); pass Circuit(..., batch_axis=) where the batch is another axis; return one "
                     "output for each sample and reduce in the loss."
                 )
+        self._with_batch.add(x.dim())
 
     # Structure
 

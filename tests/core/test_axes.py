@@ -189,6 +189,7 @@ class Remembering(nn.Module):
         return torch.tanh(self.memories["v"])
 
 
+@pytest.mark.filterwarnings("ignore:.*lasts from one forward pass to the next")
 def test_finding_the_batch_axis_leaves_the_modules_as_they_were():
     log: list[int] = []
     neuron = Remembering(log)

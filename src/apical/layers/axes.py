@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from apical.errors import ConfigError
+from apical.layers.memory import undisturbed
 from apical.layers.nodes import Layer, Node
 from apical.layers.passes import BackwardPlan, ForwardState, forward
 
 Reduction = str | float | Callable[[Tensor], float]
 """How a loss reduces a batch: "mean", "sum", the divisor of a sample's part, or a function of dL/dy that returns it."""
-
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 BatchAxes = tuple[int | None, ...]
 """For every value of a circuit the axis of its rate that holds the batch, or None where it has none."""
@@ -132,34 +129,3 @@ def _axes_by_size(nodes: Sequence[Node], state: ForwardState, x: Tensor, batch_a
         places = [place for place, size in enumerate(state[node].shape) if size == x.shape[batch_axis]]
         found.append(batch_axis if places == [batch_axis] else None)
     return tuple(found)
-
-
-@contextmanager
-def undisturbed(model: nn.Module, x: Tensor) -> Iterator[None]:
-    """Restore the model's buffers, its modules' own attributes and the random state on leaving; compute without
-    gradients.
-
-    Modules may keep state in attributes, such as the membrane potential of a spiking neuron.
-    """
-    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
-    containers = [
-        (value, copy.copy(value))
-        for _, kept in attributes
-        for name, value in kept.items()
-        if name not in _OF_EVERY_MODULE and isinstance(value, dict | list | set)
-    ]
-    devices = [x.device.index or 0] if x.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            for buffer, before in buffers.items():
-                buffer.copy_(before)
-            for module, kept in attributes:
-                for name in vars(module).keys() - kept.keys():
-                    del vars(module)[name]
-                vars(module).update(kept)
-            for container, content in containers:  # in place, since others may hold them
-                container.clear()
-                container.extend(content) if isinstance(container, list) else container.update(content)

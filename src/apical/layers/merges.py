@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apical.layers.steps import Saved, local_derivative, local_graph
+from apical.layers.steps import Saved, is_own, local_derivative, local_graph
 
 
 class Merge(ABC):
@@ -18,10 +18,12 @@ class Merge(ABC):
     Attributes:
         name: of the operation.
         holomorphic: whether it accepts complex rates, and `backward` complex signals.
+        may_remember: whether a module of the user's own computes it, which may keep state.
     """
 
     name: str
     holomorphic = False
+    may_remember = False
 
     @abstractmethod
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
@@ -111,6 +113,7 @@ class Function(Merge):
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.function = function
         self.name = name
+        self.may_remember = is_own(getattr(function, "target", None))
 
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
         output, graph = local_graph(self.function, arriving)

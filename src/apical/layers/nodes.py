@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from apical.layers.merges import Merge
-from apical.layers.steps import Saved, Step
+from apical.layers.steps import LocalGraph, Saved, Step, is_own
 from apical.layers.synapses import Synapses
 
 Derivatives = dict[int, Tensor]
@@ -114,6 +114,22 @@ class Node:
         self.parameter_indices.append(indices)
         self._backward_steps.insert(0, (step, indices))
 
+    def is_like(self, other: Node) -> bool:
+        """Whether a node of the same model, read again, is the same but for the places of parameters."""
+        return (type(self), self.name, self.sources) == (type(other), other.name, other.sources) and [
+            (type(step), repr(step), step.parameters) for step in self.steps
+        ] == [(type(step), repr(step), step.parameters) for step in other.steps]
+
+    def adopt_parameters(self, other: Node) -> None:
+        """Take the places of parameters from the same node, read again."""
+        self.parameter_indices = other.parameter_indices
+        self._backward_steps = list(zip(self.steps, other.parameter_indices, strict=True))[::-1]
+
+    @property
+    def may_remember(self) -> bool:
+        """Whether a module of the user's own computes the rate, which may keep state."""
+        return any(isinstance(step, LocalGraph) and is_own(step.module) for step in self.steps)
+
     @property
     def neuron_indices(self) -> tuple[int, ...]:
         """The indices of the parameters of the node's neurons."""
@@ -175,6 +191,18 @@ class Layer(Node):
         super().__init__(index, name, (source,))
         self.synapses = synapses
 
+    def is_like(self, other: Node) -> bool:
+        if not (isinstance(other, Layer) and super().is_like(other)):
+            return False
+        own, new = self.synapses, other.synapses
+        return own.module is new.module and (own.bias_index is None) == (new.bias_index is None)
+
+    def adopt_parameters(self, other: Node) -> None:
+        super().adopt_parameters(other)
+        assert isinstance(other, Layer)
+        own, new = self.synapses, other.synapses
+        own.holder, own.weight_index, own.bias_index = new.holder, new.weight_index, new.bias_index
+
     @property
     def own_indices(self) -> tuple[int, ...]:
         own = (self.synapses.weight_index, self.synapses.bias_index)
@@ -209,6 +237,10 @@ class Junction(Node):
     def __init__(self, index: int, name: str, sources: tuple[int, ...], merge: Merge) -> None:
         super().__init__(index, name, sources)
         self.merge = merge
+
+    @property
+    def may_remember(self) -> bool:
+        return self.merge.may_remember or super().may_remember
 
     def forward(self, arriving: Sequence[Tensor], save_rate: bool) -> tuple[Tensor, NodeState]:
         """The junction's rate, and its state."""

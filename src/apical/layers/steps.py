@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from apical.errors import CircuitError
+from apical.layers.effective import computes_weights
 from apical.layers.traits import UNKNOWN, Traits
 
 Saved = tuple[Any, ...]
@@ -130,7 +131,7 @@ def closed_form(*modules: type[nn.Module]) -> Callable[[_Maker], _Maker]:
 def closed_form_of(module: nn.Module) -> Step | None:
     """The closed form of a module, or None where there is none."""
     maker = None if "forward" in vars(module) else _CLOSED_FORMS.get(type(module))
-    return None if maker is None else maker(module)
+    return None if maker is None or computes_weights(module) else maker(module)
 
 
 def known_closed_forms() -> list[type[nn.Module]]:
@@ -184,6 +185,11 @@ def local_derivative(graph: _Graph, grad: Tensor, parameters: Sequence[Tensor]) 
     real = [tensor for tensor in wanted if tensor.requires_grad]
     found = iter(torch.autograd.grad([graph.edge], real, grad, retain_graph=True, allow_unused=True))
     return tuple([next(found) if tensor.requires_grad else None for tensor in wanted])
+
+
+def is_own(module: Any) -> bool:
+    """Whether a module is the user's own and not one of PyTorch's."""
+    return isinstance(module, nn.Module) and not module.__module__.startswith("torch.nn")
 
 
 class LocalGraph(Step):

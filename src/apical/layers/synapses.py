@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apical.errors import CircuitError
+from apical.layers.effective import EffectiveWeights, is_plain
 
 aten = torch.ops.aten
 
@@ -35,7 +35,8 @@ class Synapses(ABC):
         name: its path in the model.
 
     Attributes:
-        holder: the module that holds the weights: `module`, or a rule for weights of its own (see `like`).
+        holder: holds the weights: `module`, `EffectiveWeights` where the module computes them, or a rule for weights of
+            its own (see `like`).
         weight_name: the weight's name in the holder.
         bias_name: the bias' name in the holder, or None.
         weight_index: index of the weight among the circuit's parameters; None if it is not learned.
@@ -50,19 +51,13 @@ class Synapses(ABC):
     sample_axes: ClassVar[int] = 1
 
     def __init__(self, module: nn.Module, name: str) -> None:
-        self.module = self.holder = module
+        self.module = module
+        self.holder = module if is_plain(module) else EffectiveWeights(module, name)
         self.name = name
         self.weight_name = "weight"
         self.bias_name: str | None = "bias"
         self.weight_index: int | None = None
         self.bias_index: int | None = None
-        for own in ("weight", "bias"):
-            if own not in module._parameters:
-                raise CircuitError(
-                    f"{name} ({type(module).__name__}): its {own} is computed from other tensors (parametrised, "
-                    "pruned or weight-normalised), so a local update of it has nowhere to go. Make it plain first, "
-                    "e.g. with torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove."
-                )
 
     def like(self, holder: nn.Module, weight_name: str, bias_name: str | None = None) -> Self:
         """Synapses that connect in the same way, with the weights of another module."""
@@ -199,6 +194,11 @@ def replaced_methods(module: nn.Module) -> set[str]:
     return {
         name for name, value in vars(module).items() if callable(value) and callable(getattr(type(module), name, None))
     }
+
+
+def known_modules() -> list[type[nn.Module]]:
+    """The modules that are known as synapses."""
+    return list(_KINDS)
 
 
 def known_kinds() -> list[str]:

@@ -53,10 +53,12 @@ def angle(a: Tensor, b: Tensor) -> float:
 
 
 def _weight_updates(twin: Circuit, x: Tensor, y: Tensor, loss: Loss) -> dict[str, Tensor]:
-    layers = {layer.name: layer.weight for layer in twin.layers if layer.weight.requires_grad}
     devices = [x.device.index or 0] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        found = torch.autograd.grad(loss(twin(x), y), list(layers.values()), allow_unused=True)
+        value = loss(twin(x), y)
+        # Weights that are parametrised exist from the forward pass on.
+        layers = {layer.name: layer.weight for layer in twin.layers if layer.weight.requires_grad}
+        found = torch.autograd.grad(value, list(layers.values()), allow_unused=True)
     return {
         name: torch.zeros_like(weight) if update is None else update
         for (name, weight), update in zip(layers.items(), found, strict=True)

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from apical.errors import CircuitError
-from apical.functions import ByMode
+from apical.functions import ByMode, is_size, works_in_place
 from apical.layers import kind_of
+from apical.layers.memory import undisturbed
 from apical.tracing.refusals import REMEDIES
 
+NUMBERS = ("item", "tolist", "numpy")
+"""The methods that read numbers off a tensor."""
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -26,6 +29,9 @@ class _Tracer(fx.Tracer):
         node.meta["no_grad"] = not torch.is_grad_enabled()
         return node
 
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        raise _DecisionError("shape" if is_size(obj.node) else "values")
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, _CONTAINERS):
             return False
@@ -35,6 +41,13 @@ class _Tracer(fx.Tracer):
         return not any(kind_of(inner) for inner in m.modules()) and not any(
             isinstance(inner, known) for inner in m.modules() for known, _ in REMEDIES
         )
+
+
+class _InnerTracer(_Tracer):
+    """Traces a module whose inside is its own business to a circuit."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name != "model" and super().is_leaf_module(m, module_qualified_name)
 
 
 class Root(nn.Module):
@@ -76,6 +89,7 @@ def read_graph(model: nn.Module) -> tuple[Root, fx.Graph]:
             owner = root.get_submodule(path)
             node.args = _by_mode(node.args, other.args, others, owner)
             node.kwargs = _by_mode(node.kwargs, other.kwargs, others, owner)
+        _detach_under_no_grad(training)
     except _OtherOperationsError:
         raise CircuitError(
             f"{type(model).__name__}: it performs other operations in training than in evaluation, and a "
@@ -87,22 +101,81 @@ def read_graph(model: nn.Module) -> tuple[Root, fx.Graph]:
 
 def _trace_modes(model: nn.Module) -> list[tuple[Root, fx.Graph]]:
     """The graphs in evaluation, in training, and in training again; the model's modes stay."""
-    before = {module: module.training for module in model.modules()}
     traced = []
-    try:
+    with undisturbed(model, next(model.parameters(), torch.empty(0))):
         for mode in (False, True, True):
-            for module in before:
+            for module in model.modules():
                 module.training = mode
             root = Root(model)
             traced.append((root, _trace_once(root)))
-    finally:
-        for module, mode in before.items():
-            module.training = mode
+        assigned = [
+            (path or type(model).__name__, name)
+            for path, module in model.named_modules()
+            for name, value in (*vars(module).items(), *module._buffers.items())
+            if isinstance(value, fx.Proxy)
+        ]
+    if assigned and str(traced[1][1]) != str(traced[2][1]):
+        path, name = assigned[0]
+        raise CircuitError(
+            f"{path}: its forward assigns self.{name} and reads it in the next forward pass, and a circuit, which has "
+            "one fixed list of operations, would read what it was when the circuit was built. Move the state and what "
+            "updates it into a module of its own without synapses."
+        )
     return traced
+
+
+class _DecisionError(Exception):
+    """The forward decides by a tensor's shape or by its values."""
 
 
 class _OtherOperationsError(Exception):
     """Training and evaluation differ in more than a plain value."""
+
+
+def _detach_under_no_grad(graph: fx.Graph) -> None:
+    """Detach the output of every operation that is called under `torch.no_grad`."""
+    for node in list(graph.nodes):
+        first = node.args[0] if node.args else None
+        overwrites = node.op in ("call_function", "call_method") and works_in_place(node, None)
+        if overwrites and (node.meta["no_grad"] or (isinstance(first, fx.Node) and first.op == "get_attr")):
+            raise CircuitError(
+                f"{node.name}: it overwrites {str(getattr(first, 'target', first)).removeprefix('model.')} in place, a "
+                "buffer or a tensor under torch.no_grad(), which a circuit cannot replay. Compute a new tensor, or "
+                "move it into a module of its own without synapses."
+            )
+        if node.meta["no_grad"] and node.op.startswith("call_") and not is_size(node):
+            with graph.inserting_after(node):
+                cut = graph.call_method("detach", (node,))
+            cut.meta["no_grad"] = False
+            node.replace_all_uses_with(cut, lambda user, cut=cut: user is not cut)
+
+
+def refuse_other_outputs(path: str, module: nn.Module) -> None:
+    """Refuse a module whose output is not one tensor, where `torch.fx` can see it.
+
+    Raises:
+        CircuitError: it returns a tuple, a list, a dict or a number.
+    """
+    own = not module.__module__.startswith("torch.nn")
+    found: Any = _output_of(module) if own else () if getattr(module, "return_indices", False) else None
+    if isinstance(found, fx.Node) and found.target in NUMBERS:
+        found = 0.0
+    kind = next((kind.__name__ for kind in (tuple, list, dict, float, int) if isinstance(found, kind)), None)
+    if kind is not None:
+        raise CircuitError(
+            f"{path} ({type(module).__name__}): it returns a {kind}, and what serves a layer or a junction returns one "
+            "tensor. Return the one that is used."
+        )
+
+
+def _output_of(module: nn.Module) -> Any:
+    """A module's output as `torch.fx` sees it, or None where its forward cannot be traced."""
+    try:
+        with undisturbed(module, torch.empty(0)), torch.enable_grad(), _functions_as_calls():
+            graph = _InnerTracer().trace(Root(module))
+    except Exception:  # whatever the module's own code raises when it meets a proxy
+        return None
+    return next(node.args[0] for node in graph.nodes if node.op == "output")
 
 
 def _same(some: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
@@ -178,9 +251,16 @@ def _trace_once(root: Root) -> fx.Graph:
     try:
         with torch.enable_grad(), _functions_as_calls():
             return _Tracer().trace(root)
+    except _DecisionError as error:
+        raise CircuitError(
+            f"{type(root.model).__name__}: its forward decides (if, while, assert, bool) by the {error} of a tensor, "
+            "and a circuit has one fixed list of operations. Decide in __init__, or move the decision into a module of "
+            "its own without synapses, which is taken as it is."
+        ) from None
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
         raise CircuitError(
             f"{type(root.model).__name__}: torch.fx cannot trace its forward ({type(error).__name__}: {error}). "
-            "A circuit needs one fixed list of operations: control flow that depends on values cannot be read. "
-            "Move the decision out of forward, or into a module of its own without synapses, which is taken as it is."
+            "A circuit needs one fixed list of operations on tensors: numbers read off a tensor (float, len, numpy), "
+            "loops over one and decisions by its values cannot be read. Compute with tensors, or move this part into a "
+            "module of its own without synapses, which is taken as it is."
         ) from error

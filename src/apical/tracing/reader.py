@@ -40,7 +40,8 @@ from apical.layers.norms import Norm
 from apical.layers.probing import traits_of, traits_of_function
 from apical.layers.shapes import ChannelDropout, Dropout
 from apical.layers.traits import UNKNOWN, stated
-from apical.tracing.graph import Root
+from apical.tracing.graph import NUMBERS, Root, refuse_other_outputs
+from apical.tracing.refusals import refuse_empty_synapses
 
 
 @dataclass
@@ -187,12 +188,13 @@ class Reader:
 
     def _operation(self, node: fx.Node) -> None:
         module = self._module(node)
-        if node.meta["no_grad"]:
+        if node.target in NUMBERS:
             raise CircuitError(
-                f"{self._named(node)}: it is called under torch.no_grad(), which a circuit cannot see while it "
-                "answers. Freeze its parameters with requires_grad_(False), or detach its answer."
+                f"{self._named(node)}: it reads numbers off a tensor, and no signal comes back from them. Compute with "
+                "the tensor, or move this into a module of its own without synapses."
             )
         if module is not None:
+            refuse_other_outputs(self._path(node.target), module)
             self._refuse_reuse(module, self._path(node.target))
         direct, read_off = self._arriving(node)
         if not direct and not read_off:
@@ -206,15 +208,10 @@ class Reader:
                 raise CircuitError(
                     f"{self._path(node.target)} ({type(module).__name__}): synapses take one tensor and nothing else."
                 )
-            layer = Layer(
-                len(self.nodes),
-                self._path(node.target),
-                self.values[direct[0]],
-                kind(module, self._path(node.target)),
-            )
-            layer.synapses.weight_index = self.index_of[module._parameters["weight"]]  # type: ignore[index]
-            bias = module._parameters["bias"]
-            layer.synapses.bias_index = None if bias is None else self.index_of[bias]
+            synapses = kind(module, self._path(node.target))
+            refuse_empty_synapses(synapses)
+            layer = Layer(len(self.nodes), synapses.name, self.values[direct[0]], synapses)
+            synapses.weight_index, synapses.bias_index = map(self._index, (synapses.holder,) * 2, ("weight", "bias"))
             self._append(layer, node, learns=True, fresh=True)
         elif node.target in CUTS:
             value = self.values[direct[0]]
@@ -229,6 +226,15 @@ class Reader:
             self._follow(self._step(node, module, direct[0]), node, direct[0])
         else:
             self._merge_rates(node, module, direct, read_off)
+
+    def _index(self, holder: nn.Module, name: str) -> int | None:
+        """The index of a weight or a bias, which counts as a parameter where a module computes it."""
+        tensor = holder._parameters[name]
+        if tensor is None:
+            return None
+        index = self.index_of.setdefault(tensor, len(self.parameters))
+        self.parameters[index : index + 1] = [(holder, name)]
+        return index
 
     def _arriving(self, node: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
         """The rates that the operation takes, and those that it only reads a size off."""

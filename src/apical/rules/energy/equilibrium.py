@@ -292,6 +292,7 @@ class EquilibriumPropagation(LearningRule):
         if self._hopfield is None:
             return super().evaluate(model, x)
         with torch.no_grad():
+            self._hopfield.wiring.compute_weights()
             weights = self._hopfield_weights(self._hopfield.wiring)
             first, _ = self._hopfield.enter(x)
             return hopfield.settle_freely(self._hopfield, first, weights, self.free_steps)[0]
