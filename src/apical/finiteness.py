@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from apical.errors import NonFiniteError
 from apical.layers import Credit, Layer, Node, NodeState
 from apical.layers.credit import Update
+from apical.layers.effective import EffectiveWeights
 from apical.rules.rule import LearningRule
 from apical.wiring import Wiring
 
@@ -84,8 +85,9 @@ def _check_parameters(node: Node, parameters: Sequence[tuple[nn.Module, str]]) -
     for module, name in (parameters[index] for index in node.own_indices):
         parameter = module._parameters[name]
         if parameter is not None and not finite(parameter.detach()):
+            kind = type(module.module if isinstance(module, EffectiveWeights) else module).__name__
             raise NonFiniteError(
-                f"{node.name}: the {name} of its {type(module).__name__} holds NaN or infinity, by an earlier update. "
+                f"{node.name}: the {name} of its {kind} holds NaN or infinity, by an earlier update. "
                 "Return to an earlier state, and lower the learning rate or clip the gradient.",
                 layer=node.name,
             )

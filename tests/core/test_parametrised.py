@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import apical
-from apical.errors import CircuitError
+from apical.errors import CircuitError, NonFiniteError
 
 SYNAPSES = ("first", "second", "readout")
 
@@ -215,6 +215,32 @@ def test_a_training_loop_lowers_the_loss_and_keeps_the_constraint(rule, way):
             assert torch.equal(layer.weight.sign(), sign)
 
 
+@pytest.mark.parametrize("feedback", ["tied", "kolen_pollack"])
+def test_a_hopfield_network_settles_by_the_effective_weights(feedback):
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Sigmoid(), nn.Linear(8, 4)).double()
+
+    model, twin = build(), build()
+    for module, other in zip(model[::2], twin[::2], strict=True):
+        parametrised(Mask)(module)
+        other.weight.data.copy_(module.weight)
+    x, y = torch.randn(5, 6, dtype=torch.float64), torch.arange(5) % 4
+    circuits = [
+        apical.Circuit(net, apical.EquilibriumPropagation(network="hopfield", feedback=feedback))
+        for net in (model, twin)
+    ]
+    found, expected = (plain(learn(circuit, x, y)) for circuit in circuits)
+    for name, module in (("0", model[0]), ("2", model[2])):
+        present = module.parametrizations.weight[0].mask
+        update = found[f"{name}.parametrizations.weight.original"]
+        torch.testing.assert_close(update, expected[f"{name}.weight"] * present, rtol=1e-6, atol=1e-9)
+        module.parametrizations.weight.original.data.mul_(0.5)
+        twin.get_submodule(name).weight.data.mul_(0.5)
+    with torch.no_grad():
+        torch.testing.assert_close(circuits[0](x), circuits[1](x))
+
+
 # The model changes while it learns
 
 
@@ -318,6 +344,15 @@ def test_frozen_weights_do_not_learn():
     found = learn(circuit, *batch())
     assert not any("original" in name for name in found)
     assert found["model.first.parametrizations.weight.0.up"].any()
+
+
+@pytest.mark.parametrize("way", ["weight_norm", "pruned"])
+def test_nan_in_an_effective_weight_names_its_layer(way):
+    circuit = apical.Circuit(changed(line(), way), "feedback_alignment")
+    with torch.no_grad():
+        next(iter(circuit.model.second.parameters()))[0] = torch.nan  # the bias
+    with pytest.raises(NonFiniteError, match=r"second: the bias of its (Parametrized)?Conv1d"):
+        learn(circuit, *batch())
 
 
 # Refused
