@@ -157,8 +157,8 @@ GUARDS = (
     Mutation(
         "states that are not finite pass",
         "rules/energy/divergence.py",
-        "    if math.isfinite(energy):\n        if not rule.energy_falls or not",
-        "    if True:\n        if not rule.energy_falls or not",
+        "    if math.isfinite(energy):\n        if not inference.energy_falls or not",
+        "    if True:\n        if not inference.energy_falls or not",
         WITH_PATHWAYS,
         "diverges",
     ),

@@ -126,8 +126,8 @@ MUTATIONS = (
     Mutation(
         "the loss is ignored while the output moves",
         "rules/energy/nudging.py",
-        "            return self._rest + self._softmax(y)\n",
-        "            return self.error\n",
+        "        return self.error if self.loss in _LINEAR else self._rest + self._derivative(y)\n",
+        "        return self.error\n",
         EQUILIBRIUM,
         "knows_the_loss",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ class Circuit(nn.Module):
         places = self._place_parameters()
         self._acts_between_passes = rule.acts_between_passes()
         self._feedback_watch = FeedbackWatch(type(rule).__name__) if places else None
-        self._scale_watch = ScaleWatch(type(rule).__name__) if rule.has_absolute_scale else None
+        self._scale_watch = ScaleWatch(type(rule).__name__, rule.bounds) if rule.has_absolute_scale else None
         return self
 
     def _place_parameters(self) -> dict[str, int]:
@@ -316,9 +317,13 @@ class Circuit(nn.Module):
         scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
         if scale != 1:
             error = error / scale
-        if self._scale_watch is not None and not torch.compiler.is_compiling():
-            self._scale_watch.check(error, self.wiring.samples(state, error))
-        to_input, gradients = self._assign(state, error, input_wanted)
+        watch = self._scale_watch
+        if watch is not None and not torch.compiler.is_compiling() and watch.looks():
+            watch.check(error, self.wiring.samples(state, error))
+            with self.wiring.observe(watch.observe) if watch.bounds else nullcontext():
+                to_input, gradients = self._assign(state, error, input_wanted)
+        else:
+            to_input, gradients = self._assign(state, error, input_wanted)
         if scale == 1:
             return to_input, gradients
         return _times(to_input, scale), [_times(gradient, scale) for gradient in gradients]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any, NoReturn
 
@@ -15,7 +15,8 @@ from apical.errors import CircuitError
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _LARGEST = 30.0  # derivative of a sample's own loss, root mean square over the batch
-_LOOKS = 4  # backward passes of which the size is measured: a loss is scaled from the first or not at all
+_LOOKS = 4  # the first backward passes, all of which are measured
+_REST, _BOUND, _ALMOST = 1e-3, 0.98, 0.9  # of the way from rest to a bound; the part of the signals that is almost all
 
 
 class ModelWatch:
@@ -153,26 +154,45 @@ def _version(tensors: Sequence[Tensor | None]) -> int:
 class ScaleWatch:
     """Warns once where a rule whose errors have an absolute scale is given a loss that was multiplied.
 
+    It measures the derivative of each sample's loss and, where the rule has bounded signals, how many of a layer's are
+    at their bounds: in the first backward passes, and then in every 2^n-th.
+
     Args:
         rule: the rule's name.
+        bounds: of its signals that saturate, by the name of the observable.
     """
 
-    def __init__(self, rule: str) -> None:
+    def __init__(self, rule: str, bounds: Mapping[str, tuple[float, float]]) -> None:
         self._rule = rule
-        self._looks = _LOOKS
+        self.bounds = dict(bounds)  # a mapping proxy cannot be copied
+        self._passes = 0
+        self.warned = False
+
+    def looks(self) -> bool:
+        """Count a backward pass; whether it is measured."""
+        self._passes += 1
+        return not self.warned and (self._passes <= _LOOKS or not self._passes & (self._passes - 1))
 
     def check(self, error: Tensor, samples: float) -> None:
-        """Measure the derivative of each sample's own loss in the first backward passes."""
-        if not self._looks:
-            return
-        self._looks -= 1
+        """Measure the derivative of each sample's own loss."""
         size = float(error.detach().double().square().mean().sqrt()) * samples
         if _LARGEST < size < math.inf:
-            self._looks = 0
-            warnings.warn(
-                f"{self._rule}: the derivative of a sample's loss has the size {size:.3g}, and this rule's signals "
-                "saturate at errors of order 1. If the loss is multiplied (GradScaler, accumulation), set "
-                "circuit.loss_scale to the factor or to a function such as scaler.get_scale; otherwise normalise the "
-                "targets.",
-                stacklevel=2,
-            )
+            self._warn(f"the derivative of a sample's loss has the size {size:.3g}")
+
+    def observe(self, layer: str, quantities: Mapping[str, Tensor]) -> None:
+        """Measure the part of a layer's bounded signals that is at a bound, of those that differ from rest."""
+        for name in self.bounds.keys() & quantities.keys():
+            low, high = self.bounds[name]
+            off = (quantities[name].double() * 2 - (low + high)).abs() / (high - low)
+            active, bound = int((off > _REST).sum()), int((off > _BOUND).sum())
+            if not self.warned and bound > max(_ALMOST * active, _LOOKS):
+                self._warn(f"{layer}: {bound / active:.0%} of its signals ({name}) are at their bounds")
+
+    def _warn(self, fact: str) -> None:
+        self.warned = True
+        warnings.warn(
+            f"{self._rule}: {fact}, and this rule's signals saturate at errors of order 1. If the loss "
+            "is multiplied (GradScaler, accumulation), set circuit.loss_scale to the factor or to a function such as "
+            "scaler.get_scale; otherwise normalise the targets. This warning appears once.",
+            stacklevel=2,
+        )

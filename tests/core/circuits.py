@@ -240,9 +240,14 @@ _VARIANTS = [
     Row("predictive_coding", {"rate": 0.2, "steps": 9, "momentum": 0.3}),
     Row("predictive_coding", {"variant": "zero_divergence", "feedback": "kolen_pollack"}),
     Row("predictive_coding", {"variant": "strict", "loss": "cross_entropy"}),
-    Row("predictive_coding", {"variant": "strict", "rate": 0.02, "momentum": 0.3, "feedback": "fixed"}),
+    Row(
+        "predictive_coding", {"variant": "strict", "rate": 0.02, "momentum": 0.3, "feedback": "fixed", "loss": "linear"}
+    ),
     Row("predictive_coding", {"variant": "error_optimised", "loss": "cross_entropy"}),
-    Row("predictive_coding", {"variant": "error_optimised", "nudging": 0.1, "feedback": "kolen_pollack"}),
+    Row(
+        "predictive_coding",
+        {"variant": "error_optimised", "nudging": 0.1, "feedback": "kolen_pollack", "loss": "linear"},
+    ),
     # Where weights move during inference, what one sample or layer learns depends on what all others do.
     Row("predictive_coding", {"variant": "incremental", "learning_rate": 0.0, "loss": "cross_entropy"}),
     Row("segregated_dendrites", {"feedback": {"name": "direct", "density": 0.2}}),

@@ -55,7 +55,7 @@ def test_an_output_at_every_moment_has_the_batch_where_the_input_has_it(row):
     def squares(answer: Tensor, target: Tensor) -> Tensor:
         return (answer - target).square().sum() / BATCH
 
-    options: dict[str, Any] = {"loss": None} if "loss" in row.options else {}
+    options: dict[str, Any] = {"loss": "linear"} if "loss" in row.options else {}
     first = apical.Circuit(Sequence(1, each=True).double(), row.make(**options))
     second = apical.Circuit(Sequence(0, each=True).double(), row.make(**options), batch_axis=1)
     expected = learn(first, x, goal, squares)
@@ -127,7 +127,7 @@ def taught_samples(error: Tensor) -> float:
         Row("burstprop", {"error_scale": 1.0}),
         Row("dendritic_microcircuit", {"interneurons": "tied"}),
         Row("segregated_dendrites", {"gain": 3.0}),
-        Row("predictive_coding", {"variant": "strict", "rate": 0.2}),
+        Row("predictive_coding", {"variant": "strict", "rate": 0.2, "loss": "linear"}),
         Row("equilibrium_propagation", {"beta": 0.5}),
     ],
     ids=str,

@@ -111,7 +111,8 @@ def burst_ccn(
                     b[i] = baseline * (1 + part) * on - baseline * (1 - part) * off
                     change[i] = b[i] - baseline * net[i]
                     both = baseline * (1 + part) * on + baseline * (1 - part) * off
-                    note(seen, layer, event_rate=total[i], burst_rate=both, burst_probability=both / total[i])
+                    carried = {"burst_rate": both, "burst_probability": both / total[i], "burst_modulation": part}
+                    note(seen, layer, event_rate=total[i], **carried)
             else:
                 u = np.zeros(len(drives[layer]))
                 for j in range(len(u)):
@@ -131,7 +132,8 @@ def burst_ccn(
                     p = 2 * baseline * sigmoid(2 / baseline * -u[j] * h)
                     b[j] = p * e[j]
                     change[j] = (p - baseline) * e[j]
-                    note(seen, layer, event_rate=e[j], burst_rate=b[j], burst_probability=p, apical_potential=-u[j])
+                    carried = {"burst_rate": b[j], "burst_probability": p, "burst_modulation": p / baseline - 1}
+                    note(seen, layer, event_rate=e[j], **carried, apical_potential=-u[j])
             for i in range(len(change)):
                 for j in range(len(arriving[layer])):
                     step = change[i] * arriving[layer][j] / (baseline * error_scale)
@@ -185,7 +187,7 @@ def burstprop(
                     taught[i] = baseline * (1 + part) * on - baseline * (1 - part) * off
                     both = baseline * (1 + part) * on + baseline * (1 - part) * off
                     rates = {"burst_rate": baseline * total[i], "taught_burst_rate": both}
-                    note(seen, layer, event_rate=total[i], **rates, **shares(rates, total[i]))
+                    note(seen, layer, event_rate=total[i], **rates, **shares(rates, total[i]), burst_modulation=part)
                 change = taught - b
             else:
                 Y, Z = feedback[layer + 1], recurrent[layer]
@@ -205,6 +207,7 @@ def burstprop(
                     taught[j] = b[j] + change[j]
                     rates = {"burst_rate": b[j], "taught_burst_rate": p_taught * e[j]}
                     chances = {"burst_probability": p, "taught_burst_probability": p_taught}
+                    chances["burst_modulation"] = p_taught / resting - 1
                     note(seen, layer, event_rate=e[j], **rates, **chances, apical_potential=u)
                     clipped = min(max(u, -6 / slope), 6 / slope)  # ours: a rectified neuron's u has no bound
                     for i in range(units):
@@ -264,7 +267,7 @@ def assert_carried(circuit: apical.Circuit, carried: dict[str, dict[str, Tensor]
         some = np.array(seen[place]["event_rate"]) > 0
         for name, numbers in seen[place].items():
             expected, found = np.array(numbers), own[name].numpy().ravel()
-            kept = some if name.endswith("probability") else slice(None)
+            kept = some if name.endswith(("probability", "modulation")) else slice(None)
             np.testing.assert_allclose(found[kept], expected[kept], err_msg=f"{layer.name}: {name}", **CLOSE)
 
 
@@ -440,6 +443,7 @@ def test_feedback_is_that_of_feedback_alignment(rule, init):
 # Rates
 
 
+@pytest.mark.filterwarnings("ignore:.*circuit.loss_scale:UserWarning")  # errors that saturate, on purpose
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("row", BURSTING, ids=str)
 def test_no_rate_is_negative(row, name):
@@ -455,8 +459,10 @@ def test_no_rate_is_negative(row, name):
         assert quantities.keys() | {"apical_potential"} == circuit.rule.observables.keys()
         for quantity, values in quantities.items():
             assert torch.isfinite(values).all(), quantity
-            if quantity != "apical_potential":
+            if quantity not in ("apical_potential", "burst_modulation"):
                 assert values.min() >= 0, quantity
+            if quantity == "burst_modulation":
+                assert values.abs().max() <= 1 + 1e-6
             if "probability" in quantity:
                 assert values.max() <= most + 1e-6, quantity
                 rate = quantities[quantity.replace("probability", "rate")]

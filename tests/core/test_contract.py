@@ -387,8 +387,8 @@ def test_a_rules_update_is_not_differentiated_again(row):
 def test_an_answer_may_be_overwritten(row):
     x, y = NETWORKS["mlp"].batch()
     one, other = circuit_of("mlp", row), circuit_of("mlp", row)
-    expected = learn(one, x, y, lambda answer, y: loss_of(one)(answer * 2, y))
-    found = learn(other, x, y, lambda answer, y: loss_of(other)(answer.mul_(2), y))
+    expected = learn(one, x, y, lambda answer, y: loss_of(one)(answer * 2 / 2, y))
+    found = learn(other, x, y, lambda answer, y: loss_of(other)(answer.mul_(2) / 2, y))
     assert_same(found, expected)
 
 

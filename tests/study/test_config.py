@@ -280,6 +280,33 @@ class TestResolve:
         config = Config().with_settings(["rule=feedback_alignment", "seed=5"])
         assert resolve(config).config.rule.options["seed"] == 5
 
+    @pytest.mark.parametrize(("loss", "told"), [("cross_entropy", "cross_entropy"), ("mse", "squared_error")])
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            ["rule=predictive_coding", "rule.variant=strict"],
+            ["rule=predictive_coding", "rule.variant=incremental"],
+            ["rule=equilibrium_propagation"],
+        ],
+    )
+    def test_a_rule_that_follows_its_loss_is_told_it(self, rule, loss, told):
+        config = Config().with_settings([*rule, f"loss={loss}"])
+        resolved = resolve(config).config
+        assert resolved.rule.options["loss"] == resolved.rule.make().loss == told
+        given = config.with_settings(["rule.loss=linear"])
+        assert resolve(given).config.rule.options["loss"] == "linear"
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            ["rule=predictive_coding"],
+            ["rule=predictive_coding", "rule.variant=strict", "rule.clamped=true"],
+            ["rule=feedback_alignment"],
+        ],
+    )
+    def test_a_rule_that_has_no_use_for_its_loss_is_not_told_it(self, rule):
+        assert "loss" not in resolve(Config().with_settings(rule)).config.rule.options
+
     @pytest.fixture
     def picky(self, monkeypatch):
         kind = rules.get("feedback_alignment")

@@ -43,6 +43,7 @@ class LearningRule(nn.Module, ABC):
             name, each with its unit.
         saves_drives: save every layer's drive for `assign_credit`.
         saves_rates: save every node's rate for `assign_credit`.
+        bounds: the observables that saturate, each with its lowest and its highest value.
         propagates: whether each layer's teaching signal is computed from the layer above it.
         transposed_limit: where its update is backpropagation's if its feedback is the transpose of the forward weights:
             "" everywhere, a limit in words, or None for nowhere.
@@ -61,6 +62,7 @@ class LearningRule(nn.Module, ABC):
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({})
     learns_from: ClassVar[str] = "error"
     observables: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = MappingProxyType({})
     saves_drives: ClassVar[bool] = False
     saves_rates: ClassVar[bool] = False
     propagates: ClassVar[bool] = True
@@ -182,6 +184,11 @@ class LearningRule(nn.Module, ABC):
         Yields:
             for each layer the signals before and after its synapses, and the derivatives of its neurons' parameters.
         """
+
+    @property
+    def follows_loss(self) -> bool:
+        """Whether the option `loss` is of use, so that a trainer that knows its loss passes it."""
+        return False
 
     @classmethod
     def option_names(cls) -> list[str]:

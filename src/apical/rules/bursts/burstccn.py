@@ -92,6 +92,7 @@ class BurstCCN(Bursts):
             "event_rate": "events per neuron, in units of its rate",
             "burst_probability": "part of the events that are bursts",
             "burst_rate": "bursts per neuron, in units of its rate",
+            "burst_modulation": "(p - p_b) / p_b of the ON population, from -1 to 1",
             "apical_potential": "at the rate, in units of burst rate: hidden layers; positive raises bursting",
         }
     )
@@ -229,6 +230,7 @@ class BurstCCN(Bursts):
         quantities = {
             "event_rate": events * unit,
             "burst_rate": burst_rate,
+            "burst_modulation": -share,
             "burst_probability": burst_rate / (events * unit),
         }
         if not population.output:

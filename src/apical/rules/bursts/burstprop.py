@@ -90,6 +90,7 @@ class Burstprop(Bursts):
             "taught_burst_rate": "bursts per neuron with teacher",
             "burst_probability": "part of the events that are bursts, without teacher",
             "taught_burst_probability": "the same with teacher",
+            "burst_modulation": "(p - p_0) / p_0 of the ON population with teacher, from -1 to 1",
             "apical_potential": "u without teacher: hidden layers; positive raises bursting",
         }
     )
@@ -270,6 +271,7 @@ class Burstprop(Bursts):
             "event_rate": event_rate,
             "burst_rate": bursts,
             "taught_burst_rate": taught_bursts,
+            "burst_modulation": taught,
             "burst_probability": bursts / event_rate,
             "taught_burst_probability": taught_bursts / event_rate,
         }

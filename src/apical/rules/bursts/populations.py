@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -122,6 +124,7 @@ class Bursts(Sweep):
 
     needs = "any circuit"
     has_absolute_scale = True
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = MappingProxyType({"burst_modulation": (-1.0, 1.0)})
     needs_batch = True
     saves_rates = True
 

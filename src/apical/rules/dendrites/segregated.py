@@ -61,6 +61,7 @@ class SegregatedDendrites(DirectFeedback):
     title = "Segregated dendrites"
     summary = "The output reaches every layer's apical dendrites; plateau potentials with and without target differ."
     has_absolute_scale = True
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = MappingProxyType({"target_plateau": (0.0, 1.0)})
     paper = "Guerguiev et al. 2017"
     observables: ClassVar[Mapping[str, str]] = MappingProxyType(
         {

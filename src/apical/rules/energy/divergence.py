@@ -36,7 +36,7 @@ def check_energy(inference: Inference, at_start: tuple[Tensor, Tensor], pushed: 
     }
     energy = sum(float(post.square().sum()) for post in posts.values()) / 2
     if math.isfinite(energy):
-        if not rule.energy_falls or not _has_risen(inference.y, *at_start, pushed, energy):
+        if not inference.energy_falls or not _has_risen(inference.y, *at_start, pushed, energy):
             return
     elif not math.isfinite(float(at_start[1].sum())):
         return  # lost before the first step: the circuit's own check finds the place

@@ -70,7 +70,7 @@ class EquilibriumPropagation(LearningRule):
             sweeps) for networks that would not settle, as clamped ones often do not.
         activation: hopfield: None (the model's own), "hard_sigmoid" (x cut to 0..1), "half_hard_sigmoid" (x/2 cut to
             0..1), "centered_hard_sigmoid" (x cut to -1/2..1/2) or "shifted_sigmoid" (1 / (1 + exp(-4 (x - 1/2)))).
-        loss: the nudge at outputs other than the free one: None (the loss's derivative there, held constant),
+        loss: the nudge at outputs other than the free one: None or "linear" (the free output's, held constant),
             "cross_entropy" or "mse" (exact, see `apical.rules.energy.nudging.Nudge`).
         feedback: a pathway of `apical.feedback` by name or object: "tied" (symmetric synapses), "kolen_pollack"
             (weights of their own that learn by the forward ones' increments), "fixed" (random), "sign_symmetric" or,
@@ -276,6 +276,10 @@ class EquilibriumPropagation(LearningRule):
                     "concatenations can. Use nudging='centered'."
                 )
 
+    @property
+    def follows_loss(self) -> bool:
+        return True
+
     # The forward pass
 
     def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
@@ -307,7 +311,7 @@ class EquilibriumPropagation(LearningRule):
         nudge = Nudge(
             self.loss,
             y.to(dtype),
-            error.to(dtype),
+            error,
             samples,
             batch_axis=state.batch_axis(wiring.output),
             mean=wiring.reduction == "mean",

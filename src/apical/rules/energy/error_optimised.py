@@ -15,8 +15,8 @@ class ErrorOptimised(Inference):
     """
 
     variant = "error_optimised"
-    default_steps = 4
-    default_rate = 0.5
+    default_steps = 10
+    default_rate = 0.2
 
     def move(self, layer: Layer, signal: Tensor | None) -> Tensor | None:
         if signal is not None and layer.index in self.levels:

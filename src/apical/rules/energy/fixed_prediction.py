@@ -18,7 +18,7 @@ _ERROR_IS_CONSTANT = Requirement(
     "Leave out loss, nudging and clamped, or pass variant='strict'.",
 )
 _RATE_IS_ONE = Requirement(
-    {"steps": (None,), "rate": (None, 1), "tolerance": (None,), "momentum": (0,)},
+    {"steps": (None,), "rate": (None, 1), "tolerance": (None,), "momentum": (None, 0)},
     "its rate is exactly 1, and its steps are as many as the network is deep",
     "Leave out steps, rate, tolerance and momentum, or pass variant='fixed_prediction'.",
 )

@@ -20,11 +20,16 @@ class Incremental(Strict):
     """
 
     variant = "incremental"
+    default_momentum = 0.65  # of the benchmark; without it deep layers learn from the little that arrives first
     requirements = (
         Requirement(
             {"tolerance": (None,)}, "weights move at every step, so no state can settle", "Leave out tolerance."
         ),
     )
+
+    @property
+    def energy_falls(self) -> bool:
+        return super().energy_falls and self.rule.nudging >= 1  # a weaker push moves the weights as far
 
     def assign_credit(self) -> Iterator[Credit]:
         self.begin()

@@ -73,6 +73,7 @@ class Inference(ABC):
         variant: the name.
         default_steps: how many steps; None: as many as there are levels of hidden layers.
         default_rate: of inference.
+        default_momentum: of inference.
         requirements: options that the variant has no use for.
         moves_rates: whether neurons fire again at every step.
         moving: the states of the circuit's nodes.
@@ -83,6 +84,7 @@ class Inference(ABC):
     variant: ClassVar[str]
     default_steps: ClassVar[int | None] = None
     default_rate: ClassVar[float] = 1.0
+    default_momentum: ClassVar[float] = 0.0
     requirements: ClassVar[tuple[Requirement, ...]] = ()
     moves_rates: ClassVar[bool] = True
 
@@ -95,7 +97,7 @@ class Inference(ABC):
         self.levels = self.hierarchy.levels
         self.steps = rule.steps or self.default_steps or self.hierarchy.depth
         self.rate = self.default_rate if rule.rate is None else rule.rate
-        self.momentum = rule.momentum
+        self.momentum = self.default_momentum if rule.momentum is None else rule.momentum
         self.samples = wiring.samples(free, error)
         self.values: dict[int, Tensor] = {}
         self.posts: dict[int, Tensor] = {}
@@ -123,17 +125,24 @@ class Inference(ABC):
         }
         self._learns_nothing = (False,) * len(self.free.plan.requires_grad)
         self._target: Tensor | None = None
+        self._scale: float | Tensor = 1.0
         if not self.moves_rates:
             self._constant = self.error * self.samples
             return
         y, rule = self.y, self.rule
-        error = self.error.to(y.dtype)
         if rule.clamped:
-            self._target = y - error * (self.samples * rule.nudging)
+            self._target = y - self.error.to(y.dtype) * (self.samples * rule.nudging)
         else:
             axis, mean = self.free.batch_axis(self.wiring.output), self.wiring.reduction == "mean"
-            self._nudge = Nudge(rule.loss, y, error, self.samples, batch_axis=axis, mean=mean)
+            self._nudge = Nudge(rule.loss, y, self.error, self.samples, batch_axis=axis, mean=mean, recognises=True)
+            self._scale = self._nudge.scale
+            rule.check_recognised(self._nudge)
         self._at_start = y, self.output_error()
+
+    @property
+    def energy_falls(self) -> bool:
+        """Whether inference has to lower the energy: with symmetric weights it descends."""
+        return self.rule.pathway.descends
 
     @property
     def y(self) -> Tensor:
@@ -240,14 +249,14 @@ class Inference(ABC):
         # learn from the signal at the rate, and for the input.
         learners = {node for node, _ in self.free.plan.order if any(learns[number] for number in node.neuron_indices)}
         sends = bool(learners) or self.free.plan.needs_signal[0]
-        walk = self.wiring.backward(self.moving.state, pushed * unit, free_buffers=False)
+        walk = self.wiring.backward(self.moving.state, pushed * (self._scale * unit), free_buffers=False)
         for layer, own in walk:
             signal = walk.receive(layer)
             if layer.index in self.levels:
                 if signal is not None and layer in learners:
                     walk.somatic(layer, own, signal)
                 error = self.posts.get(layer.index)
-                post = self._zeros(layer) if error is None else error * unit
+                post = self._zeros(layer) if error is None else error * (self._scale_at(layer) * unit)
             elif signal is None:
                 continue
             else:
@@ -257,6 +266,15 @@ class Inference(ABC):
             yield Credit(layer, self.moving.pre(layer), post, reciprocal=self.rule.pathway.reciprocal(layer))
         self.free.input_signal = self.moving.state.input_signal
         yield from walk.credits()
+
+    def _scale_at(self, layer: Layer) -> float | Tensor:
+        """What each sample's loss was divided by, at a layer's soma, where the batch is as in the rate that arrives."""
+        axis = self.free.batch_axis(layer.sources[0])
+        if not isinstance(self._scale, Tensor) or axis is None:
+            return self._scale
+        return self._scale.flatten().view(
+            [-1 if place == axis else 1 for place in range(self.posts[layer.index].dim())]
+        )
 
     def _zeros(self, layer: Layer) -> Tensor:
         """The error of a layer that no signal has reached."""

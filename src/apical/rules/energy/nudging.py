@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from apical.errors import CircuitError, ConfigError
+from apical.rules.energy.recognition import recognise
 
-LOSSES = (None, "cross_entropy", "mse", "squared_error")
+LOSSES = (None, "cross_entropy", "mse", "squared_error", "linear")
 """The losses that a rule can know."""
+
+_LINEAR = (None, "linear")
 
 
 def check_loss(rule: str, loss: str | None) -> None:
@@ -24,33 +27,43 @@ def check_loss(rule: str, loss: str | None) -> None:
         raise ConfigError(
             f"{rule}: loss={loss!r} is unknown. Pass 'cross_entropy' or 'mse' where the loss is F.cross_entropy or "
             "F.mse_loss, 'squared_error' where it is half the squared distance, summed over outputs (that of "
-            "`apical train --set loss=mse`), or None for any other (its derivative is then held constant while the "
-            "network settles)."
+            "`apical train --set loss=mse`), or 'linear' to hold the derivative of any other constant while the "
+            "network settles."
         )
 
 
 class Nudge:
     """The derivative of one sample's loss at any output, computed from the derivative at the free one.
 
-        dC/dy(y') = dC/dy(y) + A'(y') - A'(y)
-        A' = 0 (None), softmax ("cross_entropy"), c times the identity ("mse", "squared_error")
+        dC/dy(y') = dC/dy(y) + s (A'(y') - A'(y))
+        A' = 0 ("linear"), softmax ("cross_entropy"), c times the identity ("mse", "squared_error")
 
     The target is not needed for this: the free derivative contains it. PyTorch's mean squared error divides by the
     number of outputs, too, so c is 2 over that number, and 2 where the loss is a sum; for half the squared distance,
     summed over the outputs of a sample ("squared_error"), it is 1. A mean cross-entropy of (batch, classes, positions
     ...) divides by the positions in the same way.
 
+    The factor s of a sample (class weights, positions to ignore, accumulation) is found where the derivative shows it,
+    see `apical.rules.energy.recognition`; elsewhere it is 1.
+
     Args:
-        loss: None (constant: the linearised loss), "cross_entropy", "mse" or "squared_error".
+        loss: None, "linear", "cross_entropy", "mse" or "squared_error".
         y: (batch, outputs ...), the free output.
-        error: dL/dy there, of the batch's loss.
+        error: dL/dy there, of the batch's loss, in the precision in which it arrived.
         samples: the number by which the loss divided each sample's part.
         batch_axis: of the output. Classes are at axis 1 where the batch is at axis 0, as `F.cross_entropy` takes them,
             and last otherwise.
         mean: whether the loss is a mean over the outputs of a sample, too.
+        recognises: whether None is a loss to recognise (else it is linear), and each sample's factor (of positions,
+            their mean) is divided out, and is then `scale`.
+
+    Attributes:
+        loss: as given, or as recognised; None where it is not.
+        error: dC/dy at the free output, of each sample.
+        scale: what each sample's loss was divided by: a number, or a tensor of the output's axes with the batch alone.
 
     Raises:
-        CircuitError: the loss is not the cross-entropy over that axis.
+        CircuitError: the loss is not the cross-entropy over that axis, or not by that number.
     """
 
     def __init__(
@@ -62,52 +75,71 @@ class Nudge:
         *,
         batch_axis: int | None = 0,
         mean: bool = True,
+        recognises: bool = False,
     ) -> None:
         self.loss = loss
-        self.error = error * samples
+        self.error = error.to(y.dtype) * samples
+        self.scale: float | Tensor = 1.0
         self._axis = 1 - y.dim() if batch_axis == 0 and y.dim() > 1 else -1
-        if loss == "cross_entropy":
-            self._check_classes(error)
-            classes = y.shape[self._axis]
-            self._unit = samples * classes / y.numel() if mean else 1.0
-            self._rest = self.error - self._softmax(y)
-        elif loss == "mse":
+        self._unit: float | Tensor = 1.0
+        if loss == "mse":
             self._unit = 2.0 * samples / y.numel() if mean else 2.0
-            self._rest = self.error - self._unit * y
-        elif loss == "squared_error":
-            self._unit = 1.0
-            self._rest = self.error - y
+        elif loss == "cross_entropy":
+            self._unit = samples * y.shape[self._axis] / y.numel() if mean else 1.0
+        if loss == "cross_entropy" or (loss is None and recognises):
+            found = recognise(y, error, samples, batch_axis, self._axis, mean=mean, squares=loss is None)
+            if found is not None:
+                self.loss, unit, factor = found
+                self._unit = unit * (self._normalise(factor, batch_axis) if recognises else factor)
+            elif loss is not None:
+                self._check_told(y, error)
+        if self.loss not in _LINEAR:
+            self._rest = self.error - self._derivative(y)
 
     def __call__(self, y: Tensor) -> Tensor:
         """The derivative of the loss of each sample, (batch, outputs ...), at another output of that shape.
 
         Axes may lead, (states, batch, outputs ...), and the output may be complex.
         """
-        if self.loss == "cross_entropy":
-            return self._rest + self._softmax(y)
-        if self.loss in ("mse", "squared_error"):
-            return torch.add(self._rest, y, alpha=self._unit)
-        return self.error
+        return self.error if self.loss in _LINEAR else self._rest + self._derivative(y)
 
-    def _check_classes(self, error: Tensor) -> None:
-        """Refuse an error that cannot be that of a cross-entropy over the axis of the classes: it would add up to 0."""
-        if error.dim() < 3 or torch.compiler.is_compiling():
+    def _derivative(self, y: Tensor) -> Tensor:
+        """A' at an output, with the factors of the samples."""
+        return (self._softmax(y) if self.loss == "cross_entropy" else y) * self._unit
+
+    def _normalise(self, factor: float | Tensor, batch_axis: int | None) -> float | Tensor:
+        """Divide the error by each sample's factor, and return what is left of the factor."""
+        self.scale = some = factor
+        if isinstance(factor, Tensor):
+            self.scale = factor.mean([axis for axis in range(factor.dim()) if axis != batch_axis], keepdim=True)
+            some = torch.where(self.scale == 0, 1.0, self.scale)
+        self.error = self.error / some
+        return factor / some
+
+    def _check_told(self, y: Tensor, error: Tensor) -> None:
+        """Refuse an error that cannot be that of a cross-entropy: it adds up to 0, and no target is below 0."""
+        if torch.compiler.is_compiling():
             return
         size = float(error.abs().sum())
-        if float(error.sum(self._axis).abs().sum()) > 1e-2 * size:
+        if error.dim() > 2 and float(error.sum(self._axis).abs().sum()) > 1e-2 * size:
             raise CircuitError(
                 f"loss='cross_entropy': dL/dy {tuple(error.shape)} does not add up to zero over axis {self._axis} of "
                 "the output, where its classes are expected: at axis 1 if the batch is at axis 0, as F.cross_entropy "
-                "takes them, and last otherwise. Move the classes there, or leave out loss."
+                "takes them, and last otherwise. Move the classes there, or pass loss='linear'."
+            )
+        least = float((self._softmax(y) - self.error / self._unit).amin()) if error.numel() else 0.0
+        if -math.inf < least < -32 * torch.finfo(error.dtype).eps:
+            raise CircuitError(
+                f"loss='cross_entropy': dL/dy is not that of F.cross_entropy, because the target in it would be "
+                f"{least:.3g}. Set reduction= or loss_scale= of the circuit where the loss is a sum, weighted or "
+                "multiplied; pass loss='linear' where it is another."
             )
 
     def _softmax(self, y: Tensor) -> Tensor:
-        if y.is_complex():
-            powers = torch.exp(y - y.real.amax(self._axis, keepdim=True))
-            shares = powers / powers.sum(self._axis, keepdim=True)
-        else:
-            shares = torch.softmax(y, self._axis)
-        return shares if self._unit == 1.0 else shares * self._unit
+        if not y.is_complex():
+            return torch.softmax(y, self._axis)
+        powers = torch.exp(y - y.real.amax(self._axis, keepdim=True))
+        return powers / powers.sum(self._axis, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from apical.errors import ConfigError
+from apical.errors import CircuitError, ConfigError
 from apical.feedback.registry import Given
 from apical.layers import BackwardPlan, Credit, ForwardState
 from apical.options import check_choice, check_ranges
@@ -18,7 +20,7 @@ from apical.rules.energy.error_optimised import ErrorOptimised
 from apical.rules.energy.fixed_prediction import FixedPrediction, ZeroDivergence
 from apical.rules.energy.incremental import Incremental
 from apical.rules.energy.inference import Inference
-from apical.rules.energy.nudging import check_loss
+from apical.rules.energy.nudging import Nudge, check_loss
 from apical.rules.energy.relax import ConvergenceMonitor
 from apical.rules.energy.strict import Strict
 from apical.rules.rule import LearningRule
@@ -62,15 +64,17 @@ class PredictiveCoding(LearningRule):
     Args:
         variant: see above.
         steps: of inference, at most; None: as many as the network is deep (fixed_prediction), 20 (strict, incremental),
-            4 (error_optimised).
-        rate: of inference, up to 1; None: 1 (fixed_prediction), 0.05 (strict, incremental), 0.5 (error_optimised).
+            10 (error_optimised).
+        rate: of inference, up to 1; None: 1 (fixed_prediction), 0.05 (strict, incremental), 0.2 (error_optimised).
         tolerance: stop when no layer's velocity is more than this part of its signal, and warn, once, if that does
             not happen within `steps`. None: take all steps. Inside `torch.compile` all steps are taken.
-        momentum: of inference.
-        loss: "cross_entropy" or "mse" where the loss is F.cross_entropy or F.mse_loss: the output's error is then
-            dC/dy at the output as it is. None, for any other: it stays dC/dy at the free output, of the same strength
-            however far the output has moved, and training at full nudging may diverge: pass the loss, or lower
-            `nudging`. Fixed predictions have no use for it.
+        momentum: of inference; None: 0, and 0.65 (incremental).
+        loss: "cross_entropy", "mse" (F.mse_loss) or "squared_error" (half the squared distance, summed over outputs):
+            the output's error is then dC/dy at the output as it is. None: the loss is recognised by dC/dy at the free
+            output if it is one of these, cross-entropy with hard labels (or one label smoothing for all) or a squared
+            error with targets 0 and 1; any other is refused at a nudging of 1 or more, and linear below. "linear", for
+            any loss: the error stays dC/dy at the free output, of the same strength however far the output has moved,
+            and training at full nudging may diverge. Fixed predictions have no use for it.
         nudging: multiplies the output's error, and is divided out of what the weights learn. Towards 0, strict and
             error_optimised become backpropagation; their difference falls in proportion. It may be negative.
         clamped: hold the output at y - nudging dC/dy, e_L = that - a_L (Pinchetti et al.'s positive or negative
@@ -83,6 +87,10 @@ class PredictiveCoding(LearningRule):
         learning_rate: of "incremental": the optimizer's, for a mean loss.
         seed: of the feedback weights.
 
+    Each sample's factor in a cross-entropy of three or more classes (class weights, ignored targets, accumulation) is
+    found in dC/dy. The sample settles as without it, and its update is multiplied by it. Other losses that are
+    multiplied need `Circuit.loss_scale`, or `reduction`.
+
     Shapes: v, a and e have that of the layer's drive, (batch, units ...).
 
     Needs: any circuit. With values that move (strict, error_optimised, incremental), neurons fire again at every step:
@@ -90,7 +98,9 @@ class PredictiveCoding(LearningRule):
     statistics), and running statistics move once. Layers below all that learns do not move.
 
     Raises: ConfigError on options that do not exist or do not fit; CircuitError on neurons that draw random numbers of
-    their own at every call; NonFiniteError where inference diverges.
+    their own at every call, and in the backward pass on a loss that is not recognised or is not the one passed;
+    NonFiniteError where inference diverges.
+    Warns: once, where the samples' factors differ: focal and generalised cross-entropy have the same derivative.
 
     Departs from the papers: the energy of a sample has no factor for the batch, so that rate and nudging mean the same
     at every batch size; incremental divides the learning rate by the number of steps, so that one learning rate suits
@@ -128,7 +138,7 @@ class PredictiveCoding(LearningRule):
         steps: int | None = None,
         rate: float | None = None,
         tolerance: float | None = None,
-        momentum: float = 0.0,
+        momentum: float | None = None,
         loss: str | None = None,
         nudging: float = 1.0,
         clamped: bool = False,
@@ -150,6 +160,7 @@ class PredictiveCoding(LearningRule):
         self.take_pathway(feedback, seed=seed)
         self._check()
         self.monitor = self._make_monitor()
+        self._warned = False
 
     def _check(self) -> None:
         """Refuse options that do not exist, or that the variant has no use for."""
@@ -165,7 +176,7 @@ class PredictiveCoding(LearningRule):
         ranges = {
             "steps": (self.steps is None or self.steps >= 1, "at least 1"),
             "rate": (self.rate is None or 0 < self.rate <= 1, "above 0 and at most 1"),
-            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
+            "momentum": (self.momentum is None or 0 <= self.momentum < 1, "at least 0 and below 1"),
             "tolerance": (
                 self.tolerance is None or 0 < self.tolerance < 1,
                 "between 0 and 1: it is the part of a layer's signal by which its state may still move",
@@ -182,7 +193,7 @@ class PredictiveCoding(LearningRule):
         default = VARIANTS[self.variant].default_rate
         raised = "steps, rate" if (default if self.rate is None else self.rate) < 1 else "steps"
         lowered = "lower rate, momentum or nudging."
-        if self.loss is None and not self.clamped:
+        if self.loss == "linear" and not self.clamped:
             lowered = f"pass the loss (loss='cross_entropy' or 'mse'), so that the push ends with it, or {lowered}"
         return ConvergenceMonitor(
             f"PredictiveCoding(variant={self.variant!r})",
@@ -200,15 +211,45 @@ class PredictiveCoding(LearningRule):
         whole = self.rate in (None, 1) and self.steps is None and not self.momentum
         return "" if whole or self.variant == "zero_divergence" else "as inference settles"
 
-    @property
-    def energy_falls(self) -> bool:
-        """Whether inference has to lower the energy: with symmetric weights, and errors that follow a bounded push."""
-        bounded = self.variant == "strict" or self.loss in ("mse", "squared_error") or self.clamped
-        return self.pathway.descends and bounded
+    def check_recognised(self, nudge: Nudge) -> None:
+        """Refuse a loss that was to be recognised and is not, where training would diverge.
+
+        Raises:
+            CircuitError: the loss is not known, and its derivative would be held constant at full nudging.
+        """
+        if self.loss is not None:
+            return
+        if torch.compiler.is_compiling():
+            raise CircuitError(
+                f"{self.monitor.rule}: loss=None is recognised by the values of dL/dy, which torch.compile does not "
+                "read. Pass loss='cross_entropy', 'mse', 'squared_error' or 'linear'."
+            )
+        if nudge.loss is None and self.nudging >= 1 and bool(torch.isfinite(nudge.error).all()):
+            raise CircuitError(
+                f"{self.monitor.rule}: loss=None, and dL/dy, {tuple(nudge.error.shape)}, is not "
+                "recognised as that of a cross-entropy with hard labels or of a squared error with targets 0 and 1, in "
+                "float32 or float64. Pass loss='cross_entropy', 'mse' or 'squared_error'; for any other loss pass a "
+                "nudging below 1, or loss='linear'."
+            )
+        if isinstance(nudge.scale, Tensor) and not self._warned:
+            factors = nudge.scale[nudge.scale > 0]
+            self._warned = bool(factors.amax() > factors.amin() * 1.001) if factors.numel() else False
+            if self._warned:
+                warnings.warn(
+                    f"{self.monitor.rule}: the loss is recognised as a cross-entropy with a factor for each sample, "
+                    "such as class weights. Focal and generalised cross-entropy have the same derivative. Pass "
+                    "loss='cross_entropy' if it is this, or loss='linear' and a lower nudging if not. This warning "
+                    "appears once.",
+                    stacklevel=2,
+                )
 
     @property
     def has_absolute_scale(self) -> bool:  # type: ignore[override]
         return self.saves_drives  # with fixed predictions it is linear in the error
+
+    @property
+    def follows_loss(self) -> bool:
+        return self.saves_drives and not self.clamped
 
     @property
     def saves_drives(self) -> bool:  # type: ignore[override]

@@ -1,8 +1,8 @@
 """From a configuration as it was given to the one that is run: every number there, and a note for each choice.
 
 What the user left open is chosen here: the optimizer's defaults, the learning rate and weight decay that the
-rule is known to want (its `recommends`), the loss that it needs (its `learns_from`), the rule's seed, the number of
-threads.
+rule is known to want (its `recommends`), the loss that it needs (its `learns_from`) or follows (its option `loss`), the
+rule's seed, the number of threads.
 """
 
 import inspect
@@ -16,6 +16,9 @@ from apical import models
 from apical.rules import LearningRule
 from apical.study.configuration.config import Config
 from apical.study.configuration.tables import DEFAULTS, OPTIMIZERS
+
+# The losses of a study, as rules that follow theirs name them.
+_NAMES = {"cross_entropy": "cross_entropy", "mse": "squared_error"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ def resolve(config: Config, *, shared: bool = False) -> Resolved:
         notes += said
     if "seed" in rule.option_names() and "seed" not in config.rule.options:
         values["rule.seed"] = config.seed
+    loss = _NAMES.get(values.get("loss", config.loss))
+    if rule.follows_loss and "loss" not in config.rule.options and loss is not None:
+        values["rule.loss"] = loss
     if not config.threads:
         values["threads"] = torch.get_num_threads()
     values |= _absolute_paths(config)
