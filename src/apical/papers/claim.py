@@ -165,6 +165,8 @@ class Claim:
                 f"its settings have changed since it was measured ({measured.date}); {self.command} --record does it",
             )
         holds, why = self.says.judge(measured, reference)
+        if measured.angles:
+            why += f"; cosine of the update to the gradient, from the first layer: {measured.cosines}"
         smaller = self.scaled_down(measured)
         if smaller:
             why += f"; scaled down to {smaller}"

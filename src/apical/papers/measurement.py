@@ -1,5 +1,6 @@
 """What was measured for a claim, as measured.json keeps it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ class Measurement:
         command: that measures it again.
         environment: versions and processor.
         recipe: what it was measured with, as `Claim.recipe` was then; empty where it was not recorded.
+        angles: degrees between update and gradient at the end of training, by layer, mean over seeds; empty where they
+            were not measured.
         stale: why today's code gives other figures for the same seeds; empty where it gives the same.
         courses: accuracy on the validation part after every epoch, of each seed; empty where there is no such part.
     """
@@ -33,6 +36,7 @@ class Measurement:
     environment: Mapping[str, Any] = field(default_factory=dict)
     recipe: tuple[str, ...] = ()
     courses: tuple[tuple[float, ...], ...] = ()
+    angles: Mapping[str, float] = field(default_factory=dict)
     stale: str = ""
 
     @property
@@ -44,6 +48,11 @@ class Measurement:
     def deviation(self) -> float:
         """Sample standard deviation over the seeds; 0 for one."""
         return Spread(self.accuracies).deviation or 0.0
+
+    @property
+    def cosines(self) -> str:
+        """Those of the angles, the first layer first."""
+        return ", ".join(f"{math.cos(math.radians(angle)):.3f}" for angle in self.angles.values())
 
     def epochs_to(self, accuracy: float) -> float | None:
         """Epochs until the validation part was first answered so well, mean over seeds; None where one never did."""

@@ -11,6 +11,7 @@ from apical.papers import ledger, online
 from apical.papers.claim import Claim
 from apical.papers.measurement import Measurement
 from apical.papers.online import OnlineJob
+from apical.statistics import Spread
 from apical.study import Config, Interrupted, RuleConfig, RunFolder
 from apical.study.configuration.resolution import resolve
 from apical.study.executors.jobs import Job, complete
@@ -112,14 +113,11 @@ def _measurement(claim: Claim, jobs: Sequence[Job | OnlineJob], epochs: int | No
         return online.measurement(claim, jobs[0], KEPT, claim.command + scale)
     configs = [job.resolved.config for job in jobs if isinstance(job, Job)]
     runs = [RunFolder(job.folder) for job in jobs]
-    accuracies = []
-    for run in runs:
-        result = run.result()
-        assert result is not None
-        accuracies.append(float(result["test_accuracy"]))
+    results = [run.result() or {} for run in runs]
+    angles = [result["angles"] or {} for result in results]
     environment = runs[0].environment()
     return Measurement(
-        accuracies=tuple(accuracies),
+        accuracies=tuple(float(result["test_accuracy"]) for result in results),
         seeds=tuple(config.seed for config in configs),
         epochs=configs[0].epochs,
         test_examples=runs[0].task()["test"],
@@ -128,6 +126,7 @@ def _measurement(claim: Claim, jobs: Sequence[Job | OnlineJob], epochs: int | No
         environment={key: environment[key] for key in KEPT},
         recipe=claim.recipe,
         courses=tuple(course for run in runs if (course := _course(run))),
+        angles={layer: spread.mean for layer in angles[0] if (spread := Spread.of(each.get(layer) for each in angles))},
     )
 
 

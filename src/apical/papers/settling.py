@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from apical.papers.claim import Claim, Paper, Protocol
 from apical.papers.expectations import AtLeast, Behind, Within
+from apical.papers.own import PAPER
 
 KERJAN = Paper(
     key="kerjan",
@@ -144,6 +145,22 @@ PC_TUNED = (
     "the training data, the same for both losses, and serves all arms."
 )
 
+PC_SETTLED = Protocol(
+    name="pc-settled",
+    paper=PAPER,
+    where="scikit-learn's digits, 64-128-64-10 of tanh units, inference that has settled",
+    theirs=(
+        "20 epochs, batches of 32, cross-entropy, SGD at 0.05, with momentum 0.9 but for incremental predictive coding "
+        "(and backpropagation beside it), nudging 1. The cosine of each layer's update to the gradient is taken at the "
+        "end of training, of the same weights and examples."
+    ),
+    departures=(),
+    settings=("task=digits", "model=mlp:128,64:tanh", "optimizer=sgd", "batch_size=32", "alignment=20"),
+    epochs=20,
+    seeds=3,
+)
+PLAIN_SGD = "optimizer.momentum=0.0"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -254,4 +271,14 @@ CLAIMS = (
     *_predictive(PC_MNIST, 97.0, 0.5, *MLP_RECIPES),
     *_predictive(PC_FASHION, 86.0, 0.5, *MLP_RECIPES),
     *_predictive(PC_CIFAR10, 60.0, 1.5, *VGG5_RECIPES),
+    PC_SETTLED.claim("backprop", "backprop", AtLeast(95.0), 0.05),
+    PC_SETTLED.claim("backprop plain SGD", "backprop", AtLeast(90.0), 0.05, PLAIN_SGD),
+    *(
+        PC_SETTLED.claim(row, f"predictive_coding:variant={variant},loss=cross_entropy{more}", near, 0.05, *settings)
+        for row, variant, more, near, settings in (
+            ("strict", "strict", ",steps=200,rate=0.2", _near(1.5, "pc-settled-backprop"), ()),
+            ("error-optimised", "error_optimised", ",steps=40,rate=0.2", _near(1.5, "pc-settled-backprop"), ()),
+            ("incremental", "incremental", "", _near(10.0, "pc-settled-backprop-plain-sgd"), (PLAIN_SGD,)),
+        )
+    ),
 )

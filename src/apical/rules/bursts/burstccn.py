@@ -72,6 +72,9 @@ class BurstCCN(Bursts):
     Needs: any circuit; learned feedback an optimizer over `circuit.parameters()`, "kolen_pollack" with weight decay.
     Raises: ConfigError on unknown options.
 
+    At the defaults populations stay in their linear range: on tanh networks the update is Kolen-Pollack's to some 3e-3.
+    With error_scale from about 3, bursts saturate and it becomes another.
+
     Departs from the paper: errors are those of any torch loss, per sample; gains are divided out, so that one learning
     rate suits backpropagation and this; Y and Q have the sign of W (the paper's Y = -W^T). The paper's figures have
     Y fixed and Q learned or matched; the default here is learned Y, which its authors' later work (2026) needs beyond

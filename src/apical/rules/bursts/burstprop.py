@@ -70,8 +70,8 @@ class Burstprop(Bursts):
     loss is (the released code sums over the batch: `reduction="sum"`). Released defaults are normalised=False, slope 1,
     Y of standard deviation 1, Z on and uniform in +-0.01 at the start, a learning rate for each layer; its author says
     that on CIFAR-10 they do not learn. Here Y has W's spread, and Z starts at zero and is the optimizer's, momentum
-    and all, so that processes that share a training agree on it (the released 1e-4 without momentum, summed over 32
-    samples of 500 units beside a learning rate of 0.1, is recurrent_rate=16). Output bursts are held between never and
+    and all, so that processes that share a training agree on it (the released 1e-4 without momentum beside a
+    learning rate of 0.1, both summed over the batch, is recurrent_rate=0.5 for its 500 units). Output bursts are held between never and
     twice the baseline.
 
     Source: Payeur, Guerguiev, Zenke, Richards and Naud, Nature Neuroscience 24, 1010 (2021), eq. 2 and figure 5; the
