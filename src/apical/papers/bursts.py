@@ -105,7 +105,7 @@ DEEP_MICROCIRCUIT = Protocol(
     ),
     departures=(
         ADAM,
-        TUNED.format(rates="0.0001, 0.0003, 0.001 and 0.003", epochs="two epochs"),
+        TUNED.format(rates="0.0003, 0.001 and 0.003", epochs="two epochs"),
         "Every arm starts from Glorot's weights.",
         "The mixing factors are those of Sacramento et al.'s conductances; in the released code each is 0.1.",
         COPIED,
