@@ -291,8 +291,8 @@ BESIDE = (
     Mutation(
         "a published figure is another",
         "papers/bursts.py",
-        "ErrorRate(1.96)",
-        "ErrorRate(1.69)",
+        "RECIPROCAL, ErrorRate(1.96)",
+        "RECIPROCAL, ErrorRate(1.69)",
         FIGURES,
     ),
 )

@@ -70,7 +70,7 @@ MUTATIONS = (
     Mutation(
         "feedback that does not learn",
         "feedback/kolen_pollack.py",
-        "        return self.weights.synapses(layer) if layer in self.weights else None\n",
+        "        return self.weights.find(layer)\n",
         "        return None\n",
         ATTENTION,
         "learned_feedback",
@@ -78,7 +78,7 @@ MUTATIONS = (
     Mutation(
         "reciprocal increments are dropped",
         "circuit.py",
-        "gradients[feedback] = None if increment is None else increment.clone()",
+        "gradients[feedback] = self._increment(index, gradients[index])",
         "pass",
         PATHWAYS,
         "increments",

@@ -30,9 +30,7 @@ class Learner(Protocol):
         """The signal at the input, and the update of every parameter."""
 
 
-def connect(
-    circuit: Learner, state: ForwardState, y: Tensor, x: Tensor, parameters: Parameters, compiling: bool
-) -> Tensor:
+def connect(circuit: Learner, state: ForwardState, y: Tensor, x: Tensor, parameters: Parameters) -> Tensor:
     """The output as a function of input and parameters whose backward pass is the rule's.
 
     Args:
@@ -41,9 +39,8 @@ def connect(
         y: the output, without a graph.
         x: the input.
         parameters: of the circuit.
-        compiling: whether a compiler reads this.
     """
-    if not compiling and not compat.autograd_must_save():
+    if not torch.compiler.is_compiling() and not compat.autograd_must_save():
         return _apply(circuit, _Kept(circuit, state, parameters, y), y, x, *parameters)
     tensors, packed = state.pack()
     y = y.view_as(y)  # it may be among the tensors, and a compiler accepts none twice

@@ -224,8 +224,7 @@ class Circuit(nn.Module):
             NonFiniteError: NaN or infinity in the input or in a layer's rate.
             CircuitError: the input requires a gradient that the rule cannot send.
         """
-        compiling = torch.compiler.is_compiling()
-        if not compiling:
+        if not torch.compiler.is_compiling():
             if self._model_watch.check():
                 self._read_again()
             compat.refuse_batched_transforms()
@@ -239,11 +238,10 @@ class Circuit(nn.Module):
             return self.rule.evaluate(self.model, x)
         compat.set_grad_enabled(False)
         try:
-            plan = self.wiring.plan(requires_grad, input_wanted, keep=not compiling)
-            y, state = self._forward(x, plan, compiling)
+            y, state = self._forward(x, self.wiring.plan(requires_grad, input_wanted))
         finally:
             compat.set_grad_enabled(True)
-        return connect(self, state, y, x, parameters, compiling)
+        return connect(self, state, y, x, parameters)
 
     def _input_wanted(self) -> bool:
         """True where the rule can send a gradient to the input that requires one; refused otherwise."""
@@ -254,10 +252,11 @@ class Circuit(nn.Module):
             )
         return True
 
-    def _forward(self, x: Tensor, plan: BackwardPlan, compiling: bool) -> tuple[Tensor, ForwardState]:
+    def _forward(self, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
         """The output and the state of the nodes, without a graph."""
         rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
-        wiring = self.wiring
+        # Asked here, and not passed on: a compiler may begin to read after a module that it cannot read.
+        wiring, compiling = self.wiring, torch.compiler.is_compiling()
         if rule.has_uninitialized_state or (rule.needs_batch and not compiling and x.dim() not in wiring.batch_axes):
             self.initialize(x)
         self._warn_of_lasting_state(x, compiling)

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -87,10 +88,10 @@ class Wiring:
 
     # Passes
 
-    def plan(self, requires_grad: tuple[bool, ...], input_wanted: bool, *, keep: bool = True) -> BackwardPlan:
-        """What can learn when these parameters do; kept for the next pass, except inside a compiler."""
+    def plan(self, requires_grad: tuple[bool, ...], input_wanted: bool) -> BackwardPlan:
+        """What can learn when these parameters do."""
         key = (requires_grad, input_wanted)
-        known = self._plans.get(key) if keep else None
+        known = None if torch.compiler.is_compiling() else self._plans.get(key)
         if known is not None:
             return known
         needs_signal = [input_wanted]
@@ -99,7 +100,7 @@ class Wiring:
             needs_signal.append(node.reachable and (own or any(needs_signal[source] for source in node.sources)))
         order = [(node, isinstance(node, Layer)) for node in self.nodes if needs_signal[node.index + 1]]
         found = BackwardPlan(requires_grad, tuple(needs_signal), tuple(reversed(order)))
-        if keep:
+        if not torch.compiler.is_compiling():
             self._plans[key] = found
         return found
 

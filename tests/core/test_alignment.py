@@ -19,6 +19,8 @@ every_rule = pytest.mark.parametrize("row", rows(), ids=str)
 
 # Their read-out learns from what arrives once the network has settled, and that is not what arrived freely.
 SETTLES = ("predictive_coding", "equilibrium_propagation")
+# Its outputs are noisy, and the gradient is that of the output without noise.
+EXPLORES = ("three_factor",)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -41,7 +43,7 @@ def test_it_says_what_the_two_updates_say(row, network):
         a, b = update[f"model.{path}.weight"].double().flatten(), truth[f"{path}.weight"].double().flatten()
         cosine = float(a @ b / (a.norm() * b.norm()))
         assert degrees == pytest.approx(math.degrees(math.acos(min(cosine, 1.0))), abs=1e-3)
-    if row.name not in SETTLES:
+    if row.name not in SETTLES + EXPLORES:
         assert found[NETWORKS[network].synapses[-1]] == pytest.approx(0, abs=1e-4)
 
 

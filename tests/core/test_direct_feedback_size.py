@@ -146,7 +146,7 @@ def made(circuit: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """The feedback weights after a forward pass in training."""
     circuit.train()(x)
     inner = next(module for module in circuit.modules() if isinstance(module, apical.Circuit))
-    return {name: buffer.clone() for name, buffer in inner.rule.named_buffers()}
+    return {name: buffer.clone() for name, buffer in inner.rule.named_buffers() if buffer.numel()}
 
 
 def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:

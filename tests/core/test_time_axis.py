@@ -38,6 +38,8 @@ def data(time: int = TIME) -> tuple[Tensor, Tensor]:
 def taught(row: Row, x: Tensor, y: Tensor, **options: Any) -> dict[str, Tensor]:
     """The update by a loss that is a mean over moments and samples."""
     circuit = apical.Circuit(moments(), row.make(), **options)
+    # The size of direct feedback is measured on inputs of the data's shape: all get that of the data without time.
+    circuit.load_state_dict(apical.Circuit(moments(), row.make(), example=data()[0].flatten(0, 1)).state_dict())
     loss = loss_of(circuit)
     return learn(circuit, x, y, lambda output, target: loss(output.reshape(-1, CLASSES), target.flatten()))
 

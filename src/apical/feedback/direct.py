@@ -86,6 +86,7 @@ class Direct(Pathway):
         self.scale = scale
         self.seed = seed
         self.weights = PerLayer(grows=True)
+        self.like: Tensor  # what weights that are still to be made will be: their type, and the device
         self.sizes: list[float] = []  # of "match", for every node; zero until they are measured
         self._copies = _Copies([self])
 
@@ -98,6 +99,7 @@ class Direct(Pathway):
                 "in a plain chain of nn.Linear. Use random weights (symmetric=False)."
             )
         self.weights = PerLayer(grows=True)
+        self.register_buffer("like", wiring.layers[0].weight.new_empty(0), persistent=False)
         self.sizes = [0.0] * len(wiring.nodes)
         self._copies = _Copies([self])
 
@@ -131,7 +133,7 @@ class Direct(Pathway):
             self.weights.register_buffer("none", y.new_zeros(0))
         for other in self._copies:
             if other.has_uninitialized_state:
-                other.sizes, other.weights = list(self.sizes), copy.deepcopy(self.weights)
+                other.sizes, other.weights = list(self.sizes), copy.deepcopy(self.weights).to(other.like)
 
     def products(self, wiring: Wiring) -> dict[int, Tensor]:
         """Symmetric feedback: for every layer, by its index, the product of the forward weights above it."""

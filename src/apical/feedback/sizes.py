@@ -11,6 +11,7 @@ from torch import Tensor
 
 from apical.feedback.randomness import glorot, uniform
 from apical.layers import BackwardPass, ForwardState, Layer, Node
+from apical.layers.axes import batch_at, batch_first
 from apical.wiring import Wiring
 
 SAMPLES = 8
@@ -32,10 +33,11 @@ def backpropagated_sizes(wiring: Wiring, state: ForwardState, y: Tensor, seed: i
         y: the output of that pass.
         seed: of the inputs and signs. The caller restores torch's random state.
     """
+    axis = state.batch_axis(wiring.output) or 0
     y, state = _of_drawn_inputs(wiring, state, y, seed)
     power: dict[int, float] = {}
     for number in range(SENT):
-        signs = uniform(y, 1.0, seed, f"the signs of measurement {number}").sign_()
+        signs = batch_at(uniform(batch_first(y, axis), 1.0, seed, f"the signs of measurement {number}").sign_(), axis)
         walk = _Measured(state.copy(), wiring.output, signs)
         walk.power = power
         for layer, own in walk:
@@ -66,9 +68,9 @@ class _Measured(BackwardPass):
 
 def _of_drawn_inputs(wiring: Wiring, state: ForwardState, y: Tensor, seed: int) -> tuple[Tensor, ForwardState]:
     """Output and state for inputs of mean 0 and variance 1, for bytes of all values; else those that are given."""
-    x, shape = state.source, list(state.source.shape)
-    shape[wiring.batch_axis] = SAMPLES
-    drawn = uniform(x.new_empty(shape, dtype=torch.float64), 1.0, seed, "the inputs of the measurement")
+    x = batch_first(state.source, wiring.batch_axis)
+    drawn = uniform(x.new_empty(SAMPLES, *x.shape[1:], dtype=torch.float64), 1.0, seed, "the inputs of the measurement")
+    drawn = batch_at(drawn, wiring.batch_axis)
     if x.dtype == torch.uint8:
         drawn.mul_(73).add_(128)
     elif not x.is_floating_point():
