@@ -69,10 +69,10 @@ class Burstprop(Bursts):
     Departs from the paper: errors are those of any torch loss, per sample, and updates are the batch's mean where the
     loss is (the released code sums over the batch: `reduction="sum"`). Released defaults are normalised=False, slope 1,
     Y of standard deviation 1, Z on and uniform in +-0.01 at the start, a learning rate for each layer; its author says
-    that on CIFAR-10 they do not learn. Here Y has W's spread, and Z starts at zero and is the optimizer's, momentum
-    and all, so that processes that share a training agree on it (the released 1e-4 without momentum beside a
-    learning rate of 0.1, both summed over the batch, is recurrent_rate=0.5 for its 500 units). Output bursts are held between never and
-    twice the baseline.
+    that on CIFAR-10 they do not learn. Here Y has W's spread, and Z starts at zero and is the optimizer's, momentum and
+    all, so that processes that share a training agree on it (the released 1e-4 without momentum beside a learning rate
+    of 0.1, both summed over the batch, is recurrent_rate=0.5 for its 500 units). Output bursts are held between never
+    and twice the baseline.
 
     Source: Payeur, Guerguiev, Zenke, Richards and Naud, Nature Neuroscience 24, 1010 (2021), eq. 2 and figure 5; the
     static form of the authors' released code for figure 5.
