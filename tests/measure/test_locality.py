@@ -36,7 +36,7 @@ ACCEPTED = {
     "burst_ccn:events=learned": [*CARRYING, "homeostatic"],
     "dendritic_microcircuit:feedback=inverse,cancellation_rate=1.0": ["inverse"],
     "equilibrium_propagation:network=hopfield": CARRYING[:-1],
-    **{rule: ["-"] for rule in ("oja", "soft_hebb", "three_factor")},
+    **{rule: ["-"] for rule in ("oja", "oja:units=sanger", "oja:units=independent", "soft_hebb", "three_factor")},
 }
 
 
@@ -70,6 +70,7 @@ EXCEPTIONS = [
     Except("other_samples", "the batch stops as a whole", rules=".*(tolerance=.*|dynamics=steady_state)"),
     Except("other_units", "units share a sum", neurons="softmax|layer_norm"),
     Except("other_units", "units compete for the input", rules="soft_hebb"),
+    Except("other_units", "a unit learns from what the others leave", rules="oja(:units=sanger)?"),
     Except("other_units", "Z brings the bursts of the layer's other units", rules="burstprop:recurrent=True"),
     Except("other_units", "the layer stops as a whole", rules=".*tolerance=.*"),
 ]

@@ -28,6 +28,8 @@ PUBLISHED = {
     "burstccn-mnist-burstprop-fixed": 1.75,
     "microcircuit-mnist-backprop": 1.53,
     "microcircuit-mnist-microcircuit": 1.96,
+    "microcircuit-mnist-learned": 1.96,
+    "microcircuit-mnist-deep-learned": 10.65,  # as Greedy et al. 2022 report it
     "microcircuit-mnist-single-layer": 8.4,
     "bursts-cifar10-backprop": 22.6,
     "bursts-cifar10-feedback-alignment": 36.3,

@@ -35,6 +35,7 @@ _CHANCES = 10
 
 VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "oja": ("", ":units=sanger", ":units=independent"),
         "burst_ccn": ("", ":events=learned"),
         "burstprop": ("", ":recurrent=true"),
         "dendritic_microcircuit": ("", ":dynamics=steady_state", ":feedback=inverse,cancellation_rate=1.0"),

@@ -1,6 +1,6 @@
 """Measuring claims again: every claim from every seed, in parallel processes, each in an ordinary run folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -114,7 +114,6 @@ def _measurement(claim: Claim, jobs: Sequence[Job | OnlineJob], epochs: int | No
     configs = [job.resolved.config for job in jobs if isinstance(job, Job)]
     runs = [RunFolder(job.folder) for job in jobs]
     results = [run.result() or {} for run in runs]
-    angles = [result["angles"] or {} for result in results]
     environment = runs[0].environment()
     return Measurement(
         accuracies=tuple(float(result["test_accuracy"]) for result in results),
@@ -125,9 +124,15 @@ def _measurement(claim: Claim, jobs: Sequence[Job | OnlineJob], epochs: int | No
         command=claim.command + scale,
         environment={key: environment[key] for key in KEPT},
         recipe=claim.recipe,
-        courses=tuple(course for run in runs if (course := _course(run))),
-        angles={layer: spread.mean for layer in angles[0] if (spread := Spread.of(each.get(layer) for each in angles))},
+        courses=tuple(filter(None, map(_course, runs))),
+        angles=_mean_angles([result["angles"] or {} for result in results]),
     )
+
+
+def _mean_angles(angles: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of every layer, over the seeds."""
+    spreads = {layer: Spread.of(each.get(layer) for each in angles) for layer in angles[0]}
+    return {layer: spread.mean for layer, spread in spreads.items() if spread}
 
 
 def _course(run: RunFolder) -> tuple[float, ...]:
