@@ -156,6 +156,22 @@ MUTATIONS = (
         "through_time",
     ),
     Mutation(
+        "a squared error shows its target by its sign",
+        "rules/alignment/direct_feedback.py",
+        "torch.where(squared, one_hot > 0, negative)",
+        "negative",
+        ORACLES,
+        "squared_error",
+    ),
+    Mutation(
+        "Sanger's units learn from what all others leave",
+        "rules/hebbian/rules.py",
+        'shared.tril() if self.units == "sanger" else shared',
+        "shared",
+        HEBBIAN,
+        "principal",
+    ),
+    Mutation(
         "losers learn as winners do",
         "rules/hebbian/rules.py",
         "torch.scatter(-y, axis",
