@@ -155,7 +155,10 @@ PC_SETTLED = Protocol(
         "end of training, of the same weights and examples."
     ),
     departures=(),
-    settings=("task=digits", "model=mlp:128,64:tanh", "optimizer=sgd", "batch_size=32", "alignment=20"),
+    settings=(
+        *("task=digits", "model=mlp:128,64:tanh", "batch_size=32", "alignment=20"),
+        *("optimizer=sgd", "optimizer.weight_decay=0.0"),
+    ),
     epochs=20,
     seeds=3,
 )
