@@ -450,21 +450,17 @@ def test_the_input_learns_by_the_same_law(network):
 
 @pytest.mark.parametrize("network", ["feedforward", "hopfield"])
 def test_the_input_learns_by_the_same_law_from_complex_nudges(network):
-    model, (x, y) = mlp(nn.Sigmoid), batch()
-    rule = apical.EquilibriumPropagation(
-        network=network, nudging="holomorphic", points=6, beta=0.05, sweeps=20, nudged_steps=60, loss="cross_entropy"
-    )
-    circuit = apical.Circuit(model, rule, teach_input=True)
-    learned = x.clone().requires_grad_()
-    F.cross_entropy(circuit(learned), y).backward()
-    nudge, losses = 1e-5, []
-    for shift in (nudge, -nudge):
-        shifted = x.clone()
-        shifted[0, 0] += shift
-        with torch.no_grad():
-            losses.append(F.cross_entropy(circuit(shifted), y))
-    expected = float(losses[0] - losses[1]) / (2 * nudge)
-    assert float(learned.grad[0, 0]) == pytest.approx(expected, rel=1e-3, abs=0)
+    """Six points have an error of order beta^6 only where each counts as often as it stands for a nudge."""
+    (x, y), found = batch(), []
+    for options in ({"beta": 1e-3}, {"nudging": "holomorphic", "points": 6, "beta": 0.05}):
+        rule = apical.EquilibriumPropagation(
+            network=network, loss="cross_entropy", sweeps=20, free_steps=200, nudged_steps=100, **options
+        )
+        circuit = apical.Circuit(mlp(nn.Sigmoid), rule, teach_input=True)
+        learned = x.clone().requires_grad_()
+        F.cross_entropy(circuit(learned), y).backward()
+        found.append(learned.grad)
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < 1e-6
 
 
 class Moments(nn.Module):
