@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from apical import continual as continual
     from apical import data as data
     from apical import errors as errors
     from apical import feedback as feedback
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from apical.rules import *  # noqa: F403
 
 _PARTS = (
+    "continual",
     "data",
     "errors",
     "feedback",
