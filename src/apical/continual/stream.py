@@ -1,0 +1,173 @@
+"""A stream: tasks that are learned one after another, and what a network is asked about them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from apical import data
+from apical.data import Examples
+from apical.errors import ConfigError, DataError
+from apical.options import check_choice
+
+Scenario = Literal["task", "domain", "class"]
+SCENARIOS = ("task", "domain", "class")
+
+MakePart = Callable[[Literal["train", "test"]], Examples]
+"""Makes the training or the test examples of a task, labelled with the task's classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamTask:
+    """One task of a stream. Its examples are made when they are first read, and kept as long as the task is.
+
+    Attributes:
+        index: its place in the stream, from 0. This is the task's identity ("task id").
+        name: for people.
+        classes: the classes of the data that it has.
+        labels: the labels in `y`, in the order of `classes`; which these are depends on the scenario (see `Stream`).
+        outputs: the outputs of the network that compete for an example: those of the task in the scenario "task", else
+            all of them.
+    """
+
+    index: int
+    name: str
+    classes: tuple[int, ...]
+    labels: tuple[int, ...]
+    outputs: tuple[int, ...]
+    _make: MakePart
+    _validation: float
+    _seed: int
+
+    @property
+    def train(self) -> Examples:
+        """The training examples, without those that were cut off for validation."""
+        return self._parts[0]
+
+    @property
+    def validation(self) -> Examples | None:
+        """The examples cut from the training data, each class in proportion; None where none were asked for."""
+        return self._parts[1] if self._validation else None
+
+    @cached_property
+    def test(self) -> Examples:
+        """The test examples."""
+        return self._labelled("test")
+
+    def restrict(self, y: Tensor) -> Tensor:
+        """The network's output, (batch, outputs), with -inf for the outputs that do not compete.
+
+        Where all outputs compete, this is `y` itself. Masking the outputs of other tasks equals a head for each task.
+        """
+        if len(self.outputs) == y.shape[1]:
+            return y
+        competing = torch.zeros(y.shape[1], dtype=torch.bool, device=y.device)
+        competing[list(self.outputs)] = True
+        return y.masked_fill(~competing, -torch.inf)
+
+    @cached_property
+    def _parts(self) -> tuple[Examples, Examples]:
+        return data.split(self._labelled("train"), self._validation, seed=self._seed)
+
+    def _labelled(self, part: Literal["train", "test"]) -> Examples:
+        made = self._make(part)
+        if self.labels == self.classes:
+            return made
+        new = torch.zeros(max(self.classes) + 1, dtype=torch.int64, device=made.y.device)
+        new[list(self.classes)] = torch.tensor(self.labels, device=new.device)
+        return Examples(made.x, new[made.y])
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Tasks in the order in which they are learned: `len(stream)`, `stream[i]`, `for task in stream`.
+
+    What a network is asked, and which labels the examples have, is the scenario (van de Ven and Tolias 2019):
+
+    | scenario | the question | labels |
+    |---|---|---|
+    | "task" | which of this task's classes? The task's identity is given | of all tasks |
+    | "domain" | which class within the task? | the same in every task |
+    | "class" | which class of all that the stream has? | of all tasks |
+
+    In "task", only the task's own outputs compete (`StreamTask.restrict`). Examples are made when they are read:
+    iterating holds one task in memory at a time.
+
+    Attributes:
+        name: of the data and of how they were cut.
+        scenario: "task", "domain" or "class".
+        outputs: how many outputs a network needs.
+        classes: for each task the classes of the data that it has.
+        labels: for each task the labels of its classes.
+        input_shape: of one example.
+    """
+
+    name: str
+    scenario: Scenario
+    outputs: int
+    classes: tuple[tuple[int, ...], ...]
+    labels: tuple[tuple[int, ...], ...]
+    input_shape: tuple[int, ...]
+    _names: tuple[str, ...]
+    _make: tuple[MakePart, ...]
+    _validation: float
+    _seed: int
+
+    def __post_init__(self) -> None:
+        check_choice(self.name, "scenario", self.scenario, SCENARIOS)
+        if not self._make:
+            raise ConfigError(f"{self.name}: the stream has no task. Pass at least one.")
+        for task in self:
+            if self.scenario != "class" and len(task.outputs) == 1:
+                raise ConfigError(
+                    f"{self.name}: {task.name} has one class, so in the scenario {self.scenario!r} there is nothing to "
+                    "choose from. Pass scenario='class', or give each task two classes."
+                )
+
+    def __len__(self) -> int:
+        return len(self._make)
+
+    @overload
+    def __getitem__(self, index: int) -> StreamTask: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[StreamTask, ...]: ...
+    def __getitem__(self, index: int | slice) -> StreamTask | tuple[StreamTask, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        i = range(len(self))[index]
+        own = self.labels[i] if self.scenario == "task" else tuple(range(self.outputs))
+        return StreamTask(
+            i, self._names[i], self.classes[i], self.labels[i], own, self._make[i], self._validation, self._seed
+        )
+
+    def __iter__(self) -> Iterator[StreamTask]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        shown = " | ".join(_numbers(own) for own in self.labels)
+        return f"Stream({self.name}, {self.scenario}-incremental: {len(self)} tasks, labels {shown})"
+
+
+def _numbers(own: Sequence[int]) -> str:
+    run = len(own) > 3 and tuple(own) == tuple(range(own[0], own[-1] + 1))
+    return f"{own[0]} to {own[-1]}" if run else " ".join(map(str, own))
+
+
+def check_examples(what: str, train: Examples, test: Examples) -> None:
+    """Refuse examples that are empty or hold NaN or infinity.
+
+    Raises:
+        DataError: with the part and the first index.
+    """
+    for part, examples in (("training", train), ("test", test)):
+        if len(examples) == 0:
+            raise DataError(f"{what}: it has no {part} examples. Leave the task out, or give it some.")
+        if not examples.x.sum(dtype=torch.float64).isfinite():  # a sum is finite only if its terms are
+            index = int((~examples.x.flatten(1).isfinite().all(1)).nonzero()[0])
+            raise DataError(
+                f"{what}: {part} example {index} has values that are NaN or infinite. Replace them, or leave the "
+                "example out."
+            )
