@@ -1,13 +1,17 @@
 """Continual learning: streams of tasks, the accuracy matrix, and floors that every method has to exceed."""
 
+from apical.continual.floors import NearestClassMean, RandomFeatures, StreamingLDA
 from apical.continual.matrix import Metrics, metrics
 from apical.continual.stream import Stream, StreamTask
 from apical.continual.streams import from_tasks, one_class, permuted, rotated, split
 
 __all__ = [
     "Metrics",
+    "NearestClassMean",
+    "RandomFeatures",
     "Stream",
     "StreamTask",
+    "StreamingLDA",
     "from_tasks",
     "metrics",
     "one_class",
