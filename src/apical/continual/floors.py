@@ -6,6 +6,7 @@ depends on the order of tasks in a way that matters, since class means and covar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -60,14 +61,21 @@ class NearestClassMean:
             self._learn(rows[start : start + _ROWS], owner[start : start + _ROWS])
         return self
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Tensor, *, among: Sequence[int] | None = None) -> Tensor:
         """The labels of examples: (n, ...) to (n,), int64.
+
+        Args:
+            x: the examples.
+            among: the labels to choose from, where they are known to be of one task; all by default. If none of them
+                was seen, the first of them.
 
         Raises:
             DataError: nothing was learned yet, or x is not as in `partial_fit`.
         """
         scores = self.scores(x)
-        return torch.tensor(self.classes, device=scores.device)[scores.argmax(1)]
+        places = [place for place, label in enumerate(self.classes) if among is None or label in among]
+        labels = torch.tensor([self.classes[place] for place in places] or among, device=scores.device)
+        return labels[scores[:, places].argmax(1) if places else scores.new_zeros(len(scores), dtype=torch.int64)]
 
     def scores(self, x: Tensor) -> Tensor:
         """For each class, in the order of `classes`, how likely it is, but for a constant: (n, classes), float64."""
@@ -212,9 +220,9 @@ class RandomFeatures:
         self.floor.partial_fit(self.transform(x), y)
         return self
 
-    def predict(self, x: Tensor) -> Tensor:
-        """The labels of examples: (n, ...) to (n,), int64."""
-        return self.floor.predict(self.transform(x))
+    def predict(self, x: Tensor, *, among: Sequence[int] | None = None) -> Tensor:
+        """The labels of examples, as the floor's: (n, ...) to (n,), int64."""
+        return self.floor.predict(self.transform(x), among=among)
 
     def __repr__(self) -> str:
         return f"RandomFeatures({self.floor}, features={self.features}, seed={self.seed})"
