@@ -173,6 +173,7 @@ def with_nan(part: str) -> Task:
         ({"classes": [(0, 0)]}, "class 0"),
         ({"classes": [(0, 1), ()]}, "task 1"),
         ({"classes": []}, "no task"),
+        ({"classes": [], "scenario": "domain"}, "no task"),
         ({"classes_per_task": 4}, "classes_per_task=4"),
         ({"classes_per_task": 0}, "classes_per_task=0"),
         ({"classes": [(0, 1), (2, 3, 4)], "scenario": "domain"}, "2, 3 classes"),

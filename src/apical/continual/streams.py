@@ -1,6 +1,7 @@
 """Streams from one task (cut by class, permuted, rotated) and from a user's own list."""
 
 import math
+import operator
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -59,23 +60,13 @@ def split(
     name = f"split {source.name}"
     if classes is None:
         classes = _equal_parts(name, range(source.classes), classes_per_task)
-    parts = [tuple(own) for own in classes]
+    parts = [tuple(map(operator.index, own)) for own in classes]
     _check_partition(name, parts, source)
     if shuffle:
-        flat = [label for own in parts for label in own]
-        order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed)).tolist()
-        drawn = iter([flat[i] for i in order])
-        parts = [tuple(islice(drawn, len(own))) for own in parts]
+        parts = _shuffled(parts, seed)
     for own in parts:
         stratified_indices(source.train.y[_among(source.train.y, own)], validation, seed=seed)  # raises, or fits
-    labels = parts
-    if scenario == "domain":
-        if len({len(own) for own in parts}) > 1:
-            raise ConfigError(
-                f"{name}: the tasks have {', '.join(str(len(own)) for own in parts)} classes, and in the scenario "
-                "'domain' all tasks share their labels. Give each task the same number of classes."
-            )
-        labels = [tuple(range(len(own))) for own in parts]
+    labels = _places_within(name, parts) if scenario == "domain" else parts
     return Stream(
         name=name,
         scenario=scenario,
@@ -157,10 +148,11 @@ def rotated(
             f"rotated {source.name}: an example has the shape {source.input_shape}, and only pictures, (channels, "
             "height, width), can be rotated. Reshape the inputs, or use permuted."
         )
-    turns = [180 * i / tasks for i in range(tasks)] if angles is None else [float(angle) for angle in angles]
-    if not all(map(math.isfinite, turns)):
-        raise ConfigError(f"rotated {source.name}: angles={turns} must be finite numbers, in degrees.")
-    make, names = [partial(_rotated, source, angle) for angle in turns], [f"{angle:g} degrees" for angle in turns]
+    degrees = [180 * i / tasks for i in range(tasks)] if angles is None else [float(angle) for angle in angles]
+    if not all(map(math.isfinite, degrees)):
+        raise ConfigError(f"rotated {source.name}: angles={degrees} must be finite numbers, in degrees.")
+    names = [f"{angle:g} degrees" for angle in degrees]
+    make = [partial(_rotated, source, angle) for angle in degrees]
     return _transformed(f"rotated {source.name}", source, names, make, scenario, validation, seed)
 
 
@@ -256,7 +248,26 @@ def _equal_parts(name: str, classes: Sequence[int], size: int) -> list[tuple[int
     return [tuple(classes[i : i + size]) for i in range(0, len(classes), size)]
 
 
+def _shuffled(parts: Sequence[tuple[int, ...]], seed: int) -> list[tuple[int, ...]]:
+    flat = [label for own in parts for label in own]
+    order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed)).tolist()
+    drawn = iter([flat[i] for i in order])
+    return [tuple(islice(drawn, len(own))) for own in parts]
+
+
+def _places_within(name: str, parts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    sizes = [len(own) for own in parts]
+    if len(set(sizes)) > 1:
+        raise ConfigError(
+            f"{name}: the tasks have {', '.join(map(str, sizes))} classes, and in the scenario 'domain' all tasks "
+            "share their labels. Give each task the same number of classes."
+        )
+    return [tuple(range(size)) for size in sizes]
+
+
 def _check_partition(name: str, parts: Sequence[tuple[int, ...]], source: Task) -> None:
+    if not parts:
+        raise ConfigError(f"{name}: the stream has no task. Pass the classes of at least one.")
     empty = next((i for i, own in enumerate(parts) if not own), None)
     if empty is not None:
         raise ConfigError(f"{name}: task {empty} has no class. Leave it out, or give it one.")
