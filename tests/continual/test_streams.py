@@ -128,6 +128,10 @@ def test_a_rotation_of_a_picture_that_is_not_square_keeps_its_proportions():
     assert turned[1, 7] == pytest.approx(1, abs=1e-4)
 
 
+def test_an_angle_may_come_again():
+    assert len(continual.rotated(tiny(), angles=[0, 30, 0])) == 3
+
+
 def test_evenly_spaced_rotations():
     assert [own.name for own in continual.rotated(tiny(), tasks=4)] == [f"{a} degrees" for a in (0, 45, 90, 135)]
 

@@ -15,7 +15,7 @@ from apical.continual.matrix import Metrics, metrics
 from apical.continual.stream import Stream, StreamTask
 from apical.data import Examples
 from apical.errors import ConfigError, NonFiniteError
-from apical.layers.axes import undisturbed
+from apical.layers.memory import undisturbed
 from apical.losses import LOSSES, Loss
 from apical.options import check_positive
 

@@ -1,7 +1,7 @@
 """A stream: tasks that are learned one after another, and what a network is asked about them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, overload
 
@@ -100,25 +100,18 @@ class Stream:
         name: of the data and of how they were cut.
         scenario: "task", "domain" or "class".
         outputs: how many outputs a network needs.
-        classes: for each task the classes of the data that it has.
-        labels: for each task the labels of its classes.
         input_shape: of one example.
     """
 
     name: str
     scenario: Scenario
     outputs: int
-    classes: tuple[tuple[int, ...], ...]
-    labels: tuple[tuple[int, ...], ...]
     input_shape: tuple[int, ...]
-    _names: tuple[str, ...]
-    _make: tuple[MakePart, ...]
-    _validation: float
-    _seed: int
+    _tasks: tuple[StreamTask, ...]
 
     def __post_init__(self) -> None:
         check_choice(self.name, "scenario", self.scenario, SCENARIOS)
-        if not self._make:
+        if not self._tasks:
             raise ConfigError(f"{self.name}: the stream has no task. Pass at least one.")
         for task in self:
             if self.scenario != "class" and len(task.outputs) == 1:
@@ -127,8 +120,18 @@ class Stream:
                     "choose from. Pass scenario='class', or give each task two classes."
                 )
 
+    @property
+    def classes(self) -> tuple[tuple[int, ...], ...]:
+        """For each task the classes of the data that it has."""
+        return tuple(task.classes for task in self._tasks)
+
+    @property
+    def labels(self) -> tuple[tuple[int, ...], ...]:
+        """For each task the labels of its classes."""
+        return tuple(task.labels for task in self._tasks)
+
     def __len__(self) -> int:
-        return len(self._make)
+        return len(self._tasks)
 
     @overload
     def __getitem__(self, index: int) -> StreamTask: ...
@@ -136,19 +139,33 @@ class Stream:
     def __getitem__(self, index: slice) -> tuple[StreamTask, ...]: ...
     def __getitem__(self, index: int | slice) -> StreamTask | tuple[StreamTask, ...]:
         if isinstance(index, slice):
-            return tuple(self[i] for i in range(*index.indices(len(self))))
-        i = range(len(self))[index]
-        own = self.labels[i] if self.scenario == "task" else tuple(range(self.outputs))
-        return StreamTask(
-            i, self._names[i], self.classes[i], self.labels[i], own, self._make[i], self._validation, self._seed
-        )
+            return tuple(replace(task) for task in self._tasks[index])
+        return replace(self._tasks[index])  # a copy without examples, so that the stream keeps none
 
     def __iter__(self) -> Iterator[StreamTask]:
-        return (self[i] for i in range(len(self)))
+        return map(replace, self._tasks)
 
     def __repr__(self) -> str:
         shown = " | ".join(_numbers(own) for own in self.labels)
         return f"Stream({self.name}, {self.scenario}-incremental: {len(self)} tasks, labels {shown})"
+
+
+def stream_of(
+    name: str,
+    scenario: Scenario,
+    outputs: int,
+    input_shape: tuple[int, ...],
+    tasks: Iterable[tuple[str, tuple[int, ...], tuple[int, ...], MakePart]],
+    validation: float,
+    seed: int,
+) -> Stream:
+    """A stream of tasks that are given by name, classes, labels and examples."""
+    everything = tuple(range(outputs))
+    made = (
+        StreamTask(i, own, classes, labels, labels if scenario == "task" else everything, make, validation, seed)
+        for i, (own, classes, labels, make) in enumerate(tasks)
+    )
+    return Stream(name, scenario, outputs, input_shape, tuple(made))
 
 
 def _numbers(own: Sequence[int]) -> str:

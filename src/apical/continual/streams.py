@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from apical import data
-from apical.continual.stream import MakePart, Scenario, Stream, check_examples
+from apical.continual.stream import MakePart, Scenario, Stream, check_examples, stream_of
 from apical.data import Examples, Task
 from apical.data.sampling import stratified_indices
 from apical.errors import ConfigError, DataError
@@ -67,18 +67,12 @@ def split(
     for own in parts:
         stratified_indices(source.train.y[_among(source.train.y, own)], validation, seed=seed)  # raises, or fits
     labels = _places_within(name, parts) if scenario == "domain" else parts
-    return Stream(
-        name=name,
-        scenario=scenario,
-        outputs=len(labels[0]) if scenario == "domain" else source.classes,
-        classes=tuple(parts),
-        labels=tuple(labels),
-        input_shape=source.input_shape,
-        _names=tuple("classes " + " ".join(map(str, own)) for own in parts),
-        _make=tuple(partial(_of_classes, source, own) for own in parts),
-        _validation=validation,
-        _seed=seed,
+    outputs = len(labels[0]) if scenario == "domain" else source.classes
+    tasks = (
+        ("classes " + " ".join(map(str, own)), own, new, partial(_of_classes, source, own))
+        for own, new in zip(parts, labels, strict=True)
     )
+    return stream_of(name, scenario, outputs, source.input_shape, tasks, validation, seed)
 
 
 def one_class(task: str | Task, *, shuffle: bool = False, validation: float = 0.0, seed: int = 0) -> Stream:
@@ -112,9 +106,8 @@ def permuted(
     source = _loaded(task)
     generator, values = torch.Generator().manual_seed(seed), math.prod(source.input_shape)
     orders = [torch.arange(values), *(torch.randperm(values, generator=generator) for _ in range(tasks - 1))]
-    make = [partial(_permuted, source, order) for order in orders[:tasks]]
-    names = [f"permutation {i}" for i in range(len(make))]
-    return _transformed(f"permuted {source.name}", source, names, make, scenario, validation, seed)
+    made = [(f"permutation {i}", partial(_permuted, source, order)) for i, order in enumerate(orders[: max(tasks, 0)])]
+    return _transformed(f"permuted {source.name}", source, made, scenario, validation, seed)
 
 
 def rotated(
@@ -151,9 +144,8 @@ def rotated(
     degrees = [180 * i / tasks for i in range(tasks)] if angles is None else [float(angle) for angle in angles]
     if not all(map(math.isfinite, degrees)):
         raise ConfigError(f"rotated {source.name}: angles={degrees} must be finite numbers, in degrees.")
-    names = [f"{angle:g} degrees" for angle in degrees]
-    make = [partial(_rotated, source, angle) for angle in degrees]
-    return _transformed(f"rotated {source.name}", source, names, make, scenario, validation, seed)
+    made = [(f"{angle:g} degrees", partial(_rotated, source, angle)) for angle in degrees]
+    return _transformed(f"rotated {source.name}", source, made, scenario, validation, seed)
 
 
 def from_tasks(
@@ -204,18 +196,9 @@ def from_tasks(
         labels = [tuple(range(start, start + len(own))) for start, own in zip(starts, classes, strict=True)]
     elif scenario != "domain":
         _check_overlap(name, classes, "Pass separate=True if these are different classes, or scenario='domain'.")
-    return Stream(
-        name=name,
-        scenario=scenario,
-        outputs=1 + max((max(own) for own in labels), default=0),
-        classes=tuple(classes),
-        labels=tuple(labels),
-        input_shape=loaded[0].input_shape if loaded else (),
-        _names=tuple(own.name for own in loaded),
-        _make=tuple(partial(getattr, own) for own in loaded),
-        _validation=validation,
-        _seed=seed,
-    )
+    outputs = 1 + max((max(own) for own in labels), default=0)
+    rows = ((own.name, old, new, partial(getattr, own)) for own, old, new in zip(loaded, classes, labels, strict=True))
+    return stream_of(name, scenario, outputs, loaded[0].input_shape if loaded else (), rows, validation, seed)
 
 
 def _loaded(task: str | Task) -> Task:
@@ -289,30 +272,18 @@ def _check_overlap(name: str, parts: Sequence[tuple[int, ...]], remedy: str) -> 
 
 
 def _transformed(
-    name: str,
-    source: Task,
-    names: Sequence[str],
-    make: Sequence[MakePart],
-    scenario: Scenario,
-    validation: float,
-    seed: int,
+    name: str, source: Task, made: Sequence[tuple[str, MakePart]], scenario: Scenario, validation: float, seed: int
 ) -> Stream:
     """A stream whose tasks are all classes of one task, with other inputs each."""
     count, classes = source.classes, tuple(range(source.classes))
     stratified_indices(source.train.y, validation, seed=seed)  # raises, or fits
-    starts = [0 if scenario == "domain" else i * count for i in range(len(make))]
-    return Stream(
-        name=name,
-        scenario=scenario,
-        outputs=count if scenario == "domain" else count * len(make),
-        classes=(classes,) * len(make),
-        labels=tuple(tuple(range(start, start + count)) for start in starts),
-        input_shape=source.input_shape,
-        _names=tuple(names),
-        _make=tuple(make),
-        _validation=validation,
-        _seed=seed,
+    starts = [0 if scenario == "domain" else i * count for i in range(len(made))]
+    tasks = (
+        (own, classes, tuple(range(start, start + count)), make)
+        for (own, make), start in zip(made, starts, strict=True)
     )
+    outputs = count if scenario == "domain" else count * len(made)
+    return stream_of(name, scenario, outputs, source.input_shape, tasks, validation, seed)
 
 
 def _present(examples: Examples) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apical.errors import ConfigError, DataError, NonFiniteError
-from apical.layers.axes import undisturbed
+from apical.layers.memory import undisturbed
 
 LEVEL = 0.001
 _FEWEST = 13  # as many changes in one direction are significant, with 4 tests at this level
