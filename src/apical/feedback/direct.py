@@ -121,22 +121,34 @@ class Direct(Pathway):
             positionwise = axis == output_axis and _positionwise(node, own.shape, y.shape)
             outputs = y.shape[-1] if positionwise else y.numel() // y.shape[output_axis]
             units = own.shape[-1:] if positionwise else _without(own.shape, axis)
-            spread = (self.sizes[node.index] if self.init == "match" else 1.0) / math.sqrt(outputs)
             like = y.new_empty((outputs, *units), dtype=wiring.layers[0].weight.dtype)
-            made = uniform(like, self.scale * spread, self.seed, node.name)
-            if self.density < 1:
-                # Uniform numbers from 0 to 1: below the density the synapse is there.
-                drawn = uniform(like, 1 / math.sqrt(12), self.seed, f"{node.name}/density") + 0.5
-                made.mul_((drawn < self.density) / math.sqrt(self.density))
-            self.weights.hold(node, made)
+            self.weights.hold(node, self.draw(like, node))
         if not len(self.weights):  # one layer: nothing to send, and nothing to make later
             self.weights.register_buffer("none", y.new_zeros(0))
         for other in self._copies:
             if other.has_uninitialized_state:
                 other.sizes, other.weights = list(self.sizes), copy.deepcopy(self.weights).to(other.like)
 
+    def draw(self, like: Tensor, node: Node) -> Tensor:
+        """The weights of a node, by the seed and the node's name alone.
+
+        Args:
+            like: (outputs, units ...), gives shape, type and device.
+            node: that receives the signal.
+        """
+        spread = (self.sizes[node.index] if self.init == "match" else 1.0) / math.sqrt(len(like))
+        made = uniform(like, self.scale * spread, self.seed, node.name)
+        if self.density < 1:
+            # Uniform numbers from 0 to 1: below the density the synapse is there.
+            drawn = uniform(like, 1 / math.sqrt(12), self.seed, f"{node.name}/density") + 0.5
+            made.mul_((drawn < self.density) / math.sqrt(self.density))
+        return made
+
     def products(self, wiring: Wiring) -> dict[int, Tensor]:
-        """Symmetric feedback: for every layer, by its index, the product of the forward weights above it."""
+        """The weights of one backward pass that are computed for it, (outputs, units ...), by the node's index.
+
+        Symmetric feedback: for every layer the product of the forward weights above it.
+        """
         found: dict[int, Tensor] = {}
         if not self.symmetric:
             return found
@@ -159,7 +171,7 @@ class Direct(Pathway):
             state: of the forward pass.
             signal: of the shape of the output.
             output: the value that is the output.
-            products: symmetric weights of this pass.
+            products: weights that were computed for this pass.
 
         Returns:
             of the shape of the node's rate, or None where no weights lead.
