@@ -16,7 +16,7 @@ from apical.errors import CircuitError
 TIME, BATCH, CLASSES = 4, 6, 3
 ROWS = rows()
 # A reward or a target is read off outputs (batch, classes) alone.
-ONE_CHOICE = {"direct_random_target_projection", "three_factor", "agrel", "brainprop"}
+ONE_CHOICE = {"direct_random_target_projection", "naca", "three_factor", "agrel", "brainprop"}
 # The interneurons' own plasticity is a mean over moments and samples, whatever the loss divides by.
 INTERNEURONS = ("rule.inhibition.", "rule.interneuron_weights.")
 every_rule = pytest.mark.parametrize("row", ROWS, ids=str)

@@ -31,6 +31,7 @@ ACCEPTED = {
     "weight_mirror": ["weight_mirror"],
     "direct_feedback_alignment": ["direct"],
     "direct_random_target_projection": ["direct"],
+    "naca": ["modulatory"],
     "segregated_dendrites": ["direct"],
     "segregated_dendrites:feedback=direct,feedback.symmetric=True": ["direct"],
     "burst_ccn:events=learned": [*CARRYING, "homeostatic"],

@@ -182,9 +182,8 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
         unbounded = [each.name for each in hidden if not any(step.traits.saturating for step in each.steps)]
         if unbounded:
             warnings.warn(
-                f"{', '.join(unbounded)}: DirectRandomTargetProjection pushes units towards a target that never "
-                "vanishes, and these neurons do not saturate. Use bounded ones, such as nn.Tanh, or small learning "
-                "rates.",
+                f"{', '.join(unbounded)}: {type(self).__name__} pushes units towards a target that never vanishes, and "
+                "these neurons do not saturate. Use bounded ones, such as nn.Tanh, or small learning rates.",
                 stacklevel=2,
             )
 
@@ -196,7 +195,7 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
     def signal(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Tensor:
         if error.dim() != 2 or error.shape[1] < 2 or state.batch_axis(wiring.output) != 0:
             raise CircuitError(
-                "DirectRandomTargetProjection: the target cannot be read off this loss: its derivative has the shape "
+                f"{type(self).__name__}: the target cannot be read off this loss: its derivative has the shape "
                 f"{tuple(error.shape)}, and it must be (batch, classes). Use DirectFeedbackAlignment, which needs no "
                 "target."
             )
@@ -207,7 +206,7 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
             most = int(target.sum(1).max())
             if most > 1:
                 raise CircuitError(
-                    "DirectRandomTargetProjection: the target cannot be read off this loss: its derivative is negative "
+                    f"{type(self).__name__}: the target cannot be read off this loss: its derivative is negative "
                     f"at {most} outputs of one sample, and must be negative at the true class alone. Use cross-entropy "
                     "without label smoothing, or squared error to one-hot targets, or DirectFeedbackAlignment, which "
                     "needs no target."

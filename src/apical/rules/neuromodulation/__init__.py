@@ -1,0 +1,1 @@
+"""Neuromodulation: a label sets the level of a modulator, and the level the sign and size of plasticity."""
