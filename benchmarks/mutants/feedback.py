@@ -102,8 +102,8 @@ MUTATIONS = (
     Mutation(
         "the density of direct feedback is ignored",
         "feedback/direct.py",
-        "            if self.density < 1:\n",
-        "            if self.density < 0:\n",
+        "        if self.density < 1:\n",
+        "        if self.density < 0:\n",
         DENDRITES,
         "sparse",
     ),

@@ -143,7 +143,7 @@ class NACA(DirectRandomTargetProjection):
              = -phi(2 L - lambda)                            L    <= lambda <= 2 L;   lambda is clamped to 0 ... 2 L
 
     A level below L, with phi > 0, lowers a unit's drive, and one above L raises it. As no error enters a hidden layer,
-    the rule is direct random target projection with B_l = -phi(E Lambda_l), which a test compares to the last bit. It
+    the rule is direct random target projection with B_l = -phi(E Lambda_l), which a test compares to 1e-13. It
     reads the target as that rule does, and a sample whose error has vanished teaches the hidden layers nothing.
 
     Args:
