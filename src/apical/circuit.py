@@ -319,7 +319,7 @@ class Circuit(nn.Module):
         watch = self._scale_watch
         if watch is not None and not torch.compiler.is_compiling() and watch.looks():
             watch.check(error, self.wiring.samples(state, error))
-            with self.wiring.observe(watch.observe) if watch.bounds else nullcontext():
+            with self.wiring.observe(watch.observe) if watch.observes() else nullcontext():
                 to_input, gradients = self._assign(state, error, input_wanted)
         else:
             to_input, gradients = self._assign(state, error, input_wanted)

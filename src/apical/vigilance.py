@@ -155,7 +155,7 @@ class ScaleWatch:
     """Warns once where a rule whose errors have an absolute scale is given a loss that was multiplied.
 
     It measures the derivative of each sample's loss and, where the rule has bounded signals, how many of a layer's are
-    at their bounds: in the first backward passes, and then in every 2^n-th.
+    at their bounds: in the first backward passes, and then in every 4^n-th.
 
     Args:
         rule: the rule's name.
@@ -171,7 +171,14 @@ class ScaleWatch:
     def looks(self) -> bool:
         """Count a backward pass; whether it is measured."""
         self._passes += 1
-        return not self.warned and (self._passes <= _LOOKS or not self._passes & (self._passes - 1))
+        return not self.warned and (self._passes <= _LOOKS or self._at_a_power_of_four())
+
+    def observes(self) -> bool:
+        """Whether bounded signals are measured in this backward pass, which costs more than the step itself."""
+        return bool(self.bounds) and self._at_a_power_of_four()
+
+    def _at_a_power_of_four(self) -> bool:
+        return not self._passes & (self._passes - 1) and self._passes.bit_length() % 2 == 1
 
     def check(self, error: Tensor, samples: float) -> None:
         """Measure the derivative of each sample's own loss."""
