@@ -1,4 +1,4 @@
-"""The figures that papers report, typed a second time from their tables: a slip in the ledger shows."""
+"""The figures that papers report, written a second time: a later slip in the ledger shows."""
 
 import pytest
 
@@ -45,5 +45,5 @@ def test_a_claim_has_the_figure_of_its_paper(name):
 
 
 def test_every_figure_is_here():
-    """A new claim of a test error gets a line above, from the paper and not from the ledger."""
+    """A new claim of a test error gets a line above."""
     assert CLAIMS.keys() == PUBLISHED.keys()
