@@ -32,13 +32,11 @@ class PerLayer(nn.Module):
             return known
         key = layer.name.replace(".", "/")
         # A layer may have the name of an attribute of this module.
-        own = hasattr(PerLayer, key) or key in ("_keys", "_synapses", "grows")
-        self._keys[layer.name] = f"/{key}" if own else key
-        return self._keys[layer.name]
+        return f"/{key}" if hasattr(PerLayer, key) or key in ("_keys", "_synapses", "grows") else key
 
     def hold(self, layer: Node, tensor: Tensor, *, learned: bool = False, bias: Tensor | None = None) -> None:
         """Keep a tensor for a layer, and, if it is learned, perhaps a bias."""
-        key = self._key(layer)
+        key = self._keys[layer.name] = self._key(layer)
         if not learned:
             self.register_buffer(key, tensor)
             return
