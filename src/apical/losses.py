@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from apical.errors import ConfigError, DataError, NonFiniteError
 from apical.options import check_choice
@@ -132,6 +132,11 @@ def agrel(
 
 LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType({"reward_prediction": reward_prediction, "agrel": agrel})
 """These losses by name: what a rule's `learns_from` may say."""
+
+
+def loss_of(network: nn.Module, default: Loss) -> Loss:
+    """The loss that teaches a network: a circuit's rule may need one of these, and else it is the default."""
+    return LOSSES.get(getattr(getattr(network, "rule", None), "learns_from", ""), default)
 
 
 def choose(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from apical.data import Examples
 from apical.errors import ConfigError, DataError
+from apical.finiteness import finite
 
 _ROWS = 4096  # examples whose deviations are in memory at once
 
@@ -238,6 +239,6 @@ def _rows(what: str, x: Tensor, features: int | None) -> Tensor:
     rows = x.detach().flatten(1)
     if features is not None and rows.shape[1] != features:
         raise DataError(f"{what}: x has {rows.shape[1]} features, and {features} were learned. Pass one shape.")
-    if not rows.sum(dtype=torch.float64).isfinite():  # a sum is finite only if its terms are
+    if not finite(rows):
         raise DataError(f"{what}: x has values that are NaN or infinite. Replace them, or leave the examples out.")
     return rows

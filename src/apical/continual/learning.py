@@ -16,7 +16,7 @@ from apical.continual.stream import Stream, StreamTask
 from apical.data import Examples
 from apical.errors import ConfigError, NonFiniteError
 from apical.layers.memory import undisturbed
-from apical.losses import LOSSES, Loss
+from apical.losses import Loss, loss_of
 from apical.options import check_positive
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -153,7 +153,7 @@ class _Trainer:
             raise ConfigError("run: the module has no parameter that requires a gradient. Unfreeze one.")
         self.model, self.epochs, self.batch_size, self.seed = model, epochs, batch_size, seed
         self.device = trainable[0].device
-        self.loss = LOSSES.get(getattr(getattr(model, "rule", None), "learns_from", ""), loss)
+        self.loss = loss_of(model, loss)
         self.generator = torch.Generator().manual_seed(seed)
         example = stream[0].test.x[:2].to(self.device)
         with undisturbed(model, example):

@@ -11,6 +11,7 @@ from torch import Tensor
 from apical import data
 from apical.data import Examples
 from apical.errors import ConfigError, DataError
+from apical.finiteness import finite
 from apical.options import check_choice
 
 Scenario = Literal["task", "domain", "class"]
@@ -182,7 +183,7 @@ def check_examples(what: str, train: Examples, test: Examples) -> None:
     for part, examples in (("training", train), ("test", test)):
         if len(examples) == 0:
             raise DataError(f"{what}: it has no {part} examples. Leave the task out, or give it some.")
-        if not examples.x.sum(dtype=torch.float64).isfinite():  # a sum is finite only if its terms are
+        if not finite(examples.x):
             index = int((~examples.x.flatten(1).isfinite().all(1)).nonzero()[0])
             raise DataError(
                 f"{what}: {part} example {index} has values that are NaN or infinite. Replace them, or leave the "

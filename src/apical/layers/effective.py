@@ -55,7 +55,7 @@ class EffectiveWeights(nn.Module):
                 f"({getattr(unknown[0], '__name__', type(unknown[0]).__name__)}) may set it, which a circuit cannot "
                 "call. Compute it with torch.nn.utils.parametrize.register_parametrization."
             )
-        with undisturbed(module, next(module.parameters(), torch.empty(0))):
+        with undisturbed(module):
             self.compute()
 
     def compute(self) -> None:

@@ -14,11 +14,12 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 @contextmanager
-def undisturbed(model: nn.Module, x: Tensor) -> Iterator[None]:
+def undisturbed(model: nn.Module, x: Tensor | None = None) -> Iterator[None]:
     """Restore the model's buffers, its modules' own attributes and the random state on leaving; compute without
     gradients.
 
-    Modules may keep state in attributes, such as the membrane potential of a spiking neuron.
+    Modules may keep state in attributes, such as the membrane potential of a spiking neuron. The random state is that
+    of the CPU and of the device of `x`, or, without it, of the first parameter.
     """
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     attributes = [(module, dict(vars(module))) for module in model.modules()]
@@ -28,8 +29,7 @@ def undisturbed(model: nn.Module, x: Tensor) -> Iterator[None]:
         for name, value in kept.items()
         if (name == "_buffers" or name not in _OF_EVERY_MODULE) and isinstance(value, dict | list | set)
     ]
-    devices = [x.device.index or 0] if x.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with torch.no_grad(), torch.random.fork_rng(devices=_devices(next(model.parameters(), None) if x is None else x)):
         try:
             yield
         finally:
@@ -40,6 +40,11 @@ def undisturbed(model: nn.Module, x: Tensor) -> Iterator[None]:
             for container, content in [*((vars(module), kept) for module, kept in attributes), *containers]:
                 container.clear()
                 container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+def _devices(x: Tensor | None) -> list[int]:
+    """The GPU of a tensor, whose random state is kept beside the CPU's."""
+    return [x.device.index or 0] if x is not None and x.is_cuda else []
 
 
 def warn_of_lasting_state(model: nn.Module, x: Tensor) -> None:
@@ -55,7 +60,7 @@ def warn_of_lasting_state(model: nn.Module, x: Tensor) -> None:
             module.training = False
         try:
             for _ in range(2):
-                with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+                with torch.random.fork_rng(devices=_devices(x)):
                     model(x.detach())
                 found.append({place: value.clone() for place, value in _kept_tensors(model)})
         except Exception:  # of the user's code, and the pass that follows raises it

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from apical.circuit import Circuit
-from apical.losses import LOSSES, Loss
+from apical.losses import Loss, loss_of
 from apical.rules import LearningRule
 from apical.statistics import quartiles
 
@@ -101,7 +101,7 @@ def step_cost(
     for name, make in rules.items():
         circuit = Circuit(copy.deepcopy(model), make(), check_finite=check_finite)
         circuit(x)  # rules that need an answer's shapes make their feedback weights now
-        arms[name] = stepper(circuit, LOSSES.get(circuit.rule.learns_from, loss))
+        arms[name] = stepper(circuit, loss_of(circuit, loss))
     times: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
     for turn in range(warmup + repeats):

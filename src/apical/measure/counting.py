@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from apical.circuit import Circuit
-from apical.losses import LOSSES
+from apical.losses import loss_of
 from apical.measure.cost import sgd
 
 
@@ -34,7 +34,7 @@ def period(network: nn.Module) -> int:
 def stepper(network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
     """A whole training step of a model, or of a circuit by the loss that its rule needs."""
     optimizer = sgd(list(network.parameters()))
-    loss = LOSSES.get(network.rule.learns_from, F.cross_entropy) if isinstance(network, Circuit) else F.cross_entropy
+    loss = loss_of(network, F.cross_entropy)
 
     def step() -> None:
         optimizer.zero_grad()

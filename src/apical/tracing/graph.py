@@ -13,6 +13,7 @@ from apical.errors import CircuitError
 from apical.functions import ByMode, is_size, works_in_place
 from apical.layers import kind_of
 from apical.layers.memory import undisturbed
+from apical.layers.steps import is_own
 from apical.tracing.refusals import REMEDIES
 
 NUMBERS = ("item", "tolist", "numpy")
@@ -102,7 +103,7 @@ def read_graph(model: nn.Module) -> tuple[Root, fx.Graph]:
 def _trace_modes(model: nn.Module) -> list[tuple[Root, fx.Graph]]:
     """The graphs in evaluation, in training, and in training again; the model's modes stay."""
     traced = []
-    with undisturbed(model, next(model.parameters(), torch.empty(0))):
+    with undisturbed(model):
         for mode in (False, True, True):
             for module in model.modules():
                 module.training = mode
@@ -156,8 +157,7 @@ def refuse_other_outputs(path: str, module: nn.Module) -> None:
     Raises:
         CircuitError: it returns a tuple, a list, a dict or a number.
     """
-    own = not module.__module__.startswith("torch.nn")
-    found: Any = _output_of(module) if own else () if getattr(module, "return_indices", False) else None
+    found: Any = _output_of(module) if is_own(module) else () if getattr(module, "return_indices", False) else None
     if isinstance(found, fx.Node) and found.target in NUMBERS:
         found = 0.0
     kind = next((kind.__name__ for kind in (tuple, list, dict, float, int) if isinstance(found, kind)), None)
@@ -171,7 +171,7 @@ def refuse_other_outputs(path: str, module: nn.Module) -> None:
 def _output_of(module: nn.Module) -> Any:
     """A module's output as `torch.fx` sees it, or None where its forward cannot be traced."""
     try:
-        with undisturbed(module, torch.empty(0)), torch.enable_grad(), _functions_as_calls():
+        with undisturbed(module), torch.enable_grad(), _functions_as_calls():
             graph = _InnerTracer().trace(Root(module))
     except Exception:  # whatever the module's own code raises when it meets a proxy
         return None

@@ -109,7 +109,7 @@ def _parametrised(module: nn.Module) -> list[tuple[str, Tensor]]:
     """The parametrised tensors of a module."""
     if not is_parametrized(module):
         return []
-    with undisturbed(module, next(module.parameters())):
+    with undisturbed(module):
         return [(name, getattr(module, name)) for name in module.parametrizations]  # type: ignore[union-attr]
 
 

@@ -193,7 +193,7 @@ class NACA(DirectRandomTargetProjection):
         scale: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super(DirectRandomTargetProjection, self).__init__(
+        super().__init__(
             feedback=Modulatory(distribution=distribution, inversion=inversion, peak=peak, scale=scale, seed=seed)
         )
         self.distribution = distribution
