@@ -4,8 +4,6 @@ They learn by `partial_fit(x, y)`, in any number of calls, and answer by `predic
 depends on the order of tasks in a way that matters, since class means and covariances are sums over examples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Self
 

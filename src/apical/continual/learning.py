@@ -1,7 +1,5 @@
 """Learning a stream, task after task, and testing on all of its tasks after each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Feedback by the forward weights themselves, and by fixed random weights."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from apical.feedback.pathway import Pathway

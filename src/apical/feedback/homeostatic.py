@@ -1,7 +1,5 @@
 """Homeostatic feedback: weights that learn by their own bursts to cancel the events."""
 
-from __future__ import annotations
-
 from apical.feedback.fixed import Fixed
 from apical.feedback.randomness import feedback_like
 from apical.feedback.weights import PerLayer

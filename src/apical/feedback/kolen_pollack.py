@@ -1,7 +1,5 @@
 """Kolen-Pollack feedback: weights that take the increments of the forward ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Weight mirrors: feedback weights that learn the forward ones from noise, between forward passes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar

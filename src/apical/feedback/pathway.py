@@ -1,7 +1,5 @@
 """Feedback pathways: how a signal is carried down through a layer."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Random numbers of rules and feedback pathways: initial weights by seed and name, noise from a seeded stream."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 

@@ -1,7 +1,5 @@
 """Feedback pathways by name. Other packages add theirs through the entry-point group `apical.feedback`."""
 
-from __future__ import annotations
-
 import difflib
 import warnings
 from collections.abc import Mapping

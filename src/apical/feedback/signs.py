@@ -1,7 +1,5 @@
 """Sign symmetry: feedback that has the sign of every forward weight, but not its size."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

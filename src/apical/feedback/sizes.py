@@ -1,7 +1,5 @@
 """The size in which backpropagation brings signals to every node, measured once."""
 
-from __future__ import annotations
-
 import math
 from contextlib import suppress
 from typing import Any

@@ -1,7 +1,5 @@
 """Tensors of a rule or a pathway, one a layer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

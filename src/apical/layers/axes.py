@@ -1,7 +1,5 @@
 """Axes: where each rate has its batch axis, and by what a loss divided the signal of a sample."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Credit: the signals before and after some synapses, and the update that these make of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

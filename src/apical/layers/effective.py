@@ -5,8 +5,6 @@ use. A rule gives the update of this effective weight, and autograd takes it thr
 parameters behind it, since the effective weight is computed with a graph, once for each forward pass.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Memory of modules: state that a forward pass leaves behind, restored after probes and found where it lasts."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Iterator

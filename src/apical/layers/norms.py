@@ -1,7 +1,5 @@
 """Closed forms of batch, layer and group norm. Their affine parameters learn by their local derivative."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -6,8 +6,6 @@ are MKL's, and MKL does not use AVX-512 on processors that are not Intel's, whic
 by rounding. `torch.backends.mkldnn.enabled = False` turns it off.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

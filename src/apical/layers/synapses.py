@@ -10,8 +10,6 @@
 A further kind is one class and one entry in the table: `@synapses_of(nn.MyModule)`.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Traits: the properties of a step that learning rules ask for, so that no rule asks for its type."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

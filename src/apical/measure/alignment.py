@@ -1,7 +1,5 @@
 """Alignment: how close a rule's update comes to the true gradient."""
 
-from __future__ import annotations
-
 import copy
 import math
 

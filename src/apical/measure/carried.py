@@ -1,7 +1,5 @@
 """Carried: what a rule's signals are made of, per layer, as numbers to follow through training."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

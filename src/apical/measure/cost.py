@@ -1,7 +1,5 @@
 """Cost: what a whole training step takes, as a ratio to plain PyTorch."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Leakage: whether a model's answer to a sample depends on the other samples of the test batch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

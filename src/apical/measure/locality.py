@@ -4,8 +4,6 @@ The interventions are made on the running rule, between the forward pass and the
 afterwards would show nothing: an outer product has only two ends.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Backpropagation, as the rule that all others are measured against."""
 
-from __future__ import annotations
-
 from apical.rules.rule import Sweep
 
 

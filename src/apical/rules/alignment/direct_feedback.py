@@ -1,7 +1,5 @@
 """Direct feedback: the output's error, or the target, reaches every layer over weights of its own."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Feedback alignment, and the rules that let the feedback weights find the forward ones: one sweep, four pathways."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Neurons that fire again while a network settles: what is saved for it, and which neurons cannot."""
 
-from __future__ import annotations
-
 from apical.errors import CircuitError
 from apical.layers import BackwardPlan
 from apical.wiring import Wiring

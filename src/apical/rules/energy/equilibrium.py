@@ -1,7 +1,5 @@
 """Equilibrium propagation: credit from the difference between a network's states under opposite nudges."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import ClassVar

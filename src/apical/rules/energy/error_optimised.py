@@ -1,7 +1,5 @@
 """Error-optimised predictive coding: the errors are the state."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from apical.layers import Layer

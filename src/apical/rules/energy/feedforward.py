@@ -1,7 +1,5 @@
 """Feed-forward equilibrium propagation: credit from the states of a circuit under all nudges of a backward pass."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

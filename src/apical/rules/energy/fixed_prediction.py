@@ -1,7 +1,5 @@
 """Predictive coding with fixed predictions: where levels are clear, one wave gives what relaxation would come to."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import ClassVar

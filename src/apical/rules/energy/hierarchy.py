@@ -1,7 +1,5 @@
 """The levels of a circuit's layers, as predictive coding counts them."""
 
-from __future__ import annotations
-
 from apical.layers import BackwardPlan
 from apical.wiring import Wiring
 

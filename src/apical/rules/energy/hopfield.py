@@ -6,8 +6,6 @@ With closed-form products: one up and one down for a layer and step, the input's
 batch. A step overwrites the states of the one before, so that memory does not grow with their number.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

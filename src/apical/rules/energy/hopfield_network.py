@@ -1,7 +1,5 @@
 """The chain of layers that a Hopfield network is made of: what it needs of a circuit, and what its neurons do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Incremental predictive coding: the weights move at every step of inference, beside the values."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

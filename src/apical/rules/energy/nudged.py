@@ -9,8 +9,6 @@ seeks a minimum of
 and the signal that travels is u, the error in units of the nudging strength: no small difference is ever taken.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Predictive coding: layers predict each other, and weights learn from the errors that remain once they settle."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """The loss, recognised from its derivative: which loss it is, and by what each sample's part is multiplied."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

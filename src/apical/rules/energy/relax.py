@@ -4,8 +4,6 @@ A rule supplies a `System`: how a step moves the states, and how far they are fr
 returns an `Outcome`, and a rule's `ConvergenceMonitor` judges it.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable

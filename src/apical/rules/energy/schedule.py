@@ -1,7 +1,5 @@
 """The order in which the layers of a nudged circuit move."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from apical.layers import BackwardPlan, Layer, Node

@@ -1,7 +1,5 @@
 """Strict predictive coding: values descend on the energy."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A gate of hidden units by context, as in the code of NACA's authors; each context's leak is named."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """NACA: the label sets a neuromodulator's level at every hidden unit, and the level how its synapses change."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
