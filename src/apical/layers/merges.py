@@ -1,7 +1,5 @@
 """Merges: how the rates that arrive at a junction become one."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apical.layers.steps import Saved, is_own, local_derivative, local_graph
+from apical.layers.steps import Saved, is_own, local_derivative, local_graph, without_draws
 
 
 class Merge(ABC):
@@ -28,6 +26,10 @@ class Merge(ABC):
     @abstractmethod
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
         """The merged rate, and what `backward` needs."""
+
+    def merge_again(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
+        """The merged rate for other rates, while a network settles."""
+        return self.forward(arriving)
 
     @abstractmethod
     def backward(self, signal: Tensor, saved: Saved) -> Sequence[Tensor]:
@@ -114,6 +116,9 @@ class Function(Merge):
         self.function = function
         self.name = name
         self.may_remember = is_own(getattr(function, "target", None))
+
+    def merge_again(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
+        return without_draws(self.name, lambda: self.forward(arriving), arriving[0])
 
     def forward(self, arriving: Sequence[Tensor]) -> tuple[Tensor, Saved]:
         output, graph = local_graph(self.function, arriving)

@@ -1,7 +1,5 @@
 """A forward pass whose rates a rule moves while a network settles."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Self
@@ -129,7 +127,7 @@ class MovingState:
 
     def _merge(self, node: Node) -> None:
         assert isinstance(node, Junction)
-        x, merged = node.merge.forward([self.rate(source) for source in node.sources])
+        x, merged = node.merge.merge_again([self.rate(source) for source in node.sources])
         own = self.state[node]
         own.rate, saved = refire_all(node.steps, x, self.free[node].saved[1:], anchored=self._anchored)
         own.saved = [merged, *saved]

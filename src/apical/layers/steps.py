@@ -5,8 +5,6 @@ steps do this in closed form with the same kernels that autograd would call (`ac
 `norms`); any other module or function has a local autograd graph, of this one step (`LocalGraph`).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -111,6 +109,7 @@ class ParameterFree(Step):
 StepMaker = Callable[[Any], Step | None]
 _CLOSED_FORMS: dict[type[nn.Module], StepMaker] = {}
 _Maker = TypeVar("_Maker", bound=StepMaker)
+_Result = TypeVar("_Result")
 
 
 def closed_form(*modules: type[nn.Module]) -> Callable[[_Maker], _Maker]:
@@ -137,6 +136,34 @@ def closed_form_of(module: nn.Module) -> Step | None:
 def known_closed_forms() -> list[type[nn.Module]]:
     """The module types that have a closed form."""
     return list(_CLOSED_FORMS)
+
+
+def without_draws(name: str, compute: Callable[[], _Result], x: Tensor) -> _Result:
+    """Compute again what draws no random numbers: others than those of the free pass would move a settled state.
+
+    Args:
+        name: of the operation, for the message.
+        compute: the operation.
+        x: a tensor on the device where it computes.
+
+    Raises:
+        CircuitError: it draws some.
+    """
+    if torch.compiler.is_compiling():
+        return compute()
+    before = _random_state(x)
+    result = compute()
+    if not torch.equal(before, _random_state(x)):
+        raise CircuitError(
+            f"{name}: the rule lets its neurons fire again while the network settles, and {name} draws other random "
+            "numbers each time. Use nn.Dropout, nn.Dropout1d to 3d in its place, or draw the numbers outside of the "
+            "model."
+        )
+    return result
+
+
+def _random_state(x: Tensor) -> Tensor:
+    return torch.cuda.get_rng_state(x.device) if x.is_cuda else torch.random.get_rng_state()
 
 
 class _Graph:
@@ -226,6 +253,9 @@ class LocalGraph(Step):
         if below is None:
             below = torch.zeros_like(saved[0].inputs[0])
         return below, [next(found) if wanted else None for wanted in learns]
+
+    def refire(self, x: Tensor, saved: Saved, *, anchored: bool) -> tuple[Tensor, Saved]:
+        return without_draws(repr(self), lambda: self.forward(x), x)
 
     def output(self, saved: Saved) -> Tensor:
         output: Tensor = saved[1]
