@@ -13,8 +13,10 @@ from apical.errors import ConfigError, NonFiniteError
 from apical.study import Config, RunFolder, train
 from apical.study.configuration import ScheduleConfig
 from apical.study.configuration.resolution import resolve
+from apical.study.training import testing
 from apical.study.training.criteria import LOSSES
-from apical.study.training.loop import Training, reproducible, stream
+from apical.study.training.loop import Training
+from apical.study.training.making import reproducible, seed_for
 from apical.study.training.schedules import factor_at
 
 
@@ -31,10 +33,10 @@ def plain_pytorch(task, epochs, learning_rate, seed=0, batch_size=16):
     """The same training written without apical's trainer, rules or data."""
     from apical.study import build
 
-    train_part, validation = data.split(task.train, 0.1, seed=stream(seed, "validation"))
-    model = build("mlp:12", input_shape=(10,), classes=4, seed=stream(seed, "weights"))
+    train_part, validation = data.split(task.train, 0.1, seed=seed_for(seed, "validation"))
+    model = build("mlp:12", input_shape=(10,), classes=4, seed=seed_for(seed, "weights"))
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
-    order = torch.Generator().manual_seed(stream(seed, "order"))
+    order = torch.Generator().manual_seed(seed_for(seed, "order"))
     losses = []
     for _ in range(epochs):
         total = 0.0
@@ -100,11 +102,13 @@ def test_all_rules_of_a_seed_see_the_same_start_and_order():
 
 def test_the_test_set_is_measured_once_and_only_at_the_end(run, monkeypatch):
     seen = []
-    original = Training.measure
-    monkeypatch.setattr(Training, "measure", lambda self, part: seen.append(part) or original(self, part))
+    original = testing.answer_all
+    monkeypatch.setattr(
+        testing, "answer_all", lambda circuit, part, *rest: seen.append(part) or original(circuit, part, *rest)
+    )
     task = doomed.blobs()
     run("epochs=4", task=task)
-    assert [part is task.test for part in seen] == [False] * 4 + [True]
+    assert [part.x is task.test.x for part in seen] == [False] * 4 + [True]
 
 
 def test_the_validation_part_is_cut_from_training_data_in_every_class(run, tmp_path):
@@ -292,6 +296,7 @@ def test_no_record_holds_a_clock(run, tmp_path):
     records = RunFolder(tmp_path / "run").epochs()
     assert [list(record) for record in records] == [
         [
+            "task",
             "epoch",
             "step",
             "learning_rate",
@@ -301,6 +306,7 @@ def test_no_record_holds_a_clock(run, tmp_path):
             "validation_accuracy",
             "angles",
             "carried",
+            "tested",
         ]
     ] * 3
     assert [record["angles"] is None for record in records] == [True, False, False]

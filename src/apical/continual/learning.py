@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,10 @@ from apical.data import Examples
 from apical.errors import ConfigError, NonFiniteError
 from apical.layers.memory import undisturbed
 from apical.losses import Loss, loss_of
+from apical.optim.consolidation import Protection
 from apical.options import check_positive
+
+TESTED_AT_ONCE = 1000  # examples that a network answers at once: quick, and small enough for memory
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -33,7 +37,8 @@ class Outcome:
     """What came of a stream.
 
     Attributes:
-        matrix: R, (tasks, tasks), float64: R[i, j] is the accuracy on task j after training on task i.
+        matrix: R, (tasks, tasks), float64: R[i, j] is the accuracy on task j after training on task i; (1, tasks) where
+            all were learned at once.
         before: (tasks,), the accuracies before training; None for a floor, which predicts nothing before it learned.
     """
 
@@ -63,12 +68,14 @@ def run(
     batch_size: int = 128,
     optimizer: MakeOptimizer = adam,
     loss: Loss = nn.functional.cross_entropy,
+    protection: Protection | None = None,
     seed: int = 0,
 ) -> Outcome:
-    """Train a learner on each task of a stream in turn; nothing protects earlier tasks (naive fine-tuning).
+    """Learn a stream, and test on all of its tasks after each.
 
     A module learns by one optimizer for the whole stream, and is tested in evaluation mode. In the scenario "task" the
-    loss is that of the task's own outputs. The draws of a run depend on the seed alone.
+    loss is that of the task's own outputs. The draws of a run depend on the seed alone. For runs that survive
+    interruption see `apical.study.train` and `apical continual`.
 
     Args:
         stream: the tasks.
@@ -78,11 +85,14 @@ def run(
         batch_size: examples in a step.
         optimizer: makes the optimizer of the module's trainable parameters.
         loss: of the output and the labels; a rule that needs one of its own (its `learns_from`) has that.
+        protection: against forgetting; None: nothing protects earlier tasks (naive fine-tuning). Where it changes the
+            network, pass one that was built with `protection.prepare(model, len(stream))`.
         seed: of the order of the examples, and of PyTorch's random draws.
 
     Raises:
         ConfigError: the module's output does not have `stream.outputs` columns, nothing can be trained, a floor is
-            asked for several epochs, or a number is not positive.
+            asked for several epochs or for a protection, the protection needs what the stream does not tell, or a
+            number is not positive.
         NonFiniteError: the loss is NaN or infinite at the end of an epoch.
 
     Example:
@@ -93,137 +103,190 @@ def run(
         >>> outcome.matrix.shape
         torch.Size([5, 5])
     """
-    tests = [(task, task.test) for task in stream]
     if not isinstance(learner, nn.Module):
-        if epochs != 1:
-            raise ConfigError(f"run: epochs={epochs}, and {learner} learns in one pass. Pass epochs=1.")
-        rows = []
-        for task in stream:
-            learner.partial_fit(task.train.x, task.train.y)
-            rows.append([_right(_predicted(stream, learner, own, test.x), test.y) for own, test in tests])
-        return Outcome(torch.tensor(rows, dtype=torch.float64), None)
-    trainer = _Trainer(stream, learner, epochs, batch_size, optimizer, loss, seed)
-    with trainer.seeded():
-        before, rows = trainer.test(tests), []
-        for task in stream:
-            trainer.train([task])
-            rows.append(trainer.test(tests))
+        return _one_pass(stream, learner, epochs, protection)
+    check_positive("run", epochs=epochs, batch_size=batch_size)
+    trainable = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ConfigError("run: the module has no parameter that requires a gradient. Unfreeze one.")
+    check_outputs(stream, learner, trainable[0].device)
+    device, generator = trainable[0].device, torch.Generator().manual_seed(seed)
+    with _seeded(learner, device, seed):
+        learning = Learner(stream, learner, optimizer(trainable), loss_of(learner, loss), protection)
+        before, rows = learning.test(), []
+        for phase in stream.phases():
+            learning.begin(phase)
+            learner.train()
+            examples = phase.train.to(device)
+            for _ in range(epochs):
+                for x, y in data.batches(examples, batch_size, generator=generator):
+                    _, value = learning.step(x, y)
+                if not value.isfinite():  # NaN in the weights stays, so once an epoch is enough
+                    raise NonFiniteError(
+                        f"run: the loss of {phase.name} is {value.item()}. Lower the learning rate.", layer="loss"
+                    )
+            learning.end(examples)
+            rows.append(learning.test())
     return Outcome(torch.tensor(rows, dtype=torch.float64), torch.tensor(before, dtype=torch.float64))
 
 
-def joint(
-    stream: Stream,
-    model: nn.Module,
-    *,
-    epochs: int = 1,
-    batch_size: int = 128,
-    optimizer: MakeOptimizer = adam,
-    loss: Loss = nn.functional.cross_entropy,
-    seed: int = 0,
-) -> Tensor:
+def joint(stream: Stream, model: nn.Module, **options: Any) -> Tensor:
     """Train a module on all tasks of a stream at once, and return its accuracy on each, (tasks,).
 
-    This is the ceiling that methods against forgetting are compared with. Arguments and errors are those of `run`.
+    This is the ceiling that methods against forgetting are compared with. Options and errors are those of `run`.
     """
-    trainer = _Trainer(stream, model, epochs, batch_size, optimizer, loss, seed)
-    with trainer.seeded():
-        trainer.train(list(stream))
-        accuracies = trainer.test([(task, task.test) for task in stream])
-    return torch.tensor(accuracies, dtype=torch.float64)
+    return run(stream.at_once(), model, **options).matrix[0]
 
 
-class _Trainer:
-    """A module with its optimizer and its draws, through a whole stream."""
+class Learner:
+    """A network on its way through a stream: a training step, what happens between tasks, and the tests.
+
+    Args:
+        stream: the tasks.
+        network: a module from (batch, ...) to (batch, stream.outputs), with its rule if it has one.
+        optimizer: of the network's parameters.
+        loss: of the output and the labels.
+        protection: against forgetting.
+        clip: the largest norm of the whole gradient; 0: no limit.
+
+    Raises:
+        ConfigError: the protection needs what the stream does not tell.
+    """
 
     def __init__(
         self,
         stream: Stream,
-        model: nn.Module,
-        epochs: int,
-        batch_size: int,
-        optimizer: MakeOptimizer,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
         loss: Loss,
-        seed: int,
+        protection: Protection | None = None,
+        clip: float = 0.0,
     ) -> None:
-        check_positive("run", epochs=epochs, batch_size=batch_size)
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if not trainable:
-            raise ConfigError("run: the module has no parameter that requires a gradient. Unfreeze one.")
-        self.model, self.epochs, self.batch_size, self.seed = model, epochs, batch_size, seed
-        self.device = trainable[0].device
-        self.loss = loss_of(model, loss)
-        self.generator = torch.Generator().manual_seed(seed)
-        example = stream[0].test.x[:2].to(self.device)
-        with undisturbed(model, example):
-            shape = tuple(model(example).shape)
-        if shape != (len(example), stream.outputs):
-            raise ConfigError(
-                f"run: the output for {len(example)} examples is {shape}, and {stream} needs {stream.outputs} outputs. "
-                f"Give the last layer {stream.outputs} units."
-            )
-        self.optimizer = optimizer(trainable)
+        self.stream, self.network, self.optimizer, self.clip = stream, network, optimizer, clip
+        self.protection = Protection() if protection is None else protection
+        check_protection(type(self.protection), stream.scenario, boundaries=stream.boundaries)
+        self.parameters = list(network.parameters())
+        self._in_task = -1
+        self.protection.attach(network, stream.loss(loss))
 
-    @contextmanager
-    def seeded(self) -> Iterator[None]:
-        """PyTorch's draws from the seed; its random state and the module's mode are restored."""
-        devices = [self.device.index or 0] if self.device.type == "cuda" else []
-        mode = self.model.training
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.seed)
-            try:
-                yield
-            finally:
-                self.model.train(mode)
+    def begin(self, phase: StreamTask) -> None:
+        """A task begins."""
+        self.select(phase.index)
+        if self.stream.boundaries:
+            self.protection.begin_task(phase.outputs)
 
-    def train(self, tasks: Sequence[StreamTask]) -> None:
-        """Learn the tasks together."""
-        self.model.train()
-        parts = [task.train for task in tasks]
-        owner = torch.cat([torch.full((len(part),), place) for place, part in enumerate(parts)])
-        x, y = torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])
-        everything = Examples(x, torch.arange(len(y))).to(self.device)
-        y, owner = y.to(self.device), owner.to(self.device)
-        for _ in range(self.epochs):
-            for batch, places in data.batches(everything, self.batch_size, generator=self.generator):
-                self.optimizer.zero_grad()
-                loss = self._loss(self.model(batch), y[places], owner[places], tasks)
-                torch.autograd.backward(loss)
-                self.optimizer.step()
-            if not loss.isfinite():  # NaN in the weights stays, so once an epoch is enough
-                raise NonFiniteError(
-                    f"run: the loss of {tasks[-1].name} is {loss.item()}. Lower the learning rate.", layer="loss"
-                )
+    def select(self, index: int) -> None:
+        """Tell the protection the task of the examples that come, where the scenario tells it."""
+        self._in_task = index
+        if self.stream.scenario == "task" and not self.stream.joint:
+            self.protection.select(index)
 
-    def _loss(self, output: Tensor, y: Tensor, owner: Tensor, tasks: Sequence[StreamTask]) -> Tensor:
-        """The mean loss of a batch, each example on the outputs that compete for it."""
-        if len(tasks[0].outputs) == output.shape[1]:
-            return self.loss(output, y)
-        parts = []
-        for place, task in enumerate(tasks):
-            mine = owner == place
-            if mine.any():
-                among = torch.tensor(task.outputs, device=y.device)
-                own = (y[mine][:, None] == among).long().argmax(1)
-                parts.append(self.loss(output[mine][:, among], own) * (int(mine.sum()) / len(y)))
-        return torch.stack(parts).sum()
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """A training step on a batch; its answer and loss."""
+        self.optimizer.zero_grad()
+        answer, loss = self.protection.loss(x, y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.protection.correct()
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.protection.step(self.optimizer)
+        return answer, loss
 
-    def test(self, tests: Sequence[tuple[StreamTask, Examples]]) -> list[float]:
+    def end(self, examples: Examples) -> None:
+        """A task ends; `examples` are its training data, on the network's device."""
+        if self.stream.boundaries:
+            self.protection.end_task(examples)
+
+    @cached_property
+    def tests(self) -> list[tuple[StreamTask, Examples]]:
+        """Every task with its test data."""
+        return [(task, task.test) for task in self.stream]
+
+    def test(self) -> list[float]:
         """The accuracy on each task's test data, in evaluation mode."""
-        self.model.eval()
+        during, mode = self._in_task, self.network.training
+        self.network.eval()
+        accuracies = []
+        for task, examples in self.tests:
+            self.select(task.index)
+            accuracies.append(_right(self.answers(examples), examples.y, task))
+        self.network.train(mode)
+        self.select(max(during, 0))
+        return accuracies
+
+    def answers(self, examples: Examples) -> Tensor:
+        """The network's answers to examples, (n, outputs), on the CPU."""
+        device = self.parameters[0].device
         with torch.no_grad():
-            return [
-                sum(
-                    _right(task.restrict(self.model(x.to(self.device))).argmax(1), y) * len(y)
-                    for x, y in data.batches(test, 1000)
-                )
-                / len(test)
-                for task, test in tests
-            ]
+            return torch.cat([self.network(x.to(device)).cpu() for x, _ in data.batches(examples, TESTED_AT_ONCE)])
+
+
+def check_protection(kind: type[Protection], scenario: str, *, boundaries: bool) -> None:
+    """Refuse a protection that needs what a stream does not tell.
+
+    Raises:
+        ConfigError: it needs task boundaries, or the task's identity in testing, and does not get it.
+    """
+    if kind.needs_boundaries and not boundaries:
+        raise ConfigError(
+            f"{kind.name} needs to know where a task ends, and this stream does not tell. Use a stream with "
+            "boundaries, or a protection without this need, such as replay."
+        )
+    if kind.needs_identity and scenario != "task":
+        raise ConfigError(
+            f"{kind.name} needs the task's identity in testing, which the scenario {scenario!r} does not give. Use the "
+            "scenario 'task', or another protection."
+        )
+
+
+def check_outputs(stream: Stream, network: nn.Module, device: torch.device) -> None:
+    """Refuse a network that does not have the outputs of a stream.
+
+    Raises:
+        ConfigError: the answer to two examples has another shape than (2, stream.outputs).
+    """
+    example = stream[0].test.x[:2].to(device)
+    with undisturbed(network, example):
+        shape = tuple(network(example).shape)
+    if shape != (len(example), stream.outputs):
+        raise ConfigError(
+            f"run: the output for {len(example)} examples is {shape}, and {stream} needs {stream.outputs} outputs. "
+            f"Give the last layer {stream.outputs} units."
+        )
+
+
+@contextmanager
+def _seeded(network: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    """PyTorch's draws from the seed; its random state and the module's mode are restored."""
+    devices = [device.index or 0] if device.type == "cuda" else []
+    mode = network.training
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            network.train(mode)
+
+
+def _one_pass(stream: Stream, learner: OnePass, epochs: int, protection: Protection | None) -> Outcome:
+    if epochs != 1 or protection is not None:
+        raise ConfigError(
+            f"run: epochs={epochs}, protection={protection}, and {learner} learns in one pass without one. Leave both "
+            "out."
+        )
+    tests, rows = [(task, task.test) for task in stream], []
+    for phase in stream.phases():
+        learner.partial_fit(phase.train.x, phase.train.y)
+        rows.append(
+            [(_predicted(stream, learner, own, test.x) == test.y).double().mean().item() for own, test in tests]
+        )
+    return Outcome(torch.tensor(rows, dtype=torch.float64), None)
+
+
+def _right(answers: Tensor, y: Tensor, task: StreamTask) -> float:
+    return (task.restrict(answers).argmax(1) == y.to(answers.device)).double().mean().item()
 
 
 def _predicted(stream: Stream, learner: OnePass, task: StreamTask, x: Tensor) -> Tensor:
-    return learner.predict(x, among=task.outputs) if stream.scenario == "task" else learner.predict(x)
-
-
-def _right(predicted: Tensor, y: Tensor) -> float:
-    return (predicted.to(y.device) == y).double().mean().item()
+    among = task.outputs if stream.scenario == "task" else None
+    return learner.predict(x, among=among).to(x.device)

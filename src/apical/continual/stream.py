@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from apical import data
-from apical.data import Examples
+from apical.data import Examples, Task
 from apical.errors import ConfigError, DataError
 from apical.finiteness import finite
+from apical.losses import Loss
 from apical.options import check_choice
 
 Scenario = Literal["task", "domain", "class"]
@@ -97,11 +98,15 @@ class Stream:
     In "task", only the task's own outputs compete (`StreamTask.restrict`). Examples are made when they are read:
     iterating holds one task in memory at a time.
 
+    A plain task is a stream of one (`apical.continual.single`).
+
     Attributes:
         name: of the data and of how they were cut.
         scenario: "task", "domain" or "class".
         outputs: how many outputs a network needs.
         input_shape: of one example.
+        boundaries: a learner knows where a task begins and ends.
+        joint: all tasks are learned at once, which is the ceiling that methods against forgetting are compared with.
     """
 
     name: str
@@ -109,6 +114,8 @@ class Stream:
     outputs: int
     input_shape: tuple[int, ...]
     _tasks: tuple[StreamTask, ...]
+    boundaries: bool = True
+    joint: bool = False
 
     def __post_init__(self) -> None:
         check_choice(self.name, "scenario", self.scenario, SCENARIOS)
@@ -130,6 +137,66 @@ class Stream:
     def labels(self) -> tuple[tuple[int, ...], ...]:
         """For each task the labels of its classes."""
         return tuple(task.labels for task in self._tasks)
+
+    def without_boundaries(self) -> "Stream":
+        """The same stream, whose learner does not know where a task begins and ends."""
+        return replace(self, boundaries=False)
+
+    def at_once(self) -> "Stream":
+        """The same tasks, to be learned all at once."""
+        return replace(self, joint=True)
+
+    def phases(self) -> Iterator[StreamTask]:
+        """What is learned one after another: the tasks, or all of them at once."""
+        return map(self.phase, range(1 if self.joint else len(self)))
+
+    def phase(self, index: int) -> StreamTask:
+        """One of `phases`."""
+        if not self.joint:
+            return self[index]
+        labels = tuple(sorted({label for own in self.labels for label in own}))
+        everything, first = tuple(range(self.outputs)), self._tasks[0]
+        return StreamTask(0, "all tasks", labels, labels, everything, self._all_tasks, first._validation, first._seed)
+
+    def _all_tasks(self, part: Literal["train", "test"]) -> Examples:
+        parts = [task._labelled(part) for task in self]
+        return Examples(torch.cat([own.x for own in parts]), torch.cat([own.y for own in parts]))
+
+    def restrict(self, answer: Tensor, y: Tensor) -> Tensor:
+        """An answer, (batch, outputs), with -inf for the outputs that do not compete for the example with this label.
+
+        Where all outputs compete, this is `answer` itself.
+        """
+        return answer if self._competing is None else answer.masked_fill(~self._competing.to(y.device)[y], -torch.inf)
+
+    def loss(self, loss: Loss) -> Loss:
+        """A mean loss of an answer and labels, each example on the outputs that compete for it."""
+        if self._competing is None:
+            return loss
+        owners = torch.zeros(self.outputs, dtype=torch.int64)
+        for task in self._tasks:
+            owners[list(task.labels)] = task.index
+
+        def among_competing(answer: Tensor, y: Tensor) -> Tensor:
+            owner, parts = owners.to(y.device)[y], []
+            for index in sorted(set(owner.tolist())):
+                mine, among = owner == index, torch.tensor(self._tasks[index].outputs, device=y.device)
+                own = (y[mine][:, None] == among).long().argmax(1)
+                parts.append(loss(answer[mine][:, among], own) * (len(own) / len(y)))
+            return torch.stack(parts).sum()
+
+        return among_competing
+
+    @cached_property
+    def _competing(self) -> Tensor | None:
+        """For each label the outputs that compete, (outputs, outputs); None where all do."""
+        if all(len(task.outputs) == self.outputs for task in self._tasks):
+            return None
+        competing = torch.zeros(self.outputs, self.outputs, dtype=torch.bool)
+        for task in self._tasks:
+            for label in task.labels:
+                competing[label, list(task.outputs)] = True
+        return competing
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -167,6 +234,19 @@ def stream_of(
         for i, (own, classes, labels, make) in enumerate(tasks)
     )
     return Stream(name, scenario, outputs, input_shape, tuple(made))
+
+
+def single(task: Task, *, validation: float = 0.0, seed: int = 0) -> Stream:
+    """A plain task as a stream of one, in the scenario "class".
+
+    Args:
+        task: the task.
+        validation: the share of the training data that is cut off for validation.
+        seed: of the validation part.
+    """
+    classes = tuple(range(task.classes))
+    rows = [(task.name, classes, classes, partial(getattr, task))]
+    return stream_of(task.name, "class", task.classes, task.input_shape, rows, validation, seed)
 
 
 def _numbers(own: Sequence[int]) -> str:

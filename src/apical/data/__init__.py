@@ -3,7 +3,7 @@
 from apical.data.datasets import from_dataset
 from apical.data.examples import Examples, Task
 from apical.data.idx import read_idx
-from apical.data.sampling import batches, split
+from apical.data.sampling import batches, split, stratified_indices
 from apical.data.scaling import Scaling
 from apical.data.tasks import TaskStatus, fetch, load, names, status
 
@@ -20,4 +20,5 @@ __all__ = [
     "read_idx",
     "split",
     "status",
+    "stratified_indices",
 ]

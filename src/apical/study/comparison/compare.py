@@ -26,6 +26,7 @@ from apical.study.executors import pool
 from apical.study.executors.jobs import DIED, Job, complete
 from apical.study.runs import display, environment, files, task_record
 from apical.study.runs.folder import RunFolder
+from apical.study.training.making import make_stream
 
 # How often the angles are measured through training, when the configuration does not say.
 ANGLES_THROUGH_TRAINING = 10
@@ -198,8 +199,9 @@ def _with_costs(
 
 
 def _task_info(task: data.Task, config: Config) -> TaskInfo:
-    train, validation = data.split(task.train, config.validation, seed=0)
-    return TaskInfo.of(task_record.describe(task, train=len(train), validation=len(validation)))
+    train, validation = map(len, data.stratified_indices(task.train.y, config.validation, seed=0))
+    stream = make_stream(config, task)
+    return TaskInfo.of(task_record.describe(task, stream, train=train, validation=validation))
 
 
 def _command(config: Config, chosen: Sequence[RuleConfig], seeds: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ from apical import data, measure, models
 from apical.study.comparison.schema import Cost
 from apical.study.configuration import Config
 from apical.study.training.criteria import teaching
-from apical.study.training.loop import reproducible, stream
+from apical.study.training.making import reproducible, seed_for
 
 TURNS = 40
 STEPS_PER_TURN = 8  # what a rule does only every so many steps is in each turn
@@ -34,7 +34,7 @@ def measure_costs(
     optimizer = config.with_values({"optimizer.lr": RATE}).optimizer
     batch = task.train.take(range(min(config.batch_size, len(task.train)))).to(config.device)
     with reproducible(config):
-        seed = stream(config.seed, "weights")
+        seed = seed_for(config.seed, "weights")
         model = models.build(config.model, input_shape=task.input_shape, classes=task.classes, seed=seed)
         costs = measure.step_cost(
             model.to(config.device),

@@ -33,8 +33,10 @@ from apical.study.configuration.tables import (
     NAMED_TABLES,
     CheckpointConfig,
     OptimizerConfig,
+    ProtectConfig,
     RuleConfig,
     ScheduleConfig,
+    StreamConfig,
     Table,
     validate,
 )
@@ -48,7 +50,9 @@ class Config(Table):
     Attributes:
         task: a task of `apical.data` by name, or `npz:PATH`.
         model: a network of `apical.models` by name, such as `mlp:500,500`, or `file.py:function`.
+        stream: how the task is cut into tasks that are learned one after another; by default it is not.
         rule: the learning rule and its options.
+        protect: a protection against forgetting.
         optimizer: the optimizer and its options; its learning rate suits backprop.
         schedule: the learning rate through training.
         checkpoints: how often the state of training is saved.
@@ -56,7 +60,7 @@ class Config(Table):
             learns from the reward of a choice (1 if it is the label, else 0): `reward_prediction` or `agrel`. A rule
             that needs one of these takes it where none is given.
         exploration: the share of choices that `reward_prediction` draws while the network learns.
-        epochs: passes over the training data.
+        epochs: passes over the training data, of each task in a stream.
         batch_size: examples a step; what is left of an epoch and fills none waits for the next order.
         seed: of the initial weights, the data's order, the validation split, dropout, and the rule's own draws.
         device: `cpu`, `cuda`, `cuda:1`, ...
@@ -72,7 +76,9 @@ class Config(Table):
 
     task: Annotated[str, Field(min_length=1)] = "digits"
     model: str = "mlp:128,64:tanh"
+    stream: StreamConfig = Field(default_factory=StreamConfig)
     rule: RuleConfig = Field(default_factory=RuleConfig)
+    protect: ProtectConfig = Field(default_factory=ProtectConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     checkpoints: CheckpointConfig = Field(default_factory=CheckpointConfig)
@@ -133,6 +139,30 @@ class Config(Table):
         if self.patience and not self.validation:
             raise SettingError("needs a validation part to watch: set validation above 0", key="patience")
         return self
+
+    @model_validator(mode="after")
+    def _protection_fits(self) -> Self:
+        if self.protect.name != "none":
+            from apical.continual import protections
+            from apical.continual.learning import check_protection
+
+            kind = protections.get(self.protect.name)
+            try:
+                check_protection(kind, self.stream.asks, boundaries=self.stream.boundaries)
+            except ConfigError as error:
+                raise SettingError(str(error), key="protect") from error
+            if self.stream.is_single and self.task_is_named:
+                raise SettingError(
+                    f"{self.protect.name} has nothing to protect, since the task is learned alone. Set stream, such as "
+                    "stream=split",
+                    key="protect",
+                )
+        return self
+
+    @property
+    def task_is_named(self) -> bool:
+        """Whether the data can be loaded by name; data of the user's own, a stream perhaps, cannot."""
+        return not self.task.startswith(OWN_TASK)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -55,6 +55,8 @@ def resolve(config: Config, *, shared: bool = False) -> Resolved:
         notes += said
     if "seed" in rule.option_names() and "seed" not in config.rule.options:
         values["rule.seed"] = config.seed
+    if config.protect.takes("seed") and "seed" not in config.protect.options:
+        values["protect.seed"] = config.seed
     loss = _NAMES.get(values.get("loss", config.loss))
     if rule.follows_loss and "loss" not in config.rule.options and loss is not None:
         values["rule.loss"] = loss

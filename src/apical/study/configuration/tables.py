@@ -19,6 +19,9 @@ from apical.study.configuration import parsing
 from apical.study.configuration.parsing import KeyPath, SettingError
 
 if TYPE_CHECKING:
+    from apical.continual import Stream
+    from apical.data import Task
+    from apical.optim.consolidation import Protection
     from apical.rules import LearningRule
 
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
@@ -38,7 +41,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "rprop": {"lr": 1e-3},
     "adaptation": {"lr": 0.1, "gain": 0.1, "slope": 10.0, "relaxation": 0.07},
 }
-NAMED_TABLES = ("rule", "optimizer", "schedule", "feedback")
+NAMED_TABLES = ("rule", "optimizer", "schedule", "feedback", "stream", "protect")
+_OF_EVERY_STREAM = {"task", "scenario", "validation", "seed"}
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,6 +74,32 @@ class OpenTable(NamedTable):
         """These options, as they were given."""
         return dict(self.model_extra or {})
 
+    @property
+    def label(self) -> str:
+        """The name and its options on one line, the reverse of `parse`: `sign_symmetry:magnitude=fixed`."""
+        options = ",".join(f"{key}={value}" for key, value in _flat(self.options))
+        return f"{self.name}:{options}" if options else self.name
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a table as it is written on one line: `backprop`, `sign_symmetry:magnitude=fixed,seed=1`.
+
+        Raises:
+            ConfigError: an unknown name or option, or a value that is refused.
+        """
+        what = cls.__name__.removesuffix("Config").lower()
+        name, _, options = text.partition(":")
+        table: dict[str, Any] = {"name": name.strip()}
+        for option in filter(None, options.split(",")):
+            path, value = parsing.parse_setting(option, flag=f"{what} {text!r}:")
+            parsing.put(table, path, value, origin=f"{what} {text!r}", named=NAMED_TABLES)
+        return validate(cls, table, lambda path: f"{what} {text!r}")
+
+    def without_seed(self) -> Self:
+        """The same, for where its seed goes without saying."""
+        options = {key: value for key, value in self.options.items() if key != "seed"}
+        return type(self).model_validate({"name": self.name, **options})
+
 
 class RuleConfig(OpenTable):
     """A learning rule by its registered name, and the options of its constructor."""
@@ -97,31 +127,11 @@ class RuleConfig(OpenTable):
             raise SettingError(str(error), key=_named_in(str(error), self.options)) from error
         return self
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read a rule as it is written on one line: `backprop`, `sign_symmetry:magnitude=fixed,seed=1`.
-
-        Raises:
-            ConfigError: an unknown rule or option, or a value that the rule refuses.
-        """
-        name, _, options = text.partition(":")
-        table: dict[str, Any] = {"name": name.strip()}
-        for option in filter(None, options.split(",")):
-            path, value = parsing.parse_setting(option, flag=f"rule {text!r}:")
-            parsing.put(table, path, value, origin=f"rule {text!r}", named=NAMED_TABLES)
-        return validate(cls, table, lambda path: f"rule {text!r}")
-
     def make(self) -> "LearningRule":
         """The rule, with a state of its own."""
         from apical import rules
 
         return rules.make(self.name, **self.options)
-
-    @property
-    def label(self) -> str:
-        """The rule on one line, the reverse of `parse`: `sign_symmetry:magnitude=fixed`."""
-        options = ",".join(f"{key}={value}" for key, value in _flat(self.options))
-        return f"{self.name}:{options}" if options else self.name
 
     @classmethod
     def makers(cls, labels: Iterable[str]) -> dict[str, Callable[[], "LearningRule"]]:
@@ -131,11 +141,6 @@ class RuleConfig(OpenTable):
             ConfigError: as `parse`.
         """
         return {label: cls.parse(label).make for label in labels}
-
-    def without_seed(self) -> "RuleConfig":
-        """The same rule, for where its seed goes without saying."""
-        options = {key: value for key, value in self.options.items() if key != "seed"}
-        return RuleConfig.model_validate({"name": self.name, **options})
 
 
 class OptimizerConfig(OpenTable):
@@ -176,6 +181,108 @@ class OptimizerConfig(OpenTable):
         if not _decays(OPTIMIZERS[self.name]):
             arguments.pop("weight_decay", None)
         return OPTIMIZERS[self.name](parameters, **arguments)
+
+
+class StreamConfig(OpenTable):
+    """How a task becomes a stream of tasks, and the options of `apical.continual.split`, `permuted`, ...
+
+    single: the plain task, a stream of one. `epochs`, `patience` and `schedule` are then about each task of a stream.
+
+    Attributes:
+        scenario: what is asked: the class within the task ("task", "domain": with and without the task's identity) or
+            among all ("class"); None: the usual one.
+        boundaries: a protection knows where a task begins and ends.
+        joint: learn all tasks at once, the ceiling.
+    """
+
+    name: Literal["single", "split", "one_class", "permuted", "rotated"] = "single"
+    scenario: Literal["task", "domain", "class"] | None = None
+    boundaries: bool = True
+    joint: bool = False
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        from apical import continual
+
+        known = inspect.signature(getattr(continual, self.name)).parameters.values()
+        defaults = {each.name: each.default for each in known if each.name not in _OF_EVERY_STREAM}
+        for key, value in self.options.items():
+            if key not in defaults:
+                allowed = ["scenario", "boundaries", "joint", *defaults]
+                raise SettingError(unknown(f"option of the stream {self.name}", key, allowed), key=key)
+            if defaults[key] is not None:
+                _check_like(key, value, defaults[key])
+        if self.scenario and "scenario" not in {each.name for each in known}:
+            raise SettingError(f"the stream {self.name} has one scenario: leave it out", key="scenario")
+        return self
+
+    @property
+    def is_single(self) -> bool:
+        """Whether this is the plain task."""
+        return self.name == "single"
+
+    @property
+    def asks(self) -> str:
+        """The scenario, given or usual."""
+        from apical import continual
+
+        usual = inspect.signature(getattr(continual, self.name)).parameters.get("scenario")
+        return self.scenario or ("class" if usual is None else str(usual.default))
+
+    def make(self, task: "Task", *, validation: float, seed: int) -> "Stream":
+        """The stream.
+
+        Args:
+            task: what it is made of.
+            validation: the share of each task's training data that is cut off.
+            seed: of the validation part, and of what the stream draws.
+
+        Raises:
+            ConfigError, DataError: the task cannot be cut in this way.
+        """
+        from apical import continual
+
+        scenario = {"scenario": self.scenario} if self.scenario else {}
+        made: Stream = getattr(continual, self.name)(task, validation=validation, seed=seed, **scenario, **self.options)
+        made = made if self.boundaries else made.without_boundaries()
+        return made.at_once() if self.joint else made
+
+
+class ProtectConfig(OpenTable):
+    """A protection against forgetting by its name, and the options of its constructor."""
+
+    name: str = "none"
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        from apical.continual import protections
+
+        if self.name not in protections.names():
+            raise SettingError(unknown("protection", self.name, protections.names()), key="name")
+        known = inspect.signature(protections.get(self.name).__init__).parameters
+        hints = get_type_hints(protections.get(self.name).__init__)
+        for key, value in self.options.items():
+            if key not in known:
+                raise SettingError(unknown(f"option of {self.name}", key, list(known)[1:]), key=key)
+            if key in hints:
+                _check_type(self.name, key, value, hints[key])
+        try:
+            self.make()
+        except (ApicalError, ValueError, TypeError) as error:
+            raise SettingError(str(error), key=_named_in(str(error), self.options)) from error
+        return self
+
+    def make(self) -> "Protection":
+        """The protection, with a state of its own."""
+        from apical.continual import protections
+
+        return protections.make(self.name, **self.options)
+
+    def takes(self, option: str) -> bool:
+        """Whether its constructor has this option."""
+        from apical.continual import protections
+
+        return option in inspect.signature(protections.get(self.name).__init__).parameters
 
 
 class ScheduleConfig(NamedTable):

@@ -58,6 +58,10 @@ class Bar:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
+    def expect(self, total: int) -> None:
+        """Expect so many steps in all."""
+        self._progress.update(self._task, total=total)
+
     def step(self, steps: int) -> None:
         """Move to so many steps taken."""
         now = time.monotonic()

@@ -6,6 +6,36 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class StreamResult:
+    """What came of a stream of tasks.
+
+    Attributes:
+        tasks: their names.
+        matrix: the rows of R: R[i][j] is the accuracy on task j after task i; one row where all were learned at once.
+        before: the accuracy on each task before training.
+        metrics: accuracy, transfer and forgetting, by name; None where the matrix does not tell.
+        assumptions: what the protection assumes and costs, by name.
+        leakage: whether answers depend on how the test data are cut into batches, by name (`apical.measure.leakage`).
+    """
+
+    tasks: tuple[str, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    before: tuple[float, ...]
+    metrics: dict[str, float | None]
+    assumptions: dict[str, float | bool]
+    leakage: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The test at the end of a run."""
+
+    loss: float
+    accuracy: float
+    stream: StreamResult | None
+
+
+@dataclass(frozen=True)
 class Result:
     """A finished run. Losses are means over examples, accuracies fractions, angles degrees.
 
@@ -15,10 +45,12 @@ class Result:
         epochs: run.
         steps: taken.
         tested_epoch: the epoch whose weights were tested: the last, or with early stopping the best.
-        test_loss, test_accuracy: on the test set, measured once.
+        test_loss, test_accuracy: on the test set, measured once; of a stream, on all tasks at the end (the accuracy is
+            the mean over tasks).
         validation_loss, validation_accuracy: of the same weights; None without a validation part.
         angles: between the rule's update and the true gradient, of the same weights, by layer; None: not asked
             for, or for a layer where either is zero.
+        stream: the matrix and what follows from it, where there are several tasks.
         notes: facts that readers of the numbers need, a sentence each.
     """
 
@@ -32,12 +64,15 @@ class Result:
     validation_loss: float | None
     validation_accuracy: float | None
     angles: dict[str, float | None] | None
+    stream: StreamResult | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The content of result.json: all but the folder, which may move."""
         content = asdict(self)
         del content["folder"]
+        if self.stream is None:
+            del content["stream"]
         return content
 
 
@@ -54,6 +89,7 @@ class Evaluation:
         loss: mean over them.
         accuracy: fraction answered correctly.
         by_class: the same for each class; None where it has no example.
+        leakage: whether answers depend on how the examples are cut into batches; None: they have one class.
     """
 
     folder: Path
@@ -64,3 +100,4 @@ class Evaluation:
     loss: float
     accuracy: float
     by_class: tuple[float | None, ...]
+    leakage: dict[str, Any] | None = None

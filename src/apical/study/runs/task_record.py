@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from apical import data
+from apical import continual, data
 from apical.errors import RunError
 from apical.study.configuration.config import OWN_TASK, Config
 from apical.study.runs import display
@@ -15,7 +15,9 @@ from apical.study.runs.folder import RunFolder
 HASHED = 1000  # examples of each part whose values are in the fingerprint; all labels are
 
 
-def load(config: Config, own: data.Task | None, *, progress: bool | None) -> data.Task:
+def load(
+    config: Config, own: data.Task | continual.Stream | None, *, progress: bool | None
+) -> data.Task | continual.Stream:
     """The task that `config` names, or the user's own where it says so.
 
     Raises:
@@ -29,27 +31,40 @@ def load(config: Config, own: data.Task | None, *, progress: bool | None) -> dat
     return data.load(config.task, progress=display.visible(progress))
 
 
-def describe(task: data.Task, *, train: int, validation: int) -> dict[str, Any]:
+def describe(
+    task: data.Task | continual.Stream, stream: continual.Stream, *, train: int, validation: int
+) -> dict[str, Any]:
     """The record that a run folder keeps of its data.
 
     Args:
-        task: the data.
-        train: the number of training examples.
-        validation: the number of examples held out of the training part.
+        task: the data, or the user's own stream.
+        stream: what is learned.
+        train: the number of training examples of the first task.
+        validation: the number of examples held out of them.
     """
-    scaling = task.scaling
-    return {
+    scaling = task.scaling if isinstance(task, data.Task) else None
+    record = {
         "name": task.name,
         "train": train,
         "validation": validation,
-        "test": len(task.test),
-        "classes": task.classes,
-        "input_shape": list(task.input_shape),
-        "source": task.source,
-        "licence": task.licence,
+        "test": len(task.test) if isinstance(task, data.Task) else sum(len(each.test) for each in stream),
+        "classes": stream.outputs,
+        "input_shape": list(stream.input_shape),
+        "source": task.source if isinstance(task, data.Task) else "",
+        "licence": task.licence if isinstance(task, data.Task) else "",
         "fingerprint": fingerprint(task),
         "scaling": scaling and {"mean": scaling.mean.tolist(), "std": scaling.std.tolist()},
     }
+    if len(stream) > 1:
+        record["stream"] = {
+            "name": stream.name,
+            "scenario": stream.scenario,
+            "tasks": [each.name for each in stream],
+            "labels": [list(own) for own in stream.labels],
+            "boundaries": stream.boundaries,
+            "joint": stream.joint,
+        }
+    return record
 
 
 def scaling_of(run: RunFolder) -> data.Scaling:
@@ -61,12 +76,17 @@ def scaling_of(run: RunFolder) -> data.Scaling:
     return data.Scaling(np.asarray(stored["mean"], np.float64), np.asarray(stored["std"], np.float64))
 
 
-def fingerprint(task: data.Task) -> str:
-    """A digest of the shapes, the labels, and the first values of both parts."""
-    digest = hashlib.sha256(str((task.classes, task.train.x.shape, task.test.x.shape)).encode())
-    for part in (task.train, task.test):
-        digest.update(part.y.cpu().numpy().tobytes())
-        digest.update(part.x[:HASHED].to("cpu", torch.float32).contiguous().numpy().tobytes())
+def fingerprint(task: data.Task | continual.Stream) -> str:
+    """A digest of the shapes, the labels, and the first values of both parts, of every task of a stream."""
+    tasks: list[tuple[object, data.Examples, data.Examples]] = [
+        (task.classes, each.train, each.test) for each in (task if isinstance(task, continual.Stream) else [task])
+    ]
+    digest = hashlib.sha256()
+    for classes, train, test in tasks:
+        digest.update(str((classes, train.x.shape, test.x.shape)).encode())
+        for part in (train, test):
+            digest.update(part.y.cpu().numpy().tobytes())
+            digest.update(part.x[:HASHED].to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

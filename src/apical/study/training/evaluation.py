@@ -1,19 +1,26 @@
 """A run's weights, measured on its own test set or on other data."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from apical import data
+import torch
+
+from apical import continual, data
 from apical.errors import DataError, RunError
 from apical.study.runs import task_record
 from apical.study.runs.folder import RunFolder
 from apical.study.runs.results import Evaluation
+from apical.study.training import testing
 from apical.study.training.criteria import LOSSES
-from apical.study.training.loop import answer_all, load_circuit, make_circuit, reproducible
+from apical.study.training.making import load_circuit, make_circuit, make_stream, reproducible
 
 
-def evaluate(folder: str | Path, *, task: str | data.Task | None = None) -> Evaluation:
+def evaluate(folder: str | Path, *, task: str | data.Task | continual.Stream | None = None) -> Evaluation:
     """Measure the weights of a run: of a finished one those that it tested, else those of the last checkpoint.
+
+    It also looks for a leak (`apical.measure.leakage`): whether answers depend on how the examples are cut
+    into batches.
 
     Args:
         folder: of the run, which may still be training.
@@ -32,17 +39,25 @@ def evaluate(folder: str | Path, *, task: str | data.Task | None = None) -> Eval
         raise RunError(
             f"{run.path} has no checkpoint yet: wait for its first one, or go on with apical resume {run.path}"
         )
+    tried: data.Task | continual.Stream
     if isinstance(task, str):
         tried = data.load(task, scaling=task_record.scaling_of(run))
     else:
         tried = task_record.load(config, task, progress=None)
     _check_fit(tried, trained_on)
-    content = checkpoint.content
+    content, loss = checkpoint.content, LOSSES[config.loss]
+    if isinstance(tried, data.Task):
+        tried = replace(tried, classes=trained_on["classes"])  # the data may lack the last ones
+    stream, protection = make_stream(config, tried), config.protect.make()
     with reproducible(config):
-        circuit = make_circuit(config, trained_on["input_shape"], trained_on["classes"])
+        circuit = make_circuit(config, stream, protection)
+        learner = continual.Learner(
+            stream, circuit, config.optimizer.make(list(circuit.parameters())), loss, protection
+        )
         load_circuit(circuit, content["best"] or content["circuit"])
-        loss, correct = answer_all(circuit, tried.test.to(config.device), LOSSES[config.loss])
-    labels = tried.test.y.to(correct.device)
+        value, correct = testing.together(testing.every_task(learner, loss))
+        leakage = testing.leakage(learner)
+    labels = torch.cat([own.y for _, own in learner.tests]).to(correct.device)
     by_class = []
     for label in range(trained_on["classes"]):
         answered = correct[labels == label]
@@ -52,23 +67,25 @@ def evaluate(folder: str | Path, *, task: str | data.Task | None = None) -> Eval
         task=tried.name,
         epoch=content["best_epoch"] or content["epoch"],
         finished=run.result() is not None,
-        examples=len(tried.test),
-        loss=loss,
+        examples=len(correct),
+        loss=value,
         accuracy=correct.sum().item() / len(correct),
         by_class=tuple(by_class),
+        leakage=leakage,
     )
 
 
-def _check_fit(tried: data.Task, trained_on: dict[str, Any]) -> None:
+def _check_fit(tried: data.Task | continual.Stream, trained_on: dict[str, Any]) -> None:
     shape = tuple(trained_on["input_shape"])
     if tried.input_shape != shape:
         raise DataError(
             f"{tried.name}: an example has the shape {tried.input_shape}, and the run was trained on {shape} "
             f"({trained_on['name']}); bring the data to that shape"
         )
-    if len(tried.test) == 0:
+    parts = [task.test for task in tried] if isinstance(tried, continual.Stream) else [tried.test]
+    if not sum(map(len, parts)):
         raise DataError(f"{tried.name}: its test part is empty")
-    largest = int(tried.test.y.max())
+    largest = max(int(part.y.max()) for part in parts)
     if largest >= trained_on["classes"]:
         raise DataError(
             f"{tried.name}: has the class {largest}, and the network knows the classes 0 to "

@@ -1,4 +1,6 @@
-"""Training itself: one network, one rule, one task, and everything that a step changes.
+"""Training itself: one network, one rule, one stream of tasks, and everything that a step changes.
+
+A plain task is a stream of one.
 
 `Training` knows no files and no clock. Its `state` holds all that the next step depends on, so that training
 which continues from a restored state takes the same steps, bit for bit, as training that was never interrupted:
@@ -7,62 +9,27 @@ PyTorch's own random state (dropout), the choices that a loss draws, and the sum
 """
 
 import copy
-import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from apical import data, measure, models
-from apical.circuit import Circuit
-from apical.errors import CheckpointError, ConfigError, NonFiniteError
-from apical.losses import Loss
+from apical import continual, data, measure
+from apical.errors import NonFiniteError
 from apical.study.configuration import Config
 from apical.study.runs import task_record
-from apical.study.training import schedules
+from apical.study.runs.results import Tested
+from apical.study.training import schedules, testing
 from apical.study.training.criteria import LOSSES, teaching
+from apical.study.training.making import explained, make_circuit, make_stream, seed_for
 
-# Examples that a network answers at once when it is only measured; large enough to be quick, small enough for memory.
-MEASURED_AT_ONCE = 1000
 # Examples on which the angle to the true gradient is measured: always the same ones of the training part.
 PROBED = 256
-
-
-def stream(seed: int, purpose: str) -> int:
-    """A seed of its own for each purpose, so that no two draws of a run are the same numbers in disguise."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:7])
-
-
-@contextmanager
-def reproducible(config: Config) -> Iterator[None]:
-    """PyTorch's global switches as `config` wants them, and as they were afterwards.
-
-    Its number of threads (which decides the order of sums), its random state (dropout draws from it), and on a
-    GPU its deterministic algorithms.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    device = torch.device(config.device)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {config.device!r}: PyTorch sees {torch.cuda.device_count()} GPUs here")
-    threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    gpus = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(stream(config.seed, "dropout"))
-        torch.set_num_threads(config.threads)
-        torch.use_deterministic_algorithms(deterministic or bool(gpus))
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic)
 
 
 class Training:
@@ -70,58 +37,96 @@ class Training:
 
     Args:
         config: resolved.
-        task: what to learn.
+        task: what to learn; a stream is taken as it is, and a task is cut as the configuration says.
 
     Attributes:
+        stream: what is learned.
         circuit: the network and its rule.
-        train, validation: the two parts of the task's training data.
-        epoch: epochs completed.
+        phase: the task that is being learned.
+        train, validation: the two parts of its training data.
+        epoch: epochs completed, of all tasks.
         position: steps taken in the present epoch.
         step: steps taken in all.
-        best_epoch: the epoch with the lowest validation loss, when early stopping watches it; else 0.
+        best_epoch: the epoch of this task with the lowest validation loss, when early stopping watches it; else 0.
+        before: the accuracy on every task before the first step; empty for a single task.
+        matrix: the rows of the accuracy matrix so far; none for a single task, which is tested at the end.
 
     Raises:
         ApicalError: the network cannot be built, cannot take the data, or cannot learn by this rule.
     """
 
-    def __init__(self, config: Config, task: data.Task) -> None:
+    def __init__(self, config: Config, task: data.Task | continual.Stream) -> None:
         self.config = config
         self.task = task
-        train, validation = data.split(task.train, config.validation, seed=stream(config.seed, "validation"))
-        self.train = train.to(config.device)
-        self.validation = validation.to(config.device)
-        # What does not fill a batch is left for the next order: a mean over two or three examples would take as long a
-        # step as one over a whole batch, in a direction of its own.
-        self.steps_per_epoch = max(1, len(self.train) // config.batch_size)
-        self._seen = min(len(self.train), self.steps_per_epoch * config.batch_size)
-        self._choices = torch.Generator().manual_seed(stream(config.seed, "choices"))
+        self.stream = make_stream(config, task)
+        self._choices = torch.Generator().manual_seed(seed_for(config.seed, "choices"))
         self._loss = teaching(config.loss, exploration=config.exploration, generator=self._choices)
-        self.circuit = make_circuit(config, task.input_shape, task.classes)
-        self.parameters = list(self.circuit.parameters())
-        self.optimizer = config.optimizer.make(self.parameters)
-        self._rate = self.optimizer.param_groups[0]["lr"]
-        self._order = torch.Generator().manual_seed(stream(config.seed, "order"))
+        protection = config.protect.make()
+        self.circuit = make_circuit(config, self.stream, protection)
+        optimizer = config.optimizer.make(list(self.circuit.parameters()))
+        self.learner = continual.Learner(self.stream, self.circuit, optimizer, self._loss, protection, clip=config.clip)
+        self._rate = optimizer.param_groups[0]["lr"]
+        self._order = torch.Generator().manual_seed(seed_for(config.seed, "order"))
         self._epoch_order = self._order.get_state()
         self.epoch = self.position = self.step = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=config.device)
         self._correct = torch.zeros((), dtype=torch.int64, device=config.device)
+        self.matrix: list[list[float]] = []
+        self.before: list[float] = []
+        self._enter(0)
+        self.learner.begin(self.phase)
+
+    def _enter(self, index: int) -> None:
+        """Take the data of a task, and count its epochs anew."""
+        self.phase = self.stream.phase(index)
+        self.train = self.phase.train.to(self.config.device)
+        self.validation = (self.phase.validation or self.train.take([])).to(self.config.device)
+        # What does not fill a batch is left for the next order: a mean over two or three examples would take as long a
+        # step as one over a whole batch, in a direction of its own.
+        self.steps_per_epoch = max(1, len(self.train) // self.config.batch_size)
+        self._seen = min(len(self.train), self.steps_per_epoch * self.config.batch_size)
+        self._first_epoch, self._first_step = self.epoch, self.step
         self.best_epoch = 0
         self._best_loss = math.inf
         self._best: dict[str, Any] = {}
+        self.__dict__.pop("_probe", None)
 
     def task_record(self) -> dict[str, Any]:
         """The record that a run folder keeps of the data."""
-        return task_record.describe(self.task, train=len(self.train), validation=len(self.validation))
+        if isinstance(self.task, continual.Stream):
+            parts = [(task.train, task.validation or ()) for task in self.task]
+            train, validation = (sum(map(len, column)) for column in zip(*parts, strict=True))
+        else:
+            train, validation = map(len, data.stratified_indices(self.task.train.y, self.config.validation, seed=0))
+        return task_record.describe(self.task, self.stream, train=train, validation=validation)
+
+    @property
+    def phases(self) -> int:
+        """How many times learning begins: once for each task, or once for all."""
+        return 1 if self.stream.joint else len(self.stream)
+
+    @property
+    def expected_steps(self) -> int:
+        """Of the whole run, if every task is as large as this one and none stops early."""
+        return self._first_step + self.config.epochs * self.steps_per_epoch * (self.phases - self.phase.index)
 
     @property
     def ended(self) -> bool:
-        """Whether no epoch is left: all were run, or early stopping has had enough."""
-        return self.epoch >= self.config.epochs or self.stalled
+        """Whether no epoch of any task is left: all were run, or early stopping has had enough."""
+        return self._phase_ended and (self.phase.index == self.phases - 1)
+
+    @property
+    def _phase_ended(self) -> bool:
+        return self._epochs_left == 0 or self.stalled
+
+    @property
+    def _epochs_left(self) -> int:
+        return self.config.epochs - (self.epoch - self._first_epoch)
 
     @property
     def stalled(self) -> bool:
-        """Whether the validation loss has not fallen for `patience` epochs."""
-        return 0 < self.config.patience <= self.epoch - self.best_epoch
+        """Whether the validation loss of this task has not fallen for `patience` epochs."""
+        return 0 < self.config.patience <= self.epoch - (self.best_epoch or self._first_epoch)
 
     def run_epoch(self, after_step: Callable[[], None]) -> None:
         """Take the steps that are left of this epoch.
@@ -132,6 +137,8 @@ class Training:
         Raises:
             NonFiniteError: an activity, an error or the loss is NaN or infinite.
         """
+        if len(self.stream) > 1 and not self.before:
+            self.before = self.learner.test()
         self._order.set_state(self._epoch_order)
         batches = data.batches(
             self.train,
@@ -140,18 +147,11 @@ class Training:
             drop_last=len(self.train) >= self.config.batch_size,
         )
         scheduled = not schedules.is_constant(self.config.schedule)
-        circuit, optimizer, loss_function, clip = self.circuit, self.optimizer, self._loss, self.config.clip
-        circuit.train()
+        self.circuit.train()
         for x, y in itertools.islice(batches, self.position, None):
             if scheduled:
                 self._set_rate()
-            optimizer.zero_grad()
-            answer = circuit(x)
-            loss = loss_function(answer, y)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if clip:
-                torch.nn.utils.clip_grad_norm_(self.parameters, clip)
-            optimizer.step()
+            answer, loss = self.learner.step(x, y)
             self._count(answer.detach(), loss.detach(), y)
             self.position += 1
             self.step += 1
@@ -159,15 +159,18 @@ class Training:
 
     def _set_rate(self) -> None:
         factor = schedules.factor_at(
-            self.config.schedule, self.step, steps_per_epoch=self.steps_per_epoch, epochs=self.config.epochs
+            self.config.schedule,
+            self.step - self._first_step,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.config.epochs,
         )
-        for group in self.optimizer.param_groups:
+        for group in self.learner.optimizer.param_groups:
             group["lr"] = self._rate * factor
 
     def _count(self, answer: Tensor, loss: Tensor, y: Tensor) -> None:
         # Sums stay on the device: reading a number at every step would make each wait for the last.
         self._loss_sum.add_(loss, alpha=len(y))
-        self._correct.add_((answer.argmax(1) == y).sum())
+        self._correct.add_((self.stream.restrict(answer, y).argmax(1) == y).sum())
 
     def end_epoch(self) -> dict[str, Any]:
         """Close the epoch: measure it, and return its record for metrics.jsonl.
@@ -179,29 +182,43 @@ class Training:
         self.position = 0
         self._epoch_order = self._order.get_state()
         record: dict[str, Any] = {
+            "task": self.phase.index,
             "epoch": self.epoch,
             "step": self.step,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "train_loss": _finite(self._loss_sum.item() / self._seen, "the training loss of the epoch"),
+            "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
+            "train_loss": testing.finite_loss(self._loss_sum.item() / self._seen, "the training loss of the epoch"),
             "train_accuracy": self._correct.item() / self._seen,
             "validation_loss": None,
             "validation_accuracy": None,
             "angles": None,
             "carried": None,
+            "tested": None,
         }
         self._loss_sum.zero_()
         self._correct.zero_()
         if len(self.validation):
             record["validation_loss"], record["validation_accuracy"] = self.measure(self.validation)
         every = self.config.alignment
-        if every and (self.epoch % every == 0 or self.epoch == self.config.epochs):
+        if every and (self.epoch % every == 0 or self._epochs_left == 0):
             record["angles"] = self.angles()
             record["carried"] = self.carried()
         if self.config.patience and record["validation_loss"] < self._best_loss:
             self.best_epoch = self.epoch
             self._best_loss = record["validation_loss"]
             self._best = copy.deepcopy(self.circuit.state_dict())
+        if self.phases > 1 and self._phase_ended:
+            record["tested"] = self._end_task()
         return record
+
+    def _end_task(self) -> list[float]:
+        """Close the task: consolidate, test on every task, and begin the next; the accuracies."""
+        self.take_best()
+        self.learner.end(self.train)
+        self.matrix.append(self.learner.test())
+        if not self.ended:
+            self._enter(self.phase.index + 1)
+            self.learner.begin(self.phase)
+        return self.matrix[-1]
 
     def measure(self, examples: data.Examples) -> tuple[float, float]:
         """Mean loss, and the fraction answered correctly, as the circuit answers in `eval()`.
@@ -209,8 +226,24 @@ class Training:
         Raises:
             NonFiniteError: the loss is NaN or infinite.
         """
-        loss, correct = answer_all(self.circuit, examples.to(self.config.device), LOSSES[self.config.loss])
+        loss, correct = testing.answer_all(
+            self.circuit, examples.to(self.config.device), LOSSES[self.config.loss], self.stream
+        )
         return loss, correct.sum().item() / len(examples)
+
+    def test(self) -> Tested:
+        """Measure the test data of every task, after the last step.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite.
+        """
+        tests = testing.every_task(self.learner, LOSSES[self.config.loss])
+        loss, correct = testing.together(tests)
+        if len(self.stream) == 1:
+            return Tested(loss, correct.sum().item() / len(correct), None)
+        if self.stream.joint:
+            self.matrix = [self.learner.test()]
+        return Tested(loss, fmean(self.matrix[-1]), testing.stream_result(self.learner, self.matrix, self.before))
 
     def angles(self) -> dict[str, float | None]:
         """Degrees between the rule's update and the true gradient, for each layer, on a fixed part of the data.
@@ -230,12 +263,13 @@ class Training:
 
     def _probing(self, answer: Tensor, y: Tensor) -> Tensor:
         """The loss as it teaches, with the same draws each time, so that two updates are of the same choices."""
-        generator = torch.Generator().manual_seed(stream(self.config.seed, "probed choices"))
-        return teaching(self.config.loss, exploration=self.config.exploration, generator=generator)(answer, y)
+        generator = torch.Generator().manual_seed(seed_for(self.config.seed, "probed choices"))
+        loss = teaching(self.config.loss, exploration=self.config.exploration, generator=generator)
+        return self.stream.loss(loss)(answer, y)
 
     @cached_property
     def _probe(self) -> data.Examples:
-        generator = torch.Generator().manual_seed(stream(self.config.seed, "probe"))
+        generator = torch.Generator().manual_seed(seed_for(self.config.seed, "probe"))
         return self.train.take(torch.randperm(len(self.train), generator=generator)[:PROBED])
 
     def check_weights(self) -> None:
@@ -261,8 +295,14 @@ class Training:
             "epoch": self.epoch,
             "position": self.position,
             "step": self.step,
+            "task": self.phase.index,
+            "first_epoch": self._first_epoch,
+            "first_step": self._first_step,
+            "matrix": self.matrix,
+            "before": self.before,
             "circuit": self.circuit.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "protection": self.learner.protection.state_dict(),
             "order": self._epoch_order,
             "choices": self._choices.get_state(),
             "random": torch.get_rng_state(),
@@ -280,9 +320,14 @@ class Training:
         Raises:
             CheckpointError: it belongs to another network, rule, optimizer or version of apical.
         """
-        with _explained():
+        with explained():
             self.circuit.load_state_dict(state["circuit"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.learner.optimizer.load_state_dict(state["optimizer"])
+            self.learner.protection.load_state_dict(state["protection"])
+        self._enter(state["task"])
+        self.learner.select(self.phase.index)
+        self._first_epoch, self._first_step = state["first_epoch"], state["first_step"]
+        self.matrix, self.before = state["matrix"], state["before"]
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
         self._epoch_order = state["order"]
         self._choices.set_state(state["choices"])
@@ -296,54 +341,3 @@ class Training:
     @property
     def _on_gpu(self) -> bool:
         return torch.device(self.config.device).type == "cuda"
-
-
-def make_circuit(config: Config, input_shape: Sequence[int], classes: int) -> Circuit:
-    """The network of a run, as it is before the first step, with its rule and on its device."""
-    seed = stream(config.seed, "weights")
-    model = models.build(config.model, input_shape=input_shape, classes=classes, seed=seed)
-    circuit = Circuit(model.to(config.device), config.rule.make(), check_finite=config.check_finite)
-    circuit.to(config.device)
-    return circuit
-
-
-def load_circuit(circuit: Circuit, state: Mapping[str, Any]) -> None:
-    """Load the circuit of a checkpoint: the network and the rule's own state.
-
-    Raises:
-        CheckpointError: it belongs to another network, rule or version of apical.
-    """
-    with _explained():
-        circuit.load_state_dict(state)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"the checkpoint is of another network, rule, optimizer or version of apical: {error}"
-        ) from error
-
-
-def answer_all(circuit: Circuit, examples: data.Examples, loss_function: Loss) -> tuple[float, Tensor]:
-    """Mean loss, and which examples, (n,) bool, are answered correctly, by a circuit in `eval()`, on its device.
-
-    Raises:
-        NonFiniteError: the loss is NaN or infinite.
-    """
-    circuit.eval()
-    loss_sum, correct = 0.0, []
-    with torch.no_grad():
-        for x, y in data.batches(examples, MEASURED_AT_ONCE):
-            answer = circuit(x)
-            loss_sum += loss_function(answer, y).item() * len(y)
-            correct.append(answer.argmax(1) == y)
-    return _finite(loss_sum / len(examples), "the loss on held-out data"), torch.cat(correct)
-
-
-def _finite(loss: float, what: str) -> float:
-    if not math.isfinite(loss):
-        raise NonFiniteError(f"{what} is {loss}", layer="loss")
-    return loss

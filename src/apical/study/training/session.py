@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from apical import data
+from apical import continual, data
 from apical.errors import NonFiniteError, RunError
 from apical.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study.configuration import Config
@@ -22,7 +22,8 @@ from apical.study.configuration.resolution import Resolved, resolve
 from apical.study.runs import display, environment, files, task_record
 from apical.study.runs.folder import RunFolder
 from apical.study.runs.results import Result
-from apical.study.training.loop import Training, reproducible
+from apical.study.training.loop import Training
+from apical.study.training.making import reproducible
 
 log = logging.getLogger("apical")
 
@@ -31,7 +32,7 @@ def train(
     config: Config,
     folder: str | Path,
     *,
-    task: data.Task | None = None,
+    task: data.Task | continual.Stream | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Result:
@@ -43,7 +44,7 @@ def train(
     Args:
         config: what to do.
         folder: for the run; see `apical.study.runs.folder`.
-        task: data of your own instead of `config.task`; `resume` and `evaluate` then need it again.
+        task: data or a stream of your own instead of `config.task`; `resume` and `evaluate` then need it again.
         overwrite: remove a run that is in the folder.
         progress: show a bar on standard error; None: when that is a terminal.
 
@@ -65,7 +66,12 @@ def train(
 
 
 def begin(
-    resolved: Resolved, run: RunFolder, *, task: data.Task | None, overwrite: bool, progress: bool | None
+    resolved: Resolved,
+    run: RunFolder,
+    *,
+    task: data.Task | continual.Stream | None,
+    overwrite: bool,
+    progress: bool | None,
 ) -> Result:
     """`train` with a configuration that is complete already."""
     if resolved.config.log == "tensorboard":
@@ -82,7 +88,9 @@ def begin(
             return _Session(run, training).complete(progress)
 
 
-def resume(folder: str | Path, *, task: data.Task | None = None, progress: bool | None = None) -> Result:
+def resume(
+    folder: str | Path, *, task: data.Task | continual.Stream | None = None, progress: bool | None = None
+) -> Result:
     """Go on with a run that was interrupted, to the same weights and metrics as if it never had been.
 
     Args:
@@ -142,13 +150,12 @@ class _Session:
     def complete(self, progress: bool | None) -> Result:
         """Train to the end, then test."""
         training, config = self.training, self.training.config
-        total = config.epochs * training.steps_per_epoch
         with ExitStack() as stack:
             stop = stack.enter_context(stop_requests())
             showing: list[display.Bar | display.Scalars] = []
             if config.log == "tensorboard":
                 showing.append(stack.enter_context(display.tensorboard(self.run.tensorboard, after=training.step)))
-            bar = stack.enter_context(display.Bar(config.rule.label, total, shown=progress))
+            bar = stack.enter_context(display.Bar(config.rule.label, training.expected_steps, shown=progress))
             showing.append(bar)
 
             def after_step() -> None:
@@ -169,6 +176,7 @@ class _Session:
                 files.append_line(
                     self.run.timing, {"epoch": training.epoch, "steps": steps, "seconds": seconds}, sync=False
                 )
+                bar.expect(training.expected_steps)
                 for display_ in showing:
                     display_.epoch(record)
                 if training.ended or training.epoch % config.checkpoints.epochs == 0:
@@ -197,7 +205,7 @@ class _Session:
             self.save()
         epoch = training.epoch + (training.position > 0)
         raise Interrupted(
-            f"stopped and saved at step {training.step} (epoch {epoch} of {training.config.epochs}); "
+            f"stopped and saved at step {training.step} (epoch {epoch} of {training.config.epochs * training.phases}); "
             f"go on with: apical resume {self.run.path}",
             stop.signal,
         )
@@ -229,7 +237,7 @@ class _Session:
         training.take_best()
         tested = training.best_epoch or training.epoch
         with self._explained():
-            test_loss, test_accuracy = training.measure(training.task.test)
+            tested_on = training.test()
         record = self.run.epochs()[tested - 1]
         weights = io.BytesIO()
         torch.save(training.circuit.model.state_dict(), weights)
@@ -240,11 +248,12 @@ class _Session:
             epochs=training.epoch,
             steps=training.step,
             tested_epoch=tested,
-            test_loss=test_loss,
-            test_accuracy=test_accuracy,
+            test_loss=tested_on.loss,
+            test_accuracy=tested_on.accuracy,
             validation_loss=record["validation_loss"],
             validation_accuracy=record["validation_accuracy"],
             angles=training.angles() if training.config.alignment else None,
+            stream=tested_on.stream,
             notes=self.run.notes(),
         )
         self.run.finish(result.to_dict())
