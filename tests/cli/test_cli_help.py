@@ -26,7 +26,18 @@ COMMANDS = list(commands())
 
 def test_the_verbs_are_there():
     assert {" ".join(path) for path, _ in COMMANDS} == {
-        *("compare", "train", "resume", "evaluate", "report", "rules", "data", "data fetch"),
+        *(
+            "compare",
+            "continual",
+            "train",
+            "resume",
+            "evaluate",
+            "report",
+            "rules",
+            "protections",
+            "data",
+            "data fetch",
+        ),
         *("bench", "locality", "papers", "reproduce"),
     }
 

@@ -37,7 +37,17 @@ def test_the_document(config, tmp_path):
     document = json.loads((tmp_path / "comparison.json").read_text())
     assert Comparison.load(tmp_path) == made
     assert made.to_dict() == document
-    assert list(document) == ["format", "title", "created", "command", "environment", "task", "config", "arms"]
+    assert list(document) == [
+        "format",
+        "title",
+        "created",
+        "command",
+        "environment",
+        "task",
+        "config",
+        "arms",
+        "floors",
+    ]
     assert (document["format"], document["title"]) == (1, "A title")
     assert document["task"]["train"] + document["task"]["validation"] == 1442
     assert document["config"]["model"] == "mlp:6"
@@ -45,7 +55,14 @@ def test_the_document(config, tmp_path):
     assert [arm["title"] for arm in document["arms"]][1:] == ["Feedback alignment", "Sign symmetry (magnitude=fixed)"]
     arm = document["arms"][1]
     assert list(arm) == ["rule", "title", "summary", "paper", "settings", "notes", "runs", "cost"]
-    assert arm["settings"] == {"learning_rate": 0.05, "weight_decay": 0.0, "loss": None, "options": {}}
+    assert arm["settings"] == {
+        "learning_rate": 0.05,
+        "weight_decay": 0.0,
+        "loss": None,
+        "protection": None,
+        "joint": None,
+        "options": {},
+    }
     assert document["arms"][2]["settings"]["options"] == {"magnitude": "fixed"}
     assert [run["seed"] for run in arm["runs"]] == [0, 1]
     run = arm["runs"][1]
@@ -59,6 +76,37 @@ def test_the_document(config, tmp_path):
     assert set(arm["cost"]) == {"ratio", "low", "high", "repeats", "batch_size", "milliseconds", "plain_milliseconds"}
     assert arm["cost"]["low"] <= arm["cost"]["ratio"] <= arm["cost"]["high"]
     assert arm["cost"]["batch_size"] == 200
+
+
+def test_a_comparison_on_a_stream(file, tmp_path):
+    config = Config().with_settings(
+        [f"task=npz:{file}", "model=mlp:6", "epochs=2", "validation=0", "stream=split", "stream.classes_per_task=1"]
+    )
+    made = compare(config, PAIR, 2, tmp_path / "all", jobs=1, protect=["none"], joint=True, floors=True)
+    assert Comparison.load(tmp_path / "all") == made
+    assert [arm.settings.joint for arm in made.arms] == [False, True, False, True]
+    assert [arm.cost for arm in made.arms] == [None] * 4
+    assert made.task.stream.labels == [[0], [1], [2]]
+    first = made.arms[0]
+    assert len(first.matrix()) == 3
+    assert len(made.arms[1].matrix()) == 1
+    assert first.metric("forgetting_max").n == 2
+    alone = session.train(config.with_settings(["seed=1", "threads=1"]), tmp_path / "alone")
+    assert first.runs[1].stream.matrix == [list(row) for row in alone.stream.matrix]
+    assert {floor.title for floor in made.floors} >= {"Nearest class mean", "Streaming LDA"}
+    ahead = made.above_floor(first)
+    level = [run.metrics["accuracy"] for run in made.best_floor.runs]
+    assert ahead.values == pytest.approx(
+        [run.stream.metrics["accuracy"] - floor for run, floor in zip(first.runs, level, strict=True)]
+    )
+    assert "--protect none" in made.command
+    assert made.command.startswith("apical continual")
+
+
+def test_a_single_task_has_nothing_to_protect(config, tmp_path):
+    for options in ({"protect": ["none"]}, {"joint": True}, {"floors": True}):
+        with pytest.raises(ConfigError, match="nothing to protect"):
+            compare(config, PAIR, 1, tmp_path, **options)
 
 
 def test_each_run_is_what_training_alone_would_give(config, tmp_path):

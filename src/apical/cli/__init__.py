@@ -8,6 +8,7 @@ imported inside the verbs, so that `--help` answers at once.
 from apical.cli.app import app
 from apical.cli.claims import papers, reproduce
 from apical.cli.comparing import compare, report
+from apical.cli.forgetting import continual, protections
 from apical.cli.locality import locality
 from apical.cli.lookup import data, rules
 from apical.cli.timing import bench
@@ -16,11 +17,13 @@ from apical.cli.training import evaluate, resume, train
 EXPERIMENTS, KNOWLEDGE, FIGURES = "Experiments", "What there is", "Figures"
 
 app.command(rich_help_panel=EXPERIMENTS)(compare)
+app.command(rich_help_panel=EXPERIMENTS)(continual)
 app.command(rich_help_panel=EXPERIMENTS)(train)
 app.command(rich_help_panel=EXPERIMENTS)(resume)
 app.command(rich_help_panel=EXPERIMENTS)(evaluate)
 app.command(rich_help_panel=EXPERIMENTS)(report)
 app.command(rich_help_panel=KNOWLEDGE)(rules)
+app.command(rich_help_panel=KNOWLEDGE)(protections)
 app.add_typer(data, name="data", rich_help_panel=KNOWLEDGE)
 app.command(rich_help_panel=FIGURES)(bench)
 app.command(rich_help_panel=FIGURES)(locality)

@@ -76,7 +76,7 @@ def compare(
     given: dict[str, Any] = {"task": task, "model": model, "epochs": epochs, "batch_size": batch_size, "device": device}
     chosen = options.configuration(config, settings, optimizer=optimizer, lr=lr, log=log, **given)
     names = options.read_rules(rules)
-    folder = out or _usual_folder(chosen)
+    folder = out or usual_folder(chosen, "compare")
     if (folder / "comparison.json").is_file() and not overwrite:
         terminal.say(f"{folder} holds this comparison already: runs that have finished are kept.")
     comparison = study.compare(
@@ -134,10 +134,10 @@ def read_seeds(text: str) -> int | list[int]:
     return int(text)
 
 
-def _usual_folder(config: "Config") -> Path:
-    """One for each configuration, always the same, so that a command that was stopped finds its runs again."""
+def usual_folder(config: "Config", verb: str) -> Path:
+    """One for each verb and configuration, always the same, so that a command that was stopped finds its runs again."""
     task = Path(config.task.partition(":")[2] or config.task).stem
-    return Path("runs") / f"compare-{task}-{hashlib.sha256(config.to_toml().encode()).hexdigest()[:8]}"
+    return Path("runs") / f"{verb}-{task}-{hashlib.sha256(config.to_toml().encode()).hexdigest()[:8]}"
 
 
 def summary(comparison: "Comparison") -> dict[str, Any]:

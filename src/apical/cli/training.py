@@ -10,6 +10,7 @@ from apical.cli import options, terminal
 
 if TYPE_CHECKING:
     from apical.study import Config, Result
+    from apical.study.runs.results import StreamResult
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run. Example: runs/digits-backprop-1")]
 
@@ -88,6 +89,7 @@ def evaluate(
     terminal.line(f"accuracy  {terminal.percent(evaluation.accuracy)}")
     terminal.line(f"loss      {evaluation.loss:.4f}")
     terminal.line(f"data      {evaluation.examples} examples of {evaluation.task}")
+    terminal.line(f"leak      {_leak(evaluation.leakage)}")
     state = "finished" if evaluation.finished else "unfinished"
     terminal.line(f"run       {evaluation.folder}, after epoch {evaluation.epoch} ({state})")
     terminal.table(
@@ -97,6 +99,16 @@ def evaluate(
             for label, accuracy in enumerate(evaluation.by_class)
         ),
     )
+
+
+def _leak(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not measured: the examples have one class, or are too few"
+    single = "cannot be taken" if found["single"] is None else terminal.percent(found["single"])
+    how = f"pure {terminal.percent(found['pure'])}, mixed {terminal.percent(found['mixed'])}, single {single}"
+    if not found["leaks"]:
+        return f"none: accuracy does not depend on how {found['samples']} examples are cut into batches"
+    return f"LEAKS: the answer to an example depends on the others of its batch (batches {how})"
 
 
 def show_result(result: "Result", *, json: bool) -> None:
@@ -116,9 +128,25 @@ def show_result(result: "Result", *, json: bool) -> None:
             ["layer", "angle to the gradient"],
             ((layer, "-" if angle is None else f"{angle:.1f}°") for layer, angle in result.angles.items()),
         )
+    if result.stream is not None:
+        _show_stream(result.stream)
     for note in result.notes:
         terminal.paragraph(note)
     terminal.line(f"run            {result.folder}")
+
+
+def _show_stream(found: "StreamResult") -> None:
+    terminal.table(
+        ["accuracy (%) after", *(str(number) for number in range(1, len(found.tasks) + 1))],
+        (
+            [found.tasks[place] if len(found.matrix) > 1 else "all tasks", *(f"{100 * value:.1f}" for value in row)]
+            for place, row in enumerate(found.matrix)
+        ),
+    )
+    for name, value in found.metrics.items():
+        if value is not None:
+            terminal.line(f"{name.replace('_', ' ')}  {100 * value:.2f}")
+    terminal.line(f"leak  {_leak(found.leakage)}")
 
 
 def _new_folder(config: "Config") -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor
 from apical.data import Examples
 from apical.errors import ConfigError, DataError
 from apical.finiteness import finite
+from apical.optim.consolidation.protection import bytes_of
 
 _ROWS = 4096  # examples whose deviations are in memory at once
 
@@ -75,6 +76,11 @@ class NearestClassMean:
         places = [place for place, label in enumerate(self.classes) if among is None or label in among]
         labels = torch.tensor([self.classes[place] for place in places] or among, device=scores.device)
         return labels[scores[:, places].argmax(1) if places else scores.new_zeros(len(scores), dtype=torch.int64)]
+
+    @property
+    def bytes(self) -> int:
+        """What it keeps of the examples, in bytes."""
+        return bytes_of([self.counts, self.means])
 
     def scores(self, x: Tensor) -> Tensor:
         """For each class, in the order of `classes`, how likely it is, but for a constant: (n, classes), float64."""
@@ -159,6 +165,11 @@ class StreamingLDA(NearestClassMean):
         self._solved: Tensor | None = None
 
     @property
+    def bytes(self) -> int:
+        """What it keeps of the examples, in bytes: the means and the covariance."""
+        return super().bytes + bytes_of(self._scatter)
+
+    @property
     def covariance(self) -> Tensor:
         """Σ, (features, features)."""
         return self._scatter / max(self._seen, 1)
@@ -222,6 +233,11 @@ class RandomFeatures:
     def predict(self, x: Tensor, *, among: Sequence[int] | None = None) -> Tensor:
         """The labels of examples, as the floor's: (n, ...) to (n,), int64."""
         return self.floor.predict(self.transform(x), among=among)
+
+    @property
+    def bytes(self) -> int:
+        """What the floor keeps of the examples, in bytes; W is drawn from the seed."""
+        return self.floor.bytes
 
     def __repr__(self) -> str:
         return f"RandomFeatures({self.floor}, features={self.features}, seed={self.seed})"

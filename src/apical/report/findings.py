@@ -1,11 +1,13 @@
 """What a comparison found, in plain words: every sentence is computed from its numbers."""
 
 from apical.statistics import Spread
-from apical.study.comparison.schema import Arm, Comparison
+from apical.study.comparison.schema import Arm, Comparison, Floor
 
 
 def headline(comparison: Comparison) -> str:
     """One sentence that says what was found."""
+    if comparison.task.stream is not None:
+        return _stream_headline(comparison)
     ranked = _ranked(comparison)
     where = _where(comparison)
     if not ranked:
@@ -32,8 +34,63 @@ def headline(comparison: Comparison) -> str:
 
 def details(comparison: Comparison) -> list[str]:
     """Further sentences: the other end of the ranking, seeds, angles, cost, and what went wrong."""
+    if comparison.task.stream is not None:
+        return [*floor_sentences(comparison), *filter(None, (_seeds(comparison), _failures(comparison)))]
     makers = (_rewarded, _last, _seeds, _angles, _costs, _failures)
     return [sentence for make in makers if (sentence := make(comparison))]
+
+
+def _stream_headline(comparison: Comparison) -> str:
+    stream = comparison.task.stream
+    assert stream is not None
+    ranked = [pair for pair in _ranked(comparison) if not pair[0].settings.joint]
+    if not ranked:
+        return f"No run on {stream.name} came to an end: there is no accuracy to report."
+    best, highest = ranked[0]
+    where = f"after {count(len(stream.tasks))} tasks, one after another ({stream.scenario}-incremental)"
+    return f"{best.label} keeps the highest accuracy on all tasks {where}: {_percent(comparison, highest)}."
+
+
+def floor_sentences(comparison: Comparison) -> list[str]:
+    """What learners of one pass reach, what exceeds the best of them, and what leaks."""
+    said = []
+    floor = comparison.best_floor
+    if floor is not None:
+        level = floor.metric("accuracy")
+        assert level is not None
+        above: list[str] = []
+        unclear: list[str] = []
+        for arm in comparison.arms:
+            ahead = comparison.above_floor(arm)
+            if arm.settings.joint or ahead is None or ahead.mean <= 0:
+                continue
+            (above if ahead.n > 1 and ahead.interval()[0] > 0 else unclear).append(arm.label)
+        beyond = f"{', '.join(above)} exceed it" if above else "nothing exceeds it"
+        said.append(
+            f"{floor.title}, which learns in one pass without a network, reaches {_percent(comparison, level)}; "
+            f"{beyond} with a 95 % interval over paired seeds."
+        )
+        if unclear:
+            said.append(f"Ahead of it, but not beyond chance: {', '.join(unclear)}.")
+    leaking = [arm.label for arm in comparison.arms if arm.leaks]
+    if leaking:
+        said.append(
+            f"{', '.join(leaking)}: accuracy depends on how the test data are cut into batches, which is a leak; these "
+            "figures say nothing about single examples."
+        )
+    return said
+
+
+def ahead_of_floor(comparison: Comparison, learner: Arm | Floor) -> str:
+    """Percentage points above or below the best floor, with the 95 % interval over paired seeds; "" for a floor."""
+    ahead = comparison.above_floor(learner) if isinstance(learner, Arm) else None
+    if ahead is None:
+        return ""
+    points = f"{100 * ahead.mean:+.1f}"
+    if ahead.n > 1:
+        low, high = ahead.interval()
+        points += f" ({100 * low:+.1f} to {100 * high:+.1f})"
+    return points.replace("-", "\u2212")
 
 
 def points_beside_reference(comparison: Comparison, arm: Arm) -> str:

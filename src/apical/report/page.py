@@ -89,6 +89,7 @@ def _environment() -> jinja2.Environment:
         "headline": findings.headline,
         "details": findings.details,
         "points": findings.points_beside_reference,
+        "ahead": findings.ahead_of_floor,
         "shared_settings": _shared_settings,
         "own_settings": _own_settings,
     }
@@ -121,6 +122,11 @@ def _shared_settings(comparison: Comparison) -> dict[str, Any]:
     settings = dict(comparison.config)
     if len(comparison.arms) > 1:
         settings.pop("rule", None)
+    if comparison.task.stream is None:
+        settings.pop("stream", None)
+        settings.pop("protect", None)
+    elif len(comparison.arms) > 1:
+        settings.pop("protect", None)
     if len(comparison.seeds) > 1:
         settings.pop("seed", None)
     return {key: value for key, value in flatten(settings).items() if value is not None}

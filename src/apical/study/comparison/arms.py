@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from apical import rules
-from apical.study.comparison.schema import Arm, ArmSettings, Run
+from apical.continual import protections
+from apical.study.comparison.schema import Arm, ArmSettings, Run, StreamRun
 from apical.study.configuration import Config, RuleConfig
 from apical.study.runs.folder import RunFolder
 
@@ -24,15 +25,18 @@ def arm(
     limit = rule.make().equals_backprop
     equal = [f"equals backpropagation {limit}"] if limit and rule.name != "backprop" else []
     options = ", ".join(f"{key}={value}" for key, value in rule.options.items())
+    title = f"{kind.title} ({options})" if options else kind.title
     return Arm(
         rule=rule.name,
-        title=f"{kind.title} ({options})" if options else kind.title,
+        title=title if config.stream.is_single else f"{title}, {_protection(config)}",
         summary=kind.summary,
         paper=kind.paper,
         settings=ArmSettings(
             learning_rate=config.optimizer.lr or 0.0,
             weight_decay=config.optimizer.weight_decay or 0.0,
             loss=None if shared_loss in (None, config.loss) else config.loss,
+            protection=None if config.stream.is_single else config.protect.without_seed().label,
+            joint=None if config.stream.is_single else config.stream.joint,
             options=rule.options,
         ),
         notes=[*equal, *notes],
@@ -51,6 +55,9 @@ def run_record(run: RunFolder, *, seed: int, folder: str, error: str) -> Run:
     """
     result = run.result()
     measured = {key: result[key] if result else None for key in ("test_accuracy", "test_loss", "angles")}
+    stream = (result or {}).get("stream")
+    if stream:
+        measured["stream"] = {key: stream[key] for key in StreamRun.model_fields}
     return Run(
         seed=seed,
         status="finished" if result else "failed",
@@ -59,3 +66,14 @@ def run_record(run: RunFolder, *, seed: int, folder: str, error: str) -> Run:
         epochs=run.epochs(),
         **measured,
     )
+
+
+def _protection(config: Config) -> str:
+    """What protects earlier tasks, in an arm's title."""
+    if config.stream.joint:
+        return "all tasks at once"
+    protect = config.protect.without_seed()
+    if protect.name == "none":
+        return "unprotected"
+    options = ", ".join(f"{key}={value}" for key, value in protect.options.items())
+    return protections.get(protect.name).title + (f" ({options})" if options else "")

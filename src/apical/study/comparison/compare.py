@@ -1,5 +1,7 @@
 """Many learning rules on one task and network, each from several seeds, in parallel processes.
 
+On a stream of tasks an arm is a rule with a protection against forgetting.
+
 For one seed all rules start from the same weights and see the same examples in the same order. Every run is an
 ordinary run folder under `runs/`, so that a comparison that was stopped continues with the runs that are there:
 finished ones are kept, unfinished ones resumed.
@@ -18,8 +20,9 @@ from apical.errors import ConfigError, RunError
 from apical.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study.comparison.arms import arm, run_record
 from apical.study.comparison.costs import TURNS, measure_costs
+from apical.study.comparison.floors import measure_floors
 from apical.study.comparison.schema import Arm, Comparison, TaskInfo, flatten
-from apical.study.configuration import Config, RuleConfig
+from apical.study.configuration import Config, ProtectConfig, RuleConfig
 from apical.study.configuration.config import OWN_TASK
 from apical.study.configuration.resolution import resolve
 from apical.study.executors import pool
@@ -32,6 +35,9 @@ from apical.study.training.making import make_stream
 ANGLES_THROUGH_TRAINING = 10
 DEFAULT_SEEDS = 3
 
+Plan = Sequence[tuple[RuleConfig, Sequence[Job]]]
+"""For every arm its rule and the runs of all seeds."""
+
 
 def compare(
     config: Config,
@@ -40,6 +46,9 @@ def compare(
     folder: str | Path = "runs/comparison",
     *,
     jobs: int | None = None,
+    protect: Sequence[str | ProtectConfig] | None = None,
+    joint: bool = False,
+    floors: bool = False,
     cost: bool = True,
     overwrite: bool = False,
     progress: bool | None = None,
@@ -61,6 +70,10 @@ def compare(
         seeds: the seeds, or how many, from `config.seed` on.
         folder: for the comparison; runs are in `runs/RULE/seed-N` under it.
         jobs: processes at a time; None: one for each processor. With 1 no process is started.
+        protect: on a stream, each rule with each of these protections against forgetting, as names or names with
+            options such as `"replay:size=200"`; None: that of the configuration.
+        joint: on a stream, also each rule on all tasks at once, which is the ceiling.
+        floors: on a stream, also learners of one pass without a network, which every method has to exceed.
         cost: also measure what a training step costs beside plain PyTorch, after training.
         overwrite: remove runs that were made with other settings.
         progress: show a bar on standard error; None: when that is a terminal.
@@ -79,37 +92,58 @@ def compare(
     folder = Path(folder)
     chosen = _rules(rules, config.rule)
     numbers = _seeds(seeds, config.seed)
+    guarded = _protections(protect, config, joint=joint or floors)
     if config.task.startswith(OWN_TASK):
         raise ConfigError("a comparison needs a task that its processes can load: a name, or npz:PATH")
     shared = _shared(config)
     task = data.load(shared.task, progress=display.visible(progress))
-    plan = {rule.label: [_job(shared, rule, seed, folder) for seed in numbers] for rule in chosen}
-    # By seed, so that a stopped comparison has all rules, of few seeds.
-    every = [job for of_seed in zip(*plan.values(), strict=True) for job in of_seed]
+    make_stream(shared, task)  # raises, or fits
+    settings = [shared.with_values({"protect": each.model_dump()}) for each in guarded]
+    settings += [shared.with_values({"stream.joint": True, "protect": "none"})] * joint
+    plan = [(rule, [_job(own, rule, seed, folder) for seed in numbers]) for rule in chosen for own in settings]
     files.make_folder(folder)
     with files.locked(folder, "comparing"):
-        for job in every:
-            _check_folder(job, overwrite=overwrite)
-        with stop_requests() as stop:
-            with display.Bar("comparing", len(every), shown=progress) as bar:
-                failures = complete(every, jobs, stop, bar.show)
-            if stop.signal:
-                raise Interrupted(_how_to_continue(every, folder), stop.signal)
-            arms = [_arm(rule, plan[rule.label], shared, failures, folder) for rule in chosen]
-            if cost:
-                first = {rule.label: plan[rule.label][0] for rule in chosen}
-                arms = _with_costs(arms, first, shared, task, stop, progress)
+        arms = _complete(
+            plan, shared, folder, task if cost and shared.stream.is_single else None, jobs, overwrite, progress
+        )
         comparison = Comparison(
-            title=title or f"{len(arms)} learning rules on {task.name}",
+            title=title or _title(chosen, shared, task),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command or _command(config, chosen, numbers),
+            command=command or _command(config, chosen, numbers, guarded, joint=joint, floors=floors),
             environment={**environment.describe(), "threads": 1},
             task=_task_info(task, shared),
             config=shared.to_dict(),
             arms=arms,
+            floors=measure_floors(shared, task, numbers, progress=progress) if floors else [],
         )
         comparison.write(folder)
     return comparison
+
+
+def _complete(
+    plan: Plan,
+    shared: Config,
+    folder: Path,
+    timed: data.Task | None,
+    jobs: int | None,
+    overwrite: bool,
+    progress: bool | None,
+) -> list[Arm]:
+    """Train what the plan has, and time the steps of each rule on the task `timed`; the arms."""
+    # By seed, so that a stopped comparison has all rules, of few seeds.
+    every = [job for of_seed in zip(*(own for _, own in plan), strict=True) for job in of_seed]
+    for job in every:
+        _check_folder(job, overwrite=overwrite)
+    with stop_requests() as stop:
+        with display.Bar("comparing", len(every), shown=progress) as bar:
+            failures = complete(every, jobs, stop, bar.show)
+        if stop.signal:
+            raise Interrupted(_how_to_continue(every, folder), stop.signal)
+        arms = [_arm(rule, own, shared, failures, folder) for rule, own in plan]
+        if timed is None:
+            return arms
+        first = {rule.label: own[0] for rule, own in plan}
+        return _with_costs(arms, first, shared, timed, stop, progress)
 
 
 def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
@@ -129,17 +163,40 @@ def _rules(rules: Sequence[str | RuleConfig] | None, lender: RuleConfig) -> list
     return chosen
 
 
+def _protections(protect: Sequence[str | ProtectConfig] | None, config: Config, *, joint: bool) -> list[ProtectConfig]:
+    if config.stream.is_single and (protect is not None or joint):
+        raise ConfigError(
+            "a comparison on a single task has nothing to protect. Set stream, such as stream=split, or leave protect, "
+            "joint and floors out."
+        )
+    given = [config.protect] if protect is None else protect
+    chosen = [ProtectConfig.parse(each) if isinstance(each, str) else each for each in given]
+    labels = [each.label for each in chosen]
+    if not labels or len(set(labels)) != len(labels):
+        raise ConfigError(f"protections {', '.join(labels) or '(none)'}: at least one is needed, and each once")
+    return chosen
+
+
+def _title(chosen: Sequence[RuleConfig], config: Config, task: data.Task) -> str:
+    if config.stream.is_single:
+        return f"{len(chosen)} learning rules on {task.name}"
+    return f"Forgetting on {make_stream(config, task).name}, {config.stream.asks}-incremental"
+
+
 def _shared(config: Config) -> Config:
     values: dict[str, Any] = {"threads": 1}
-    if "alignment" not in config.model_fields_set:
+    if "alignment" not in config.model_fields_set and config.stream.is_single:
         values["alignment"] = max(1, config.epochs // ANGLES_THROUGH_TRAINING)
     return config.with_values(values)
 
 
 def _job(shared: Config, rule: RuleConfig, seed: int, folder: Path) -> Job:
     resolved = resolve(shared.with_values({"rule": rule.model_dump(), "seed": seed}), shared=True)
-    name = re.sub(r"[^\w.,=-]", "_", rule.label.replace(":", "-"))
-    return Job(f"{rule.label}, seed {seed}", resolved, folder / "runs" / name / f"seed-{seed}")
+    parts = [rule.label]
+    if not shared.stream.is_single:
+        parts.append("joint" if shared.stream.joint else shared.protect.label)
+    path = Path(*(re.sub(r"[^\w.,=-]", "_", part.replace(":", "-")) for part in parts))
+    return Job(f"{', '.join(parts)}, seed {seed}", resolved, folder / "runs" / path / f"seed-{seed}")
 
 
 def _check_folder(job: Job, *, overwrite: bool) -> None:
@@ -204,10 +261,21 @@ def _task_info(task: data.Task, config: Config) -> TaskInfo:
     return TaskInfo.of(task_record.describe(task, stream, train=train, validation=validation))
 
 
-def _command(config: Config, chosen: Sequence[RuleConfig], seeds: Sequence[int]) -> str:
+def _command(
+    config: Config,
+    chosen: Sequence[RuleConfig],
+    seeds: Sequence[int],
+    guarded: Sequence[ProtectConfig],
+    *,
+    joint: bool,
+    floors: bool,
+) -> str:
     labels = [rule.label for rule in chosen]
     words = ["apical", "compare"]
-    if labels != registry.names():
+    if not config.stream.is_single:
+        words = ["apical", "continual", "--protect", ",".join(each.label for each in guarded)]
+        words += ["--no-joint"] * (not joint) + ["--no-floors"] * (not floors)
+    if labels != registry.names() or not config.stream.is_single:
         words += ["--rules", ",".join(labels)]
     if list(seeds) != list(range(config.seed, config.seed + DEFAULT_SEEDS)):
         words += ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]

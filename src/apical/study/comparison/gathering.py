@@ -11,7 +11,7 @@ from apical.study.configuration import Config
 from apical.study.runs.folder import RunFolder
 
 # Where runs of one comparison may differ.
-OWN = ("rule", "seed")
+OWN = ("rule", "protect", "seed")
 OWN_OF_OPTIMIZER = ("lr", "weight_decay")
 
 
@@ -59,7 +59,8 @@ def _comparison(runs: Sequence[RunFolder]) -> Comparison:
 
 def _own_settings(config: Config) -> tuple[Any, ...]:
     """The settings of a run that those of its arm share."""
-    return config.rule.without_seed(), *(getattr(config.optimizer, key) for key in OWN_OF_OPTIMIZER)
+    of_optimizer = (getattr(config.optimizer, key) for key in OWN_OF_OPTIMIZER)
+    return config.rule.without_seed(), config.protect.without_seed(), *of_optimizer
 
 
 def _arm(folders: Sequence[RunFolder]) -> Arm:

@@ -7,12 +7,13 @@ accuracies fractions, angles degrees between the rule's update and the true grad
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from apical.errors import RunError
-from apical.statistics import Spread, number
+from apical.statistics import Spread, number, paired
 from apical.study.runs import files
 
 FILE = "comparison.json"
@@ -26,8 +27,18 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class StreamInfo(Part):
+    """The tasks that were learned one after another."""
+
+    name: str
+    scenario: str
+    tasks: list[str]
+    labels: list[list[int]]
+    boundaries: bool
+
+
 class TaskInfo(Part):
-    """What was learned: examples in each part, classes, the shape of one example."""
+    """What was learned: examples in each part, classes, the shape of one example; `stream` where there were tasks."""
 
     name: str
     train: int
@@ -37,20 +48,44 @@ class TaskInfo(Part):
     input_shape: list[int]
     source: str
     licence: str
+    stream: StreamInfo | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
         """From the record that a run keeps of its task, which holds more."""
-        return cls(**{key: record[key] for key in cls.model_fields})
+        known = {key: record[key] for key in cls.model_fields if key in record}
+        if "stream" in known:
+            known["stream"] = StreamInfo(**{key: known["stream"][key] for key in StreamInfo.model_fields})
+        return cls(**known)
 
 
 class ArmSettings(Part):
-    """What one rule was run with, where rules may differ; `loss` where it is not the one that all share."""
+    """What one rule was run with, where rules may differ; `loss` where it is not the one that all share.
+
+    Of a stream also the protection against forgetting, and whether all tasks were learned at once.
+    """
 
     learning_rate: float
     weight_decay: float
     loss: str | None = None
+    protection: str | None = None
+    joint: bool | None = None
     options: dict[str, Any]
+
+
+class StreamRun(Part):
+    """What came of a stream: see `apical.study.runs.results.StreamResult`."""
+
+    matrix: list[list[float]]
+    before: list[float] = []
+    metrics: dict[str, Number]
+    assumptions: dict[str, Any]
+    leakage: dict[str, Any] | None = None
+
+    @property
+    def leaks(self) -> bool:
+        """Whether answers depend on how the test data are cut into batches."""
+        return self.leakage is not None and bool(self.leakage["leaks"])
 
 
 class Run(Part):
@@ -67,6 +102,7 @@ class Run(Part):
     test_accuracy: Number = None
     test_loss: Number = None
     angles: dict[str, Number] | None = None
+    stream: StreamRun | None = None
 
 
 class Cost(Part):
@@ -81,12 +117,34 @@ class Cost(Part):
     plain_milliseconds: Number
 
 
+class Streamed:
+    """What of an arm or a floor is about its stream."""
+
+    def of_streams(self) -> list[StreamRun]:
+        """What came of the stream, in the finished runs."""
+        raise NotImplementedError
+
+    def metric(self, name: str) -> Spread | None:
+        """A figure of the accuracy matrix, such as "forgetting_max", over the finished runs."""
+        return Spread.of(run.metrics.get(name) for run in self.of_streams())
+
+    def matrix(self) -> list[list[float]]:
+        """The accuracy matrix, a mean over the finished runs; empty where there is none."""
+        matrices = [run.matrix for run in self.of_streams()]
+        return [[fmean(cell) for cell in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a finished run leaks."""
+        return any(run.leaks for run in self.of_streams())
+
+
 def _measured(cost: Any) -> Any:
     """A cost without a ratio was not measured."""
     return None if isinstance(cost, Mapping) and number(cost.get("ratio")) is None else cost
 
 
-class Arm(Part):
+class Arm(Part, Streamed):
     """One rule: what it is, how it was set, its runs over seeds, what its step costs.
 
     `label`, which no file holds, is the title; in a comparison that has the title twice, with the settings that
@@ -115,6 +173,10 @@ class Arm(Part):
         """On the test set, over the finished runs; None when there is none."""
         return Spread.of(run.test_accuracy for run in self.finished())
 
+    def of_streams(self) -> list[StreamRun]:
+        """What came of the stream, in the finished runs."""
+        return [run.stream for run in self.finished() if run.stream is not None]
+
     def angle(self, layer: str) -> Spread | None:
         """Degrees to the true gradient at the end of training, over the finished runs that have one."""
         return Spread.of((run.angles or {}).get(layer) for run in self.finished())
@@ -123,6 +185,18 @@ class Arm(Part):
         """The mean angle at the end of training, by layer."""
         layers = dict.fromkeys(layer for run in self.finished() for layer in run.angles or {})
         return {layer: spread.mean for layer in layers if (spread := self.angle(layer)) is not None}
+
+
+class Floor(Part, Streamed):
+    """A learner of one pass that every method against forgetting has to exceed, with its run of every seed."""
+
+    title: str
+    summary: str
+    runs: list[StreamRun]
+
+    def of_streams(self) -> list[StreamRun]:
+        """Its runs."""
+        return self.runs
 
 
 class Comparison(Part):
@@ -136,6 +210,7 @@ class Comparison(Part):
     task: TaskInfo
     config: dict[str, Any]
     arms: list[Arm]
+    floors: list[Floor] = []
 
     @field_validator("arms")
     @classmethod
@@ -164,9 +239,23 @@ class Comparison(Part):
 
     @property
     def reference(self) -> Arm | None:
-        """Backpropagation, where it is among several rules."""
+        """Backpropagation, where it is among several rules on a single task."""
         found = [arm for arm in self.arms if arm.rule == "backprop"]
-        return found[0] if found and len(self.arms) > 1 else None
+        return found[0] if found and len(self.arms) > 1 and self.task.stream is None else None
+
+    @property
+    def best_floor(self) -> Floor | None:
+        """The floor with the highest mean accuracy at the end of the stream."""
+        measured = [floor for floor in self.floors if floor.metric("accuracy")]
+        return max(measured, key=lambda floor: _mean(floor.metric("accuracy")), default=None)
+
+    def above_floor(self, arm: Arm) -> Spread | None:
+        """The accuracy of an arm at the end of the stream minus that of the best floor, seed by seed."""
+        floor = self.best_floor
+        if floor is None or len(arm.of_streams()) != len(floor.runs):
+            return None
+        own, other = ([run.metrics["accuracy"] or 0.0 for run in runs] for runs in (arm.of_streams(), floor.runs))
+        return paired(own, other)
 
     @property
     def failures(self) -> list[tuple[Arm, Run]]:
@@ -203,6 +292,10 @@ class Comparison(Part):
             raise RunError(f"cannot read the comparison {file}: {error.strerror}") from error
         except ValidationError as error:
             raise RunError(f"{file} is not a comparison of format 1: {first_problem(error)}") from error
+
+
+def _mean(spread: Spread | None) -> float:
+    return -1.0 if spread is None else spread.mean
 
 
 def first_problem(error: ValidationError) -> str:

@@ -77,7 +77,7 @@ class Training:
         self.learner.begin(self.phase)
 
     def _enter(self, index: int) -> None:
-        """Take the data of a task, and count its epochs anew."""
+        """Take the data of a task, and count its epochs from 0."""
         self.phase = self.stream.phase(index)
         self.train = self.phase.train.to(self.config.device)
         self.validation = (self.phase.validation or self.train.take([])).to(self.config.device)
