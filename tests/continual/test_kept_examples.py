@@ -255,6 +255,12 @@ def test_frozen_layers_never_learn(make):
     assert changed == ({"out.weight", "out.bias"} if isinstance(model, Deep) else {"4.weight", "4.bias"})
 
 
+@pytest.mark.parametrize("name", ["xdg", "freeze"])
+def test_what_works_in_the_network_is_built_into_it(name):
+    with pytest.raises(ConfigError, match=f"{name}: .*prepare"):
+        protections.make(name).attach(apical.Circuit(network(), "backprop"), F.cross_entropy)
+
+
 def test_there_must_be_something_to_freeze():
     tied = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
     tied[2].weight = tied[0].weight

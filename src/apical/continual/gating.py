@@ -9,6 +9,7 @@ from apical.errors import CheckpointError, ConfigError
 from apical.layers import Layer, Node, Step
 from apical.layers.norms import Norm
 from apical.optim.consolidation import Protection
+from apical.optim.consolidation.protection import LossOfLabels
 from apical.options import check_ranges
 from apical.rules.neuromodulation.gate import Context, RandomGate
 from apical.tracing import trace
@@ -62,6 +63,10 @@ class XdG(Protection):
         self.select(0)
         return model
 
+    def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
+        _require_prepared(self.name, self._context is not None)
+        super().attach(circuit, loss)
+
     def select(self, task: int) -> None:
         assert self._context is not None
         self._context.tell(task)
@@ -93,6 +98,11 @@ class Freeze(Protection):
     name = "freeze"
     title = "Frozen hidden layers"
     summary = "Only the last layer learns, on random features: a floor."
+    _prepared = False
+
+    def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
+        _require_prepared(self.name, self._prepared)
+        super().attach(circuit, loss)
 
     def prepare(self, model: nn.Module, tasks: int) -> nn.Module:
         wiring = Wiring(trace(model))
@@ -105,7 +115,16 @@ class Freeze(Protection):
         for own in model.parameters():
             if own not in learning:
                 own.requires_grad_(False)
+        self._prepared = True
         return model
+
+
+def _require_prepared(name: str, prepared: bool) -> None:
+    if not prepared:
+        raise ConfigError(
+            f"{name}: it works in the network, and this one was built without it. Build the circuit with "
+            "protection.prepare(model, tasks)."
+        )
 
 
 def _parameters(node: Node) -> Iterator[nn.Parameter]:
