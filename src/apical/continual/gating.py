@@ -144,12 +144,15 @@ def _hidden_activations(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
                 places.setdefault(module, []).append((parent, name, f"{path}.{name}".removeprefix(".")))
     wiring = Wiring(trace(model))
     readouts, steps = wiring.readouts(), [step.module for node in wiring.nodes for step in node.steps]
-    found = []
+    found: list[tuple[nn.Module, str, str]] = []
+    driven: set[int] = set()
     for node in wiring.nodes:
-        fire = [step for step in node.steps if _fires(step)]
-        if node in readouts or not fire:
+        if isinstance(node, Layer) or driven.intersection(node.sources):
+            driven.add(node.index + 1)
+        fires = [step for step in node.steps if step.traits.activation] or list(filter(_may_fire, node.steps))
+        if node in readouts or node.index + 1 not in driven or not fires:
             continue
-        step = fire[-1]
+        step = fires[-1]
         own = places.get(step.module, [])
         if len(own) != 1 or sum(module is step.module for module in steps) != 1:
             raise ConfigError(
@@ -162,7 +165,9 @@ def _hidden_activations(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
     return found
 
 
-def _fires(step: Step) -> bool:
-    """Whether a step is an activation, or an operation of unknown traits that may be one."""
-    traits = step.traits
-    return traits.activation or not (isinstance(step, Norm) or traits.moves or traits.masks or traits.pools)
+def _may_fire(step: Step) -> bool:
+    """Whether a step of unknown traits may be an activation: a function, a module of the user's own, nn.PReLU."""
+    kind, traits = type(step.module).__module__, step.traits
+    if isinstance(step, Norm) or traits.moves or traits.masks or traits.pools:
+        return False
+    return step.name is not None or kind == "torch.nn.modules.activation" or not kind.startswith("torch.nn")
