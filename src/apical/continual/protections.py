@@ -10,6 +10,13 @@ from apical.options import unknown
 
 _HOMES: Mapping[str, str] = {
     "none": "apical.optim.consolidation:Protection",
+    "freeze": "apical.continual.gating:Freeze",
+    "replay": "apical.continual.replaying:Replay",
+    "der": "apical.continual.replaying:DER",
+    "derpp": "apical.continual.replaying:DERpp",
+    "agem": "apical.continual.replaying:AGEM",
+    "lwf": "apical.continual.distilling:LwF",
+    "xdg": "apical.continual.gating:XdG",
 }
 
 

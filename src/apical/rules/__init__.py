@@ -27,6 +27,7 @@ from apical.rules.hebbian.rules import SoftHebb as SoftHebb
 from apical.rules.hebbian.rules import ThreeFactor as ThreeFactor
 from apical.rules.neuromodulation.gate import Context as Context
 from apical.rules.neuromodulation.gate import ContextGate as ContextGate
+from apical.rules.neuromodulation.gate import RandomGate as RandomGate
 from apical.rules.neuromodulation.naca import NACA as NACA
 from apical.rules.reward.attention import AGREL as AGREL
 from apical.rules.reward.attention import BrainProp as BrainProp

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from apical.errors import CircuitError, ConfigError, DataError
+from apical.feedback.randomness import uniform
 from apical.layers.steps import ParameterFree, Saved, closed_form
 from apical.layers.traits import Traits
-from apical.options import check_choice, check_positive
+from apical.options import check_choice, check_positive, check_ranges
 
 MODES = ("none", "batch", "sample", "oracle")
 
@@ -161,6 +162,61 @@ class ContextGate(nn.Module):
         return f"margin={self.margin}, sharpness={self.sharpness}"
 
 
+class RandomGate(nn.Module):
+    """Lets a random share of a hidden layer's units pass, another one for each context of an oracle.
+
+        h <- h * m_c,   m_c fixed, (1 - gated) H of the H units at 1 and the others at 0
+
+    Place it as a `ContextGate`; the oracle's labels are given by `Context.tell`, and no module at the input is needed.
+    The masks depend on the seed, the name and the numbers of contexts and units alone.
+
+    Args:
+        context: an oracle, which may be shared.
+        gated: the share of units that are closed, rounded to units, of which at least one is open.
+        seed: of the masks.
+        name: of the layer, by which gates of one seed differ.
+
+    Shapes: rates (batch, ...), of which the units are all axes but the first.
+
+    Raises: ConfigError for a context of another mode than "oracle", or a share out of range.
+
+    Source: Masse, Grant and Freedman, PNAS 115, E10467 (2018).
+    """
+
+    def __init__(self, context: Context, *, gated: float = 0.8, seed: int = 0, name: str = "") -> None:
+        super().__init__()
+        check_choice("RandomGate", "context.mode", context.mode, ("oracle",))
+        self.context = context
+        self.gated = gated
+        self.seed = seed
+        self.name = name
+        check_ranges("RandomGate", self, {"gated": (0 <= gated < 1, "at least 0 and below 1")})
+        self._masks = torch.zeros(0, 0)
+
+    def factor(self, h: Tensor) -> Tensor:
+        """What multiplies the rates, broadcast over them."""
+        self.context.read(h)
+        read = self.context._read
+        assert read is not None
+        units = math.prod(h.shape[1:])
+        if (self._masks.shape[1], self._masks.dtype, self._masks.device) != (units, h.dtype, h.device):
+            self._masks = self._drawn(units).to(h)
+        return self._masks.index_select(0, read.to(h.device)).view(-1, *h.shape[1:])
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h * self.factor(h)
+
+    def _drawn(self, units: int) -> Tensor:
+        """The masks of all contexts, (contexts, units)."""
+        contexts = self.context.contexts
+        assert contexts is not None
+        ranks = uniform(torch.zeros(contexts, units), 1.0, self.seed, f"{self.name}/gate").argsort(1).argsort(1)
+        return ranks < max(1, round((1 - self.gated) * units))
+
+    def extra_repr(self) -> str:
+        return f"gated={self.gated}, seed={self.seed}, name={self.name!r}"
+
+
 @closed_form(Context)
 class _Read(ParameterFree):
     """The context's step at the input."""
@@ -175,9 +231,9 @@ class _Read(ParameterFree):
         return grad
 
 
-@closed_form(ContextGate)
+@closed_form(ContextGate, RandomGate)
 class _Gated(ParameterFree):
-    """The gate's step; its factor is kept, so that a rule that settles uses the one of the first pass."""
+    """A gate's step; its factor is kept, so that a rule that settles uses the one of the first pass."""
 
     traits = Traits(keeps_shape=True, masks=True)
 
