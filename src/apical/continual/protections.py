@@ -10,6 +10,11 @@ from apical.options import unknown
 
 _HOMES: Mapping[str, str] = {
     "none": "apical.optim.consolidation:Protection",
+    "ewc": "apical.optim.consolidation:EWC",
+    "online_ewc": "apical.optim.consolidation:OnlineEWC",
+    "si": "apical.optim.consolidation:SI",
+    "mas": "apical.optim.consolidation:MAS",
+    "owm": "apical.optim.consolidation:OWM",
 }
 
 

@@ -100,7 +100,6 @@ class _ConvSynapses(Synapses):
         return to_weight, to_bias
 
     def patches(self, pre: Tensor) -> Tensor:
-        """What arrives at each position: (batch, groups, fan-in, positions)."""
         padded = F.pad(self._padded(pre), [side for own in reversed(self.padding) for side in (own, own)])
         line = [1] * (2 - self.rank)  # a line is a plane of height 1
         plane = padded.view(len(padded), padded.shape[1], *line, *padded.shape[2:])

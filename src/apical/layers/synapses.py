@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apical.errors import CircuitError
 from apical.layers.effective import EffectiveWeights, is_plain
 from apical.layers.samples import pieces, raised
 
@@ -147,6 +148,14 @@ class Synapses(ABC):
                     totals[place] = part if total is None else total + part
         return tuple(totals)
 
+    def patches(self, pre: Tensor) -> Tensor:
+        """What arrives at the synapses of a unit, at each position: (batch, groups of units, fan-in, positions).
+
+        Raises:
+            CircuitError: this kind of synapse does not define it.
+        """
+        raise CircuitError(f"{self.name}: {type(self).__name__} does not define patches. Define it, or use nn.Linear.")
+
     def decayed(
         self, changes: tuple[Tensor | None, Tensor | None], decay: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -260,6 +269,9 @@ class LinearSynapses(Synapses):
             post.t().mm(as_type(pre, post.dtype)) if weight else None,
             post.sum(0) if bias else None,
         )
+
+    def patches(self, pre: Tensor) -> Tensor:
+        return pre.flatten(1, -2).transpose(1, 2)[:, None] if pre.dim() > 2 else pre[:, None, :, None]
 
     def sample_updates(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, ...]:
         pre, post = (rate[:, None] if rate.dim() == 2 else rate.flatten(1, -2) for rate in (pre, post))

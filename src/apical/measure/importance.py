@@ -55,7 +55,7 @@ def fisher(
         y: (n,), int64, their labels; "empirical" needs them.
         kind: as above.
         outputs: those that compete; None: all.
-        by_rule: take the updates of the circuit's own rule in place of the gradient. The result is no Fisher
+        by_rule: take the updates of the circuit's own rule in place of the gradient. The result is not a Fisher
             information, and has the locality of the rule.
         batch_size: samples that are passed at once.
         seed: of the labels that are drawn.
@@ -199,7 +199,7 @@ class _Twin:
             raise DataError("importance: no examples were given.")
         twin = copy.deepcopy(network)
         if by_rule and not isinstance(twin, Circuit):
-            raise ConfigError(f"importance: by_rule=True, and {type(network).__name__} is no circuit with a rule.")
+            raise ConfigError(f"importance: by_rule=True, and {type(network).__name__} is not a circuit with a rule.")
         circuit = twin if isinstance(twin, Circuit) else Circuit(twin, Backprop())
         if not by_rule:
             circuit.set_rule(Backprop())
@@ -290,8 +290,8 @@ class _Twin:
             return
         if credit.decay is not None or credit.pre is None or credit.post is None:
             raise CircuitError(
-                f"{credit.layer.name}: {type(self.rule).__name__} lets synapses decay by their own strength, which is "
-                "no sample's part of the update. Pass by_rule=False."
+                f"{credit.layer.name}: {type(self.rule).__name__} lets synapses decay by their own strength, which "
+                "belongs to no single sample. Pass by_rule=False."
             )
         assert isinstance(credit.layer, Layer)
         synapses = credit.layer.synapses

@@ -28,8 +28,8 @@ class Assumptions:
     """What a protection assumes and costs.
 
     Attributes:
-        boundaries: it is told where a task begins and ends.
-        identity: it is told the task of an example in testing.
+        boundaries: it needs to know where a task begins and ends.
+        identity: it needs the task of an example in testing.
         samples: examples of earlier tasks that it keeps, at most.
         epochs: passes over each task's data besides those of training.
         bytes: of what it keeps, now.
@@ -69,7 +69,7 @@ class Protection:
         summary: a sentence.
         paper: author and year.
         needs_boundaries: it cannot work without `begin_task` or `end_task`.
-        needs_identity: it has to be told the task in testing, as the scenario "task" alone allows.
+        needs_identity: it needs the task in testing, which the scenario "task" alone gives.
         circuit: the network with its rule.
     """
 
