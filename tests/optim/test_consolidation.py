@@ -331,7 +331,13 @@ def test_options_that_cannot_be_are_refused(make, option):
         make()
 
 
-BENEFIT = {"ewc": 1.0, "online_ewc": 1.0, "si": 0.1, "mas": 0.01}
+BENEFIT = {
+    "ewc": {"strength": 1.0},
+    "online_ewc": {"strength": 1.0},
+    "si": {"strength": 0.1},
+    "mas": {"strength": 0.01},
+    "owm": {},
+}
 
 
 def retained(name: str, seed: int, **options) -> tuple[float, float]:
@@ -368,6 +374,6 @@ def unprotected() -> list[tuple[float, float]]:
 @pytest.mark.parametrize("name", BENEFIT)
 def test_more_of_the_first_task_is_kept_than_without(name, unprotected):
     for seed, (plain, _) in enumerate(unprotected):
-        first, last = retained(name, seed, strength=BENEFIT[name])
+        first, last = retained(name, seed, **BENEFIT[name])
         assert first > plain + 0.05
         assert last > 0.75

@@ -42,7 +42,8 @@ class OWM(SynapticProtection):
 
     Raises:
         ConfigError: an option that cannot be; when it is attached, a network with parameters that learn and are not
-            those of linear or convolutional layers, or are computed from others, or are shared by layers with biases.
+            those of linear or convolutional layers, or are computed from others, or are shared by layers with biases;
+            a frozen weight whose bias learns.
 
     Source: Zeng, Chen, Cui and Yu, "Continual learning of context-dependent processing in neural networks" (Nature
     Machine Intelligence 2019). Departs from it: P is computed from A Aᵀ, which equals the paper's recursion over
@@ -90,6 +91,7 @@ class OWM(SynapticProtection):
                     "together with one bias. Pass bias=False."
                 )
             self._weights[name] = own
+            self._learns(name)
         covered = {id(tensor) for own in self._weights.values() for tensor in own}
         for name, parameter in self.learning().items():
             if id(parameter) not in covered:
@@ -102,7 +104,7 @@ class OWM(SynapticProtection):
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         self._projectors = self._projectors or {name: self._projector(gram) for name, gram in self.gram.items()}
-        before = {name: self._matrix(name) for name in self._projectors if self._weights[name].weight.requires_grad}
+        before = {name: self._matrix(name) for name in self._projectors if self._learns(name)}
         optimizer.step()
         for name, earlier in before.items():
             self._assign(name, earlier + (self._matrix(name) - earlier) @ self._projectors[name])
@@ -121,6 +123,16 @@ class OWM(SynapticProtection):
 
     def assumptions(self) -> Assumptions:
         return replace(super().assumptions(), epochs=1)
+
+    def _learns(self, name: str) -> bool:
+        """Whether a layer's weight learns, and its bias with it."""
+        weight, bias = self._weights[name]
+        if bias is not None and weight.requires_grad != bias.requires_grad:
+            raise ConfigError(
+                f"{name}: {self.name} projects a weight together with its bias, and one of them is frozen. Freeze "
+                "both, or freeze the bias before the protection is attached."
+            )
+        return weight.requires_grad
 
     def _projector(self, gram: Tensor) -> Tensor:
         """P of a layer: (groups, fan-in, fan-in)."""
