@@ -15,6 +15,8 @@ _HOMES: Mapping[str, str] = {
     "si": "apical.optim.consolidation:SI",
     "mas": "apical.optim.consolidation:MAS",
     "owm": "apical.optim.consolidation:OWM",
+    "metaplasticity": "apical.optim.consolidation:Metaplasticity",
+    "mesu": "apical.optim.consolidation:MESU",
 }
 
 

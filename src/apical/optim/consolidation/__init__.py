@@ -2,7 +2,9 @@
 
 from apical.optim.consolidation.elastic import EWC, MAS, OnlineEWC
 from apical.optim.consolidation.intelligence import SI
+from apical.optim.consolidation.metaplasticity import Metaplasticity
 from apical.optim.consolidation.orthogonal import OWM
 from apical.optim.consolidation.protection import Assumptions, Protection
+from apical.optim.consolidation.uncertainty import MESU
 
-__all__ = ["EWC", "MAS", "OWM", "SI", "Assumptions", "OnlineEWC", "Protection"]
+__all__ = ["EWC", "MAS", "MESU", "OWM", "SI", "Assumptions", "Metaplasticity", "OnlineEWC", "Protection"]

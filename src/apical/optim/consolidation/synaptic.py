@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from apical.circuit import Circuit
-from apical.errors import CheckpointError, ConfigError
-from apical.optim.consolidation.protection import Data, LossOfLabels, Protection
+from apical.errors import CheckpointError
+from apical.optim.consolidation.protection import Data, LossOfLabels, Protection, refuse_loss_scale
 
 
 class SynapticProtection(Protection):
@@ -29,11 +29,7 @@ class SynapticProtection(Protection):
 
     def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
         super().attach(circuit, loss)
-        if getattr(circuit, "loss_scale", 1.0) != 1:
-            raise ConfigError(
-                f"{self.name}: the circuit's loss_scale is {circuit.loss_scale!r}, and the protection adds to unscaled "
-                "gradients. Build the circuit without loss_scale."
-            )
+        refuse_loss_scale(circuit, self.name)
         model = circuit.model if isinstance(circuit, Circuit) else circuit
         self.parameters = dict(model.named_parameters())
         for kept in self.keeps:
