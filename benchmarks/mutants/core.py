@@ -28,8 +28,8 @@ MUTATIONS = (
     Mutation(
         "update against the gradient",
         "layers/synapses.py",
-        "post.t().mm(_as(pre, post.dtype)) if weight",
-        "post.t().mm(_as(-pre, post.dtype)) if weight",
+        "post.t().mm(as_type(pre, post.dtype)) if weight",
+        "post.t().mm(as_type(-pre, post.dtype)) if weight",
         ORACLES,
         "autograd",
     ),
@@ -43,7 +43,7 @@ MUTATIONS = (
     ),
     Mutation(
         "padding not undone",
-        "layers/synapses.py",
+        "layers/convolutions.py",
         "        transpose: Any = torch.func.vjp(self._padded, pre)[1]\n",
         "        transpose: Any = torch.func.vjp(lambda pre: F.pad(pre, self.pads), pre)[1]\n",
         CLOSED,

@@ -17,6 +17,13 @@ _HOMES: Mapping[str, str] = {
     "agem": "apical.continual.replaying:AGEM",
     "lwf": "apical.continual.distilling:LwF",
     "xdg": "apical.continual.gating:XdG",
+    "ewc": "apical.optim.consolidation:EWC",
+    "online_ewc": "apical.optim.consolidation:OnlineEWC",
+    "si": "apical.optim.consolidation:SI",
+    "mas": "apical.optim.consolidation:MAS",
+    "owm": "apical.optim.consolidation:OWM",
+    "metaplasticity": "apical.optim.consolidation:Metaplasticity",
+    "mesu": "apical.optim.consolidation:MESU",
 }
 
 

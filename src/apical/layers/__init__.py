@@ -1,6 +1,6 @@
 """The building blocks of circuits: synapses, the neurons that they drive, and the junctions between layers."""
 
-from apical.layers import activations, merges, norms, shapes
+from apical.layers import activations, convolutions, merges, norms, shapes
 from apical.layers.credit import Credit
 from apical.layers.merges import Merge
 from apical.layers.nodes import Derivatives, Junction, Layer, Node, NodeState
@@ -27,6 +27,7 @@ __all__ = [
     "activations",
     "closed_form",
     "closed_form_of",
+    "convolutions",
     "has_traits",
     "kind_of",
     "known_closed_forms",

@@ -77,7 +77,7 @@ def steps_backward(
             signal = step.derivative(signal, *saved.pop())
             continue
         wanted = [requires_grad is not None and requires_grad[index] for index in indices]
-        signal, found = step.backward(signal, saved.pop(), wanted)
+        signal, found = step.derivatives(signal, saved.pop(), wanted)
         for index, derivative in zip(indices, found, strict=True):
             if derivative is not None:
                 derivatives[index] = derivatives[index] + derivative if index in derivatives else derivative
@@ -124,6 +124,11 @@ class Node:
         """Take the places of parameters from the same node, read again."""
         self.parameter_indices = other.parameter_indices
         self._backward_steps = list(zip(self.steps, other.parameter_indices, strict=True))[::-1]
+
+    def separate_samples(self) -> None:
+        """Make the derivatives of the neurons' parameters those of each sample, (batch, ...), and not their sum."""
+        for step in self.steps:
+            step.separate = True
 
     @property
     def may_remember(self) -> bool:

@@ -1,6 +1,7 @@
 """Closed forms of batch, layer and group norm. Their affine parameters learn by their local derivative."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,21 @@ class Norm(Step):
     def _mask(self, learns: Sequence[bool]) -> list[bool]:
         wanted = dict(zip(self.parameters, learns, strict=True))
         return [True, wanted.get("weight", False), wanted.get("bias", False)]
+
+    def sample_derivatives(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> list[Tensor | None]:
+        parts = {"weight": lambda: grad * self._normalised(saved), "bias": lambda: grad}
+        return [
+            self._per_parameter(parts[name]()) if wanted else None
+            for name, wanted in zip(self.parameters, learns, strict=True)
+        ]
+
+    @abstractmethod
+    def _normalised(self, saved: Saved) -> Tensor:
+        """The answer before the affine part."""
+
+    def _per_parameter(self, values: Tensor) -> Tensor:
+        """Values of an answer, summed over the positions that share a parameter: (batch, channels)."""
+        return values.flatten(2).sum(2) if values.dim() > 2 else values
 
     def _affine(self) -> tuple[Tensor | None, Tensor | None]:
         own = self.module._parameters
@@ -106,6 +122,13 @@ class BatchNorm(Norm):
         )
         return self._spread(learns, *found)
 
+    def _normalised(self, saved: Saved) -> Tensor:
+        x, mean, variance, batch_mean, batch_scale, from_batch, _ = saved
+        scale = batch_scale if from_batch else (variance + self.module.eps).rsqrt()
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        normalised: Tensor = (x - (batch_mean if from_batch else mean).view(shape)) * scale.view(shape)
+        return normalised
+
     def refire(self, x: Tensor, saved: Saved, *, anchored: bool) -> tuple[Tensor, Saved]:
         _, mean, variance, batch_mean, batch_scale, from_batch, _ = saved
         if from_batch:
@@ -142,6 +165,15 @@ class LayerNorm(Norm):
         )
         return self._spread(learns, below.to(dtype), *found)
 
+    def _normalised(self, saved: Saved) -> Tensor:
+        x, mean, scale, _ = saved
+        normalised: Tensor = (x - mean) * scale
+        return normalised
+
+    def _per_parameter(self, values: Tensor) -> Tensor:
+        shared = tuple(range(1, values.dim() - len(self.module.normalized_shape)))
+        return values.sum(shared) if shared else values
+
 
 @closed_form(nn.GroupNorm)
 class GroupNorm(Norm):
@@ -165,3 +197,9 @@ class GroupNorm(Norm):
             grad.to(x.dtype).contiguous(), x, mean, scale, self._affine()[0], *sizes, self._mask(learns)
         )
         return self._spread(learns, below.to(dtype), *found)
+
+    def _normalised(self, saved: Saved) -> Tensor:
+        x, mean, scale, sizes, _ = saved
+        groups = x.view(sizes[0], sizes[3], -1)
+        normalised: Tensor = ((groups - mean[..., None]) * scale[..., None]).view_as(x)
+        return normalised

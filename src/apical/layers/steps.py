@@ -30,8 +30,10 @@ class Step(ABC):
         name: what it is called, where not by its module's type.
         parameters: names of the step's own parameters in `module`; they learn by their local derivative.
         traits: what is known of it.
+        separate: whether `derivatives` are those of each sample, (batch, ...), and not their sum.
     """
 
+    separate: bool = False
     parameters: tuple[str, ...] = ()
     traits: Traits = UNKNOWN
     module: Any
@@ -47,6 +49,24 @@ class Step(ABC):
     @abstractmethod
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The signal handed back, and the derivative for each of `parameters` that learns."""
+
+    def derivatives(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The signal handed back, and the derivatives, summed over the samples or not."""
+        if not (self.separate and any(learns)):
+            return self.backward(grad, saved, learns)
+        return self.backward(grad, saved, [False] * len(learns))[0], self.sample_derivatives(grad, saved, learns)
+
+    def sample_derivatives(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> list[Tensor | None]:
+        """Each sample's part of the derivative, (batch, ...), for each of `parameters` that learns.
+
+        The batch is the first axis of `grad`. A step that does not override this computes one sample after the other.
+        """
+        found = []
+        for sample in range(len(grad)):
+            alone = torch.zeros_like(grad)
+            alone[sample] = grad[sample]
+            found.append(self.backward(alone, saved, learns)[1])
+        return [None if own[0] is None else torch.stack(own) for own in zip(*found, strict=True)]
 
     def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
         """The signal handed back, where the step has no parameters."""

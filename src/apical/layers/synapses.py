@@ -11,7 +11,6 @@ A further kind is one class and one entry in the table: `@synapses_of(nn.MyModul
 """
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, TypeVar
@@ -20,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apical.errors import CircuitError
 from apical.layers.effective import EffectiveWeights, is_plain
-
-aten = torch.ops.aten
+from apical.layers.samples import pieces, raised
 
 
 class Synapses(ABC):
@@ -56,6 +55,12 @@ class Synapses(ABC):
         self.bias_name: str | None = "bias"
         self.weight_index: int | None = None
         self.bias_index: int | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "plasticity" in vars(cls):  # the closed forms of a base are those of the base's plasticity
+            for name in {"sample_updates", "powers"} - vars(cls).keys():
+                setattr(cls, name, vars(Synapses)[name])
 
     def like(self, holder: nn.Module, weight_name: str, bias_name: str | None = None) -> Self:
         """Synapses that connect in the same way, with the weights of another module."""
@@ -125,6 +130,32 @@ class Synapses(ABC):
     def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
         """The sum over samples and positions of `post` times `pre`, for the weight and for the bias, where wanted."""
 
+    def sample_updates(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, ...]:
+        """The update of each sample, (batch, ...), for the weight and for the bias, where wanted.
+
+        The batch is the first axis. A kind of synapse that does not override this computes one sample after the other.
+        """
+        single = [self.plasticity(pre[n : n + 1], post[n : n + 1], weight, bias) for n in range(len(post))]
+        return tuple(None if own[0] is None else torch.stack(own) for own in zip(*single, strict=True))
+
+    def powers(self, pre: Tensor, post: Tensor, power: int, weight: bool, bias: bool) -> tuple[Tensor | None, ...]:
+        """The sum over samples of |update of the sample| to a power, for the weight and for the bias, where wanted."""
+        totals: list[Tensor | None] = [None, None]
+        for piece in pieces(len(post), self.weight.numel() if weight else self.units):
+            for place, updates in enumerate(self.sample_updates(pre[piece], post[piece], weight, bias)):
+                if updates is not None:
+                    part, total = raised(updates, power).sum(0), totals[place]
+                    totals[place] = part if total is None else total + part
+        return tuple(totals)
+
+    def patches(self, pre: Tensor) -> Tensor:
+        """What arrives at the synapses of a unit, at each position: (batch, groups of units, fan-in, positions).
+
+        Raises:
+            CircuitError: this kind of synapse does not define it.
+        """
+        raise CircuitError(f"{self.name}: {type(self).__name__} does not define patches. Define it, or use nn.Linear.")
+
     def decayed(
         self, changes: tuple[Tensor | None, Tensor | None], decay: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -138,13 +169,13 @@ class Synapses(ABC):
             `change + decay * own` for both
         """
         weight, bias = (
-            None if change is None or own is None else self._decayed(change, _as(decay, change.dtype), own)
+            None if change is None or own is None else self._decayed(change, as_type(decay, change.dtype), own)
             for change, own in zip(changes, (self.weight, self.bias), strict=True)
         )
         return weight, bias
 
     def _decayed(self, change: Tensor, decay: Tensor, own: Tensor) -> Tensor:
-        own = _as(own, change.dtype)
+        own = as_type(own, change.dtype)
         if decay.dim() == 1:
             return torch.addcmul(change, self.per_unit(decay, own), own)
         axis = self.weight_unit_axis if own.dim() > 1 else 0
@@ -204,7 +235,8 @@ def known_kinds() -> list[str]:
     return sorted(f"nn.{module.__name__}" for module in _KINDS)
 
 
-def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def as_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in this type."""
     # Under autocast the drive may be bfloat16 while weights and rates are float32.
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
@@ -234,113 +266,22 @@ class LinearSynapses(Synapses):
         if post.dim() != 2:
             pre, post = pre.reshape(-1, pre.shape[-1]), post.reshape(-1, post.shape[-1])
         return (
-            post.t().mm(_as(pre, post.dtype)) if weight else None,
+            post.t().mm(as_type(pre, post.dtype)) if weight else None,
             post.sum(0) if bias else None,
         )
 
+    def patches(self, pre: Tensor) -> Tensor:
+        return pre.flatten(1, -2).transpose(1, 2)[:, None] if pre.dim() > 2 else pre[:, None, :, None]
 
-class _ConvSynapses(Synapses):
-    """Synapses shared over space: a kernel of weights at every position."""
-
-    convolve: ClassVar[Callable[..., Tensor]]
-    rank: ClassVar[int]
-
-    def __init__(self, module: nn.Module, name: str) -> None:
-        super().__init__(module, name)
-        settings: Any = module
-        self.stride: list[int] = list(settings.stride)
-        self.dilation: list[int] = list(settings.dilation)
-        self.groups: int = settings.groups
-        self.mode: str = settings.padding_mode
-        # Of every axis, last axis first, before and after: the layout of F.pad.
-        pads: list[int] = list(settings._reversed_padding_repeated_twice)
-        before, after = pads[0::2], pads[1::2]
-        zeros = self.mode == "zeros"
-        # Zeros of the same number on both sides are the convolution's own business; all else is padded first.
-        self.padding = before[::-1] if zeros and before == after else [0] * self.rank
-        self.pads = pads if self.padding == [0] * self.rank and any(pads) else None
-        self.mode = "constant" if zeros else self.mode
-        self._no_output_padding = [0] * self.rank
-
-    @property
-    def fan_in(self) -> int:
-        return self.weight[0].numel()
-
-    @property
-    def fan_out(self) -> float:
-        weight = self.weight
-        return weight.shape[0] * weight[0, 0].numel() / (self.groups * math.prod(self.stride))
-
-    def _padded(self, pre: Tensor) -> Tensor:
-        return pre if self.pads is None else F.pad(pre, self.pads, self.mode)
-
-    def forward(self, pre: Tensor) -> Tensor:
-        return type(self).convolve(
-            self._padded(pre),
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
+    def sample_updates(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, ...]:
+        pre, post = (rate[:, None] if rate.dim() == 2 else rate.flatten(1, -2) for rate in (pre, post))
+        return (
+            post.transpose(1, 2).bmm(as_type(pre, post.dtype)) if weight else None,
+            post.sum(1) if bias else None,
         )
 
-    def _backward(
-        self, post: Tensor, pre: Tensor, weight: Tensor, units: list[int] | None, wanted: list[bool]
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        result: tuple[Tensor | None, Tensor | None, Tensor | None] = aten.convolution_backward.default(
-            post,
-            pre,
-            _as(weight, post.dtype),
-            units,
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            self._no_output_padding,
-            self.groups,
-            wanted,
-        )
-        return result
-
-    def transpose_product(self, post: Tensor, weight: Tensor, pre: Tensor) -> Tensor:
-        if pre.dim() == self.rank + 1:
-            return self.transpose_product(post[None], weight, pre[None])[0]
-        padded = _as(self._padded(pre), post.dtype)
-        below = self._backward(post, padded, weight, None, [True, False, False])[0]
-        assert below is not None
-        below = _as(below, pre.dtype)
-        if self.pads is None:
-            return below
-        # Padding is linear: its transpose is its own backward, wherever it is evaluated.
-        transpose: Any = torch.func.vjp(self._padded, pre)[1]
-        result: Tensor = transpose(below)[0]
-        return result
-
-    def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
-        if pre.dim() == self.rank + 1:
-            pre, post = pre[None], post[None]
-        padded = _as(self._padded(pre), post.dtype)
-        units = [post.shape[1]] if bias else None
-        _, to_weight, to_bias = self._backward(post, padded, self.weight, units, [False, weight, bias])
-        return to_weight, to_bias
-
-
-@synapses_of(nn.Conv1d)
-class Conv1dSynapses(_ConvSynapses):
-    """Synapses shared along a line: (batch, channels, length)."""
-
-    convolve = F.conv1d
-    rank = 1
-    unit_axis = -2
-    sample_axes = 2
-
-
-@synapses_of(nn.Conv2d)
-class Conv2dSynapses(_ConvSynapses):
-    """Synapses shared over a plane: (batch, channels, height, width)."""
-
-    convolve = F.conv2d
-    rank = 2
-    unit_axis = -3
-    sample_axes = 3
+    def powers(self, pre: Tensor, post: Tensor, power: int, weight: bool, bias: bool) -> tuple[Tensor | None, ...]:
+        if post.dim() != 2:
+            return super().powers(pre, post, power, weight, bias)
+        # One product a synapse: the power of the product is the product of the powers.
+        return self.plasticity(raised(pre, power) if weight else pre, raised(post, power), weight, bias)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from apical.errors import CheckpointError
+from apical.errors import CheckpointError, ConfigError
 
 LossOfLabels = Callable[[Tensor, Tensor], Tensor]
 """The mean loss of an answer (batch, outputs) and labels (batch,); each example on the outputs that compete for it."""
@@ -152,6 +152,20 @@ class Protection:
         """
         if state:
             raise CheckpointError(f"{self.name}: the state has {sorted(state)}, and this protection keeps nothing.")
+
+
+def refuse_loss_scale(circuit: nn.Module, name: str) -> None:
+    """Refuse a circuit whose loss is scaled.
+
+    Raises:
+        ConfigError: `.grad` is a multiple of the update, and the protection needs the update.
+    """
+    scale = getattr(circuit, "loss_scale", 1.0)
+    if scale != 1:
+        raise ConfigError(
+            f"{name}: the circuit's loss_scale is {scale!r}, and the protection needs unscaled gradients. Build the "
+            "circuit without loss_scale."
+        )
 
 
 def bytes_of(state: Any) -> int:
