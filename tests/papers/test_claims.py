@@ -6,7 +6,21 @@ import math
 import pytest
 
 from apical import papers
-from apical.papers import Ahead, AtLeast, Behind, Claim, ErrorRate, Measurement, Paper, Protocol, Slower, Within
+from apical.papers import (
+    Ahead,
+    AtLeast,
+    Behind,
+    Claim,
+    Control,
+    Counted,
+    ErrorRate,
+    Measurement,
+    Paper,
+    Protocol,
+    Slower,
+    Sooner,
+    Within,
+)
 
 PAPER = Paper("p", "On Claims", "Somebody", 2020, "https://example.org")
 PROTOCOL = Protocol("p-table", PAPER, "table 1", "as they say", (), ("task=digits",), epochs=100, seeds=1)
@@ -117,8 +131,55 @@ def test_slower_counts_epochs_until_a_level_is_first_reached(courses, outcome, w
     assert why in verdict.why
 
 
+@pytest.mark.parametrize(
+    ("courses", "outcome", "why"),
+    [
+        # The other claim stays below 10 % from epoch 2 on and below 4 % from 4 on.
+        (((0.91, 0.93, 0.97, 0.97),), "reproduced", "10 % 1 against 2, 4 % 3 against 4"),
+        (((0.91, 0.97, 0.9, 0.97),), "not reproduced", "10 % 4 against 2, 4 % 4 against 4"),
+        (((0.85, 0.93, 0.97, 0.97),), "not reproduced", "10 % 2 against 2"),
+        (((0.91, 0.93, 0.97, 0.95),), "not reproduced", "4 % never against 4"),
+        # Of two seeds each stays below; 1 and 2 are 1.5, 3 and 4 are 3.5.
+        (((0.91, 0.93, 0.97, 0.97), (0.8, 0.93, 0.95, 0.97)), "reproduced", "10 % 1.5 against 2, 4 % 3.5 against 4"),
+    ],
+)
+def test_sooner_counts_epochs_from_which_an_error_stays_below_a_level(courses, outcome, why):
+    reference = course((0.88, 0.93, 0.95, 0.97))
+    verdict = claim(Sooner((10.0, 4.0), "p-table-bp", "backprop")).verdict(course(*courses), reference)
+    assert verdict.outcome == outcome
+    assert why in verdict.why
+
+
+def test_a_level_that_neither_stays_below_counts_for_nothing():
+    says = claim(Sooner((10.0, 4.0), "p-table-bp", "backprop"))
+    assert says.verdict(course((0.95, 0.95)), course((0.85, 0.95))).outcome == "reproduced"
+    assert says.verdict(course((0.85, 0.85)), course((0.85, 0.85))).outcome == "not reproduced"
+    assert says.verdict(course((0.95, 0.95)), course((0.85, 0.85))).outcome == "reproduced"
+
+
 def test_no_course_reaches_no_level():
     assert measured(0.98).epochs_to(0.9) is None
+    assert measured(0.98).epochs_below(0.1) is None
+
+
+def test_a_control_is_no_claim():
+    whole = dataclasses.replace(claim(Control()), protocol=dataclasses.replace(PROTOCOL, seeds=3))
+    assert whole.verdict(measured(0.1)).outcome == "control"
+    assert whole.verdict(None).outcome == "not measured"
+
+
+@pytest.mark.parametrize(("counted", "outcome"), [(0.5, "reproduced"), (0.503, "reproduced"), (0.99, "not reproduced")])
+def test_operations_are_counted_and_take_no_measurement(counted, outcome):
+    verdict = claim(Counted(0.5, counted, "backprop")).verdict(None)
+    assert verdict.outcome == outcome
+    assert f"{counted:.3f}" in verdict.why
+
+
+def test_a_verdict_has_the_accuracy_of_every_cut_of_the_test_set():
+    cut = dataclasses.replace(
+        measured(0.9, 0.8), cuts={"pure": (0.9, 0.8), "mixed": (0.1, 0.1)}, task_epochs=(1.0, 2.0)
+    )
+    assert "pure 85.0 ± 7.1 %, mixed 10.0 ± 0.0 %; 1.5 epochs a class" in claim(AtLeast(50.0)).verdict(cut).why
 
 
 def test_what_was_not_measured_has_a_verdict_too():
@@ -156,11 +217,13 @@ def test_names_are_unique_and_references_exist():
     assert len(set(names)) == len(names)
     assert {each.says.compared_with for each in papers.CLAIMS} <= {*names, None}
     protocols = {each.protocol.name: each.protocol for each in papers.CLAIMS}
+    assert not {each.protocol.paper.key for each in papers.CLAIMS} & {*names, *protocols}
     assert not set(protocols) & set(names)
     assert all(each.protocol == protocols[each.protocol.name] for each in papers.CLAIMS)
 
 
-def test_select_takes_a_claim_or_all_of_a_protocol():
+def test_select_takes_a_claim_or_all_of_a_protocol_or_paper():
+    assert {each.protocol.name for each in papers.select("naca")} > {"naca-mnist", "naca-cifar10", "naca-iid"}
     assert [each.name for each in papers.select("biotorch-mnist-fa")] == ["biotorch-mnist-fa"]
     assert [each.row for each in papers.select("biotorch-mnist")] == ["BP", "FA", "DFA", "uSF", "brSF", "frSF"]
 

@@ -35,6 +35,19 @@ PUBLISHED = {
     "bursts-cifar10-feedback-alignment": 36.3,
     "bursts-cifar10-burstccn-fixed": 39.0,
     "bursts-cifar10-burstprop-fixed": 41.3,
+    # Zhang et al. 2023: 79.18, 9.99, 60.84 and 10.00 % accuracy; shuffled 96.25, 99.37, 99.22 and 98.95 %.
+    "naca-mnist-naca": 20.82,
+    "naca-mnist-naca-shuffled": 20.82,
+    "naca-mnist-naca-single": 20.82,
+    "naca-mnist-descent": 90.01,
+    "naca-cifar10-naca": 39.16,
+    "naca-cifar10-naca-shuffled": 39.16,
+    "naca-cifar10-naca-single": 39.16,
+    "naca-cifar10-descent": 90.00,
+    "naca-iid-naca": 3.75,
+    "naca-conv-naca": 0.63,
+    "naca-conv-backprop": 0.78,
+    "naca-conv-dfa": 1.05,
 }
 CLAIMS = {claim.name: claim.says.percent for claim in papers.select() if isinstance(claim.says, ErrorRate)}
 

@@ -18,6 +18,7 @@ from apical.papers import (
     Ahead,
     AtLeast,
     Claim,
+    Control,
     Online,
     Paper,
     Protocol,
@@ -67,11 +68,13 @@ def no_processes(monkeypatch):
     monkeypatch.setattr(pool, "in_processes", lambda work, jobs, *_: ((job, work(job)) for job in jobs))
 
 
-def claims(*, online):
-    return [claim for claim in papers.CLAIMS if (claim.protocol.online is not None) == online]
+ONLINE = [claim for claim in papers.CLAIMS if claim.protocol.online is not None]
+# Claims of training runs; tests/papers/test_one_class.py has those of one class a task.
+TRAINED = [claim for claim in papers.CLAIMS if claim not in ONLINE and not claim.protocol.one_class]
+TRAINED = [claim for claim in TRAINED if claim.says.settle() is None]
 
 
-@pytest.mark.parametrize("claim", claims(online=True), ids=lambda claim: claim.name)
+@pytest.mark.parametrize("claim", ONLINE, ids=lambda claim: claim.name)
 def test_every_online_claim_names_a_method_and_its_setting(claim, tmp_path):
     assert claim.rule in few_examples.METHODS
     setting = claim.protocol.online
@@ -82,7 +85,7 @@ def test_every_online_claim_names_a_method_and_its_setting(claim, tmp_path):
     assert claim.recipe == (f"rule={claim.rule}", *written)
 
 
-@pytest.mark.parametrize("claim", claims(online=False), ids=lambda claim: claim.name)
+@pytest.mark.parametrize("claim", TRAINED, ids=lambda claim: claim.name)
 def test_every_claim_is_a_valid_run(claim, tmp_path):
     jobs = measuring._jobs(claim, tmp_path, None, None)
     configs = [job.resolved.config for job in jobs]
@@ -152,6 +155,12 @@ def test_measuring_trains_what_the_claim_says_and_what_it_is_compared_with(small
         assert found[name].command == f"apical reproduce {name}"
         assert {run.config().optimizer.lr for run in results} == {rate}
     assert papers.verdicts([small["small-fa"]], found)["small-fa"].outcome == "reproduced"
+
+
+def test_claims_with_the_same_settings_share_their_runs(small, no_processes):
+    found = papers.measure([small["small-wrong"], small["small-bp"]], "runs", epochs=1)
+    assert found["small-wrong"].accuracies == found["small-bp"].accuracies
+    assert {path.parents[2].name for path in Path("runs").rglob("result.json")} == {"small-bp"}
 
 
 def test_measuring_again_keeps_what_has_finished(small, no_processes):
@@ -316,3 +325,38 @@ def test_fewer_seeds_are_a_scaled_down_measurement(online, no_processes, tmp_pat
     measured = papers.measure(online[:1], tmp_path / "runs", seeds=2, progress=False)
     assert measured["online-sgd"].command == "apical reproduce online-sgd --seeds 2"
     assert "2 of 3 seeds" in papers.verdicts(online[:1], measured)["online-sgd"].why
+
+
+@pytest.fixture
+def one_class(monkeypatch, tmp_path):
+    """Claims of one class a task, on the digits that scikit-learn brings: two of the same networks, and a control."""
+    settings = ("task=digits", "hidden=32", "margin=0.5")
+    protocol = Protocol("forget", PAPER, "table 1", "as they say", (), settings, epochs=3, seeds=2, one_class=True)
+    rows = (
+        ("pure", "naca", "batch", "pure 256", AtLeast(0.0)),
+        ("mixed", "naca", "batch", "mixed 256", Ahead("forget-frozen", "a frozen layer")),
+        ("frozen", "frozen", "batch", "mixed 256", Control()),
+    )
+    claims = tuple(
+        Claim(f"forget-{row}", protocol, row, signal, says, (f"gate={gate}", "units=sigmoid", f"test={test}"))
+        for row, signal, gate, test, says in rows
+    )
+    monkeypatch.setattr(ledger, "CLAIMS", claims)
+    monkeypatch.setattr(ledger, "MEASURED", tmp_path / "measured.json")
+    return claims
+
+
+def test_claims_of_one_class_a_task_share_networks_and_differ_in_the_test(one_class, no_processes, tmp_path):
+    measured = papers.measure(one_class[:2], tmp_path / "runs", progress=False)
+    assert set(measured) == {claim.name for claim in one_class}
+    assert len(list((tmp_path / "runs").rglob("outcome.json"))) == 4
+    pure, mixed, frozen = (measured[claim.name] for claim in one_class)
+    assert pure.cuts == mixed.cuts != frozen.cuts
+    assert (pure.accuracies, mixed.accuracies) == (pure.cuts["pure 256"], pure.cuts["mixed 256"])
+    assert (pure.seeds, pure.epochs, len(pure.task_epochs)) == ((0, 1), 3, 2)
+    papers.record(measured)
+    assert ledger.measurements() == measured
+    assert papers.verdicts()["forget-frozen"].outcome == "control"
+    again = papers.measure(one_class[:1], tmp_path / "runs", epochs=1, progress=False)["forget-pure"]
+    assert again.task_epochs == (1.0, 1.0)
+    assert "1 of 3 epochs" in papers.verdicts(one_class[:1], {"forget-pure": again})["forget-pure"].why

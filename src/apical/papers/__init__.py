@@ -11,7 +11,18 @@ A claim is data. To add a paper, write its claims into a file of its own here an
 from typing import TYPE_CHECKING, Any
 
 from apical.papers.claim import Claim, Online, Paper, Protocol, Verdict
-from apical.papers.expectations import Ahead, AtLeast, Behind, ErrorRate, Expectation, Slower, Within
+from apical.papers.expectations import (
+    Ahead,
+    AtLeast,
+    Behind,
+    Control,
+    Counted,
+    ErrorRate,
+    Expectation,
+    Slower,
+    Sooner,
+    Within,
+)
 from apical.papers.ledger import CLAIMS, measurements, record, select, verdicts
 from apical.papers.measurement import Measurement
 
@@ -24,6 +35,8 @@ __all__ = [
     "AtLeast",
     "Behind",
     "Claim",
+    "Control",
+    "Counted",
     "ErrorRate",
     "Expectation",
     "Measurement",
@@ -31,6 +44,7 @@ __all__ = [
     "Paper",
     "Protocol",
     "Slower",
+    "Sooner",
     "Verdict",
     "Within",
     "measure",

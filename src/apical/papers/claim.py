@@ -10,10 +10,11 @@ paper ── protocol ── claim ── expectation          written down by h
 from dataclasses import dataclass
 from typing import Literal
 
-from apical.papers.expectations import Expectation
+from apical.papers.expectations import Control, Expectation
 from apical.papers.measurement import Measurement
+from apical.statistics import Spread
 
-Outcome = Literal["reproduced", "not reproduced", "inconclusive", "out of reach", "not measured"]
+Outcome = Literal["reproduced", "not reproduced", "inconclusive", "out of reach", "not measured", "control"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Protocol:
         epochs: of training.
         seeds: how many.
         online: what is measured in place of training by a rule: optimizers, which the claims then name as their rule.
+        one_class: whether the classes are learned one after another, as `apical.papers.one_class` has it: the settings
+            are its arguments, and the claims name a teaching signal or a floor as their rule.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Protocol:
     epochs: int
     seeds: int
     online: Online | None = None
+    one_class: bool = False
 
     def claim(self, row: str, rule: str, says: Expectation, rate: float, *settings: str) -> "Claim":
         """A claim measured in this way, by a learning rate and more settings of its own.
@@ -155,6 +159,8 @@ class Claim:
             measured: of this claim, if there is one.
             reference: of the claim that `says.compared_with` names, if there is one.
         """
+        if known := self.says.settle():
+            return Verdict("reproduced" if known[0] else "not reproduced", known[1])
         if measured is None:
             if self.out_of_reach:
                 return Verdict("out of reach", self.out_of_reach)
@@ -167,6 +173,10 @@ class Claim:
         holds, why = self.says.judge(measured, reference)
         if measured.angles:
             why += f"; cosine of the update to the gradient, from the first layer: {measured.cosines}"
+        if measured.cuts:
+            why += f"; by test batches: {measured.tested}"
+        if epochs := Spread.of(measured.task_epochs):
+            why += f"; {epochs.mean:.2g} epochs a class"
         smaller = self.scaled_down(measured)
         if smaller:
             why += f"; scaled down to {smaller}"
@@ -174,4 +184,6 @@ class Claim:
             why += f"; stale: {measured.stale}, and {self.command} --record measures it again"
         if self.remark:
             why += f". {self.remark}"
+        if isinstance(self.says, Control):
+            return Verdict("control", why)
         return Verdict("inconclusive" if smaller else "reproduced" if holds else "not reproduced", why)

@@ -25,6 +25,10 @@ class Expectation(ABC):
         """The measured quantity that the claim speaks of: accuracy, unless it says otherwise."""
         return measured.mean
 
+    def settle(self) -> tuple[bool, str] | None:
+        """What `judge` returns, where that takes no measurement; None where it takes one."""
+        return None
+
     @abstractmethod
     def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
         """Whether it came out so, and by how much.
@@ -58,6 +62,18 @@ class RelativeExpectation(Expectation):
     @abstractmethod
     def compare(self, measured: Measurement, reference: Measurement) -> tuple[bool, str]:
         """`judge`, where the other claim was measured."""
+
+
+@dataclass(frozen=True)
+class Control(Expectation):
+    """No claim: a measurement that claims are compared with."""
+
+    @property
+    def text(self) -> str:
+        return "a control"
+
+    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+        return True, "what claims are compared with"
 
 
 def _points(difference: float, beside: str) -> str:
@@ -181,6 +197,8 @@ class Ahead(RelativeExpectation):
             return False, f"{self.whose} is not measured yet with these seeds"
         gain = paired(measured.accuracies, reference.accuracies)
         shown = f"{100 * gain.mean:+.2f} ± {100 * gain.standard_error:.2f} points beside {self.whose}, seed by seed"
+        low, high = (100 * end for end in gain.interval())
+        shown += f" (95 % of resamples: {low:+.2f} to {high:+.2f})"
         return gain.mean > 2 * gain.standard_error, shown
 
 
@@ -213,3 +231,59 @@ class Slower(RelativeExpectation):
         return self.least <= own / others <= self.most, (
             f"{round(own, 1):g} epochs, {own / others:.2g} times the {round(others, 1):g} of {self.whose}"
         )
+
+
+@dataclass(frozen=True)
+class Sooner(RelativeExpectation):
+    """The validation error comes to stay below each of some levels in fewer epochs than with another claim.
+
+    A level that neither stays below counts for nothing.
+
+    Attributes:
+        levels: of the error, in percent.
+        reference: the name of the other claim.
+        whose: what it is called in a sentence.
+    """
+
+    levels: tuple[float, ...]
+    reference: str
+    whose: str
+
+    @property
+    def text(self) -> str:
+        return f"fewer epochs than {self.whose} to errors of {', '.join(f'{level:g}' for level in self.levels)} %"
+
+    def compare(self, measured: Measurement, reference: Measurement) -> tuple[bool, str]:
+        pairs = {level: [of.epochs_below(level / 100) for of in (measured, reference)] for level in self.levels}
+        known = {level: pair for level, pair in pairs.items() if pair != [None, None]}
+        holds = all(own is not None and (other is None or own < other) for own, other in known.values())
+        shown = [
+            f"{level:g} % " + " against ".join("never" if epochs is None else f"{epochs:.2g}" for epochs in pair)
+            for level, pair in pairs.items()
+        ]
+        return bool(known) and holds, f"epochs to stay below, beside {self.whose}: {', '.join(shown)}"
+
+
+@dataclass(frozen=True)
+class Counted(Expectation):
+    """A ratio of operations, which is counted and takes no measurement.
+
+    Attributes:
+        claimed: the paper's ratio.
+        counted: ours.
+        beside: what the operations are compared with.
+    """
+
+    claimed: float
+    counted: float
+    beside: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.claimed:.2f} times the operations of {self.beside}"
+
+    def settle(self) -> tuple[bool, str]:
+        return math.isclose(self.claimed, self.counted, rel_tol=0.01), f"counted: {self.counted:.3f} times"
+
+    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+        return self.settle()

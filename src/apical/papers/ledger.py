@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apical.errors import ConfigError, RunError
-from apical.papers import biotorch, brainprop, bursts, meir, own, sardi, settling
+from apical.papers import biotorch, brainprop, bursts, meir, naca, own, sardi, settling
 from apical.papers.claim import Claim, Verdict
 from apical.papers.measurement import Measurement
 
@@ -23,19 +23,20 @@ CLAIMS: tuple[Claim, ...] = (
     *brainprop.CLAIMS,
     *sardi.CLAIMS,
     *meir.CLAIMS,
+    *naca.CLAIMS,
 )
 MEASURED = Path(__file__).with_name("measured.json")
 
 
 def select(name: str | None = None) -> list[Claim]:
-    """The claim of this name, or all claims of the protocol of this name; without a name, all there are.
+    """The claim of this name, or all claims of the protocol or paper of this name; without a name, all there are.
 
     Raises:
         ConfigError: there is neither.
     """
     if name is None:
         return list(CLAIMS)
-    found = [claim for claim in CLAIMS if name in (claim.name, claim.protocol.name)]
+    found = [claim for claim in CLAIMS if name in (claim.name, claim.protocol.name, claim.protocol.paper.key)]
     if found:
         return found
     protocols = list(dict.fromkeys(claim.protocol.name for claim in CLAIMS))
@@ -63,9 +64,10 @@ def measurements() -> dict[str, Measurement]:
 
 
 def _read(entry: Mapping[str, Any]) -> Measurement:
-    tuples = {key: tuple(entry[key]) for key in ("accuracies", "seeds", "recipe") if key in entry}
+    tuples = {key: tuple(entry[key]) for key in ("accuracies", "seeds", "recipe", "task_epochs") if key in entry}
     courses = tuple(tuple(course) for course in entry.get("courses", ()))
-    return Measurement(**{**entry, **tuples, "courses": courses})
+    cuts = {cut: tuple(values) for cut, values in entry.get("cuts", {}).items()}
+    return Measurement(**{**entry, **tuples, "courses": courses, "cuts": cuts})
 
 
 def verdicts(

@@ -7,9 +7,10 @@ from pathlib import Path
 from apical import data
 from apical.errors import ConfigError, RunError
 from apical.interrupts import stop_requests
-from apical.papers import ledger, online
+from apical.papers import ledger, one_class_jobs, online
 from apical.papers.claim import Claim
 from apical.papers.measurement import Measurement
+from apical.papers.one_class_jobs import OneClassJob
 from apical.papers.online import OnlineJob
 from apical.statistics import Spread
 from apical.study import Config, Interrupted, RuleConfig, RunFolder
@@ -17,6 +18,7 @@ from apical.study.configuration.resolution import resolve
 from apical.study.executors.jobs import Job, complete
 from apical.study.runs import display, files
 
+AnyJob = Job | OnlineJob | OneClassJob
 KEPT = ("apical", "torch", "python", "cpu")  # of the environment: what a reader of a figure wants to know
 
 
@@ -35,7 +37,8 @@ def measure(
 
     Args:
         claims: what to measure.
-        folder: for the runs, which are in CLAIM/epochs-N/seed-N under it (online ones: CLAIM/online/seeds-N).
+        folder: for the runs, which are in CLAIM/epochs-N/seed-N under it (online ones: CLAIM/online/seeds-N). Claims
+            with the same settings share the runs of the first of them.
         epochs: fewer than the protocol's, to scale it down; what is learned online knows one alone.
         seeds: fewer than the protocol's.
         jobs: processes at a time; None: one for each processor.
@@ -53,7 +56,7 @@ def measure(
     for value, what in ((epochs, "epochs"), (seeds, "seeds"), (jobs, "jobs")):
         if value is not None and value < 1:
             raise ConfigError(f"{what}: {value} is too few; at least 1 is needed")
-    needed = with_references(claims)
+    needed = [claim for claim in with_references(claims) if claim.says.settle() is None]
     for claim in needed:
         if claim.out_of_reach:
             raise ConfigError(f"{claim.name} is out of reach here: {claim.out_of_reach}")
@@ -63,7 +66,8 @@ def measure(
         data.fetch(task, progress=progress is not False)  # once, rather than in every process
     files.make_folder(folder)
     with files.locked(folder, "reproducing"):
-        _run([job for of_claim in plan.values() for job in of_claim], jobs, progress)
+        shared = {job.folder: job for of_claim in plan.values() for job in of_claim}
+        _run(list(shared.values()), jobs, progress)
     return {claim.name: _measurement(claim, plan[claim.name], epochs, seeds) for claim in needed}
 
 
@@ -73,24 +77,27 @@ def with_references(claims: Sequence[Claim]) -> list[Claim]:
     return [claim for claim in ledger.select() if claim.name in names]
 
 
-def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> Sequence[Job | OnlineJob]:
+def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> Sequence[AnyJob]:
     protocol = claim.protocol
     if protocol.online is not None:
         return [online.job_of(claim, folder, seeds)]
+    if protocol.one_class:
+        return one_class_jobs.jobs_of(claim, folder, epochs, seeds)
     networks = Path(__file__).with_name("networks.py")
     settings = [
         setting.replace("model=networks.py:", f"model={networks}:")
         for setting in (*protocol.settings, *claim.settings, f"epochs={epochs or protocol.epochs}", "threads=1")
     ]
     shared = Config().with_settings(settings).with_values({"rule": RuleConfig.parse(claim.rule).model_dump()})
-    runs = folder / claim.name / f"epochs-{shared.epochs}"
+    first = next((each for each in ledger.select() if each.recipe == claim.recipe), claim)
+    runs = folder / first.name / f"epochs-{shared.epochs}"
     return [
         Job(claim.name, resolve(shared.with_values({"seed": seed})), runs / f"seed-{seed}")
         for seed in range(seeds or protocol.seeds)
     ]
 
 
-def _run(jobs: Sequence[Job | OnlineJob], processes: int | None, progress: bool | None) -> None:
+def _run(jobs: Sequence[AnyJob], processes: int | None, progress: bool | None) -> None:
     for job in jobs:
         if differences := job.differences():
             raise RunError(
@@ -107,10 +114,13 @@ def _run(jobs: Sequence[Job | OnlineJob], processes: int | None, progress: bool 
         raise RunError("\n".join(f"{folder}: {error}" for folder, error in failures.items()))
 
 
-def _measurement(claim: Claim, jobs: Sequence[Job | OnlineJob], epochs: int | None, seeds: int | None) -> Measurement:
+def _measurement(claim: Claim, jobs: Sequence[AnyJob], epochs: int | None, seeds: int | None) -> Measurement:
     scale = "".join(f" {flag} {value}" for flag, value in (("--epochs", epochs), ("--seeds", seeds)) if value)
     if isinstance(jobs[0], OnlineJob):
         return online.measurement(claim, jobs[0], KEPT, claim.command + scale)
+    if claim.protocol.one_class:
+        networks = [job for job in jobs if isinstance(job, OneClassJob)]
+        return one_class_jobs.measurement(claim, networks, KEPT, claim.command + scale)
     configs = [job.resolved.config for job in jobs if isinstance(job, Job)]
     runs = [RunFolder(job.folder) for job in jobs]
     results = [run.result() or {} for run in runs]

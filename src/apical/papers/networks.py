@@ -70,6 +70,30 @@ def laborieux_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     return _vgg(input_shape, classes, (16, 32, 64, 64))
 
 
+def modulated_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Zhang et al.'s fully connected network for shuffled data: 1000 tanh units, and sigmoid outputs."""
+    hidden = (nn.Linear(math.prod(input_shape), 1000), nn.Tanh())
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(1000, classes), nn.Sigmoid())
+
+
+def frozen_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """The same with a hidden layer that never learns."""
+    model = modulated_mlp(input_shape=input_shape, classes=classes)
+    for parameter in list(model.parameters())[:2]:
+        parameter.requires_grad_(False)
+    return model
+
+
+def modulated_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Zhang et al.'s convolutional network, of tanh units with sigmoid outputs."""
+    model = nn.Sequential(
+        *(nn.Conv2d(input_shape[0], 64, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(64, 128, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()),
+        *(nn.LazyLinear(1000), nn.Tanh(), nn.Linear(1000, classes), nn.Sigmoid()),
+    )
+    return _sized(model, input_shape)
+
+
 class _Pixels(nn.Module):
     """MNIST's standardised pixels as they were, from 0 to 1."""
 

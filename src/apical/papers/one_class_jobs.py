@@ -1,0 +1,106 @@
+"""Claims of learning one class after another: a job is one network, which claims with other test batches share."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from apical import data
+from apical.papers import one_class
+from apical.papers.claim import Claim
+from apical.papers.measurement import Measurement
+from apical.papers.outcomes import OutcomeJob
+
+
+@dataclass(frozen=True)
+class OneClassJob(OutcomeJob):
+    """One network, or floor, that learns all classes from one seed.
+
+    Attributes:
+        signal: the teaching signal, or the floor.
+        gate: of the hidden layer.
+        hidden: units of the hidden layer.
+        margin: of the gate.
+        units: "sigmoid" or "tanh".
+        epochs: of a class, at most.
+        seed: of everything.
+    """
+
+    signal: str
+    gate: str
+    hidden: int
+    margin: float
+    units: str
+    epochs: int
+    seed: int
+
+    def about(self) -> dict[str, Any]:
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in ("title", "folder")}
+
+    def compute(self, advance: Callable[..., None]) -> dict[str, Any]:
+        task = data.load(self.task)
+        outcome = one_class.run(
+            task,
+            self.signal,
+            self.gate,
+            self.seed,
+            hidden=self.hidden,
+            margin=self.margin,
+            units=self.units,
+            epochs=self.epochs,
+            advance=advance,
+        )
+        return {"test": len(task.test), "outcome": dataclasses.asdict(outcome)}
+
+
+def settings_of(claim: Claim) -> dict[str, str]:
+    """The settings of a claim by name, its own before its protocol's."""
+    return dict(setting.split("=", 1) for setting in claim.recipe)
+
+
+def jobs_of(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> Sequence[OneClassJob]:
+    """What measures a claim: a job for each seed, in the same folder for all claims of the same networks."""
+    of, most = settings_of(claim), epochs or claim.protocol.epochs
+    place = folder / "-".join((of["task"], of["rule"], of["gate"], of["units"], of["hidden"])) / f"epochs-{most}"
+    return [
+        OneClassJob(
+            claim.name,
+            place / f"seed-{seed}",
+            of["task"],
+            signal=of["rule"],
+            gate=of["gate"],
+            hidden=int(of["hidden"]),
+            margin=float(of["margin"]),
+            units=of["units"],
+            epochs=most,
+            seed=seed,
+        )
+        for seed in range(seeds or claim.protocol.seeds)
+    ]
+
+
+def measurement(claim: Claim, jobs: Sequence[OneClassJob], kept: tuple[str, ...], command: str) -> Measurement:
+    """What the networks say of a claim.
+
+    Args:
+        claim: that they were measured for.
+        jobs: performed.
+        kept: of their environment.
+        command: that measures it again.
+    """
+    contents = [job.outcome() for job in jobs]
+    cuts = {cut: tuple(float(each["outcome"]["accuracies"][cut]) for each in contents) for cut in one_class.CUTS}
+    return Measurement(
+        accuracies=cuts[settings_of(claim)["test"]],
+        seeds=tuple(job.seed for job in jobs),
+        epochs=jobs[0].epochs,
+        test_examples=contents[0]["test"],
+        date=datetime.now(UTC).date().isoformat(),
+        command=command,
+        environment={key: contents[0]["environment"][key] for key in kept},
+        recipe=claim.recipe,
+        cuts=cuts,
+        task_epochs=tuple(float(each["outcome"]["task_epochs"]) for each in contents),
+    )
