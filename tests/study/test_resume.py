@@ -19,7 +19,8 @@ ARMS = {
     "adam": ["rule=sign_symmetry", "rule.magnitude=batchwise", "optimizer.name=adam", "schedule=cosine", "clip=0.5"],
     "adaptation": ["rule=feedback_alignment", "optimizer.name=adaptation", "optimizer.variant=sign", "optimizer.lr=1"],
     "patience": ["rule=brainprop", "exploration=0.3", "optimizer=rmsprop", "optimizer.lr=0.02", "patience=11"],
-    "stream": ["stream=split", "epochs=6", "optimizer=adam", "patience=5"],
+    "ewc": ["stream=split", "epochs=6", "optimizer=adam", "patience=5", "protect=ewc", "protect.fisher=sampled"],
+    "replay": ["stream=split", "epochs=6", "rule=feedback_alignment", "protect=replay", "protect.size=20"],
     "warm-up": ["rule=direct_feedback_alignment", "schedule.warmup=1.5", "loss=mse", "optimizer.lr=0.01"],
 }
 

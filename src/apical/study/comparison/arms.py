@@ -76,4 +76,7 @@ def _protection(config: Config) -> str:
     if protect.name == "none":
         return "unprotected"
     options = ", ".join(f"{key}={value}" for key, value in protect.options.items())
-    return protections.get(protect.name).title + (f" ({options})" if options else "")
+    title = protections.get(protect.name).title
+    if title[1:2].islower():  # not an abbreviation
+        title = title[0].lower() + title[1:]
+    return title + (f" ({options})" if options else "")
