@@ -9,6 +9,7 @@ import doomed
 import pytest
 import torch
 
+from apical.continual import protections
 from apical.errors import CheckpointError, RunError
 from apical.study import Interrupted, RunFolder, resume, train
 from apical.study.runs import display
@@ -152,6 +153,23 @@ def stopped(tmp_path, monkeypatch):
         return given
 
     return stop
+
+
+@pytest.mark.parametrize("name", protections.names())
+def test_every_protection_resumes_in_the_second_task(name, uninterrupted, tmp_path, monkeypatch):
+    model = ["model=mlp:12"] if name == "owm" else []  # which knows no norms
+    given, expected = uninterrupted("stream=split", "stream.scenario=task", "epochs=3", f"protect={name}", *model)
+
+    def step(bar, steps):
+        if steps == 17:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(display.Bar, "step", step)
+        with pytest.raises(Interrupted):
+            train(given, tmp_path / "run", task=doomed.blobs())
+    resume(tmp_path / "run", task=doomed.blobs())
+    assert outcome(tmp_path / "run") == expected
 
 
 def damage(path):
