@@ -59,6 +59,7 @@ def test_the_document(config, tmp_path):
         "learning_rate": 0.05,
         "weight_decay": 0.0,
         "loss": None,
+        "epochs": None,
         "protection": None,
         "joint": None,
         "options": {},
@@ -101,6 +102,22 @@ def test_a_comparison_on_a_stream(file, tmp_path):
     )
     assert "--protect none" in made.command
     assert made.command.startswith("apical continual")
+
+
+def test_equal_compute_and_equal_memory(file, tmp_path):
+    config = Config().with_settings(
+        [f"task=npz:{file}", "model=mlp:6", "epochs=2", "validation=0", "stream=split", "stream.classes_per_task=1"]
+    )
+    options = {"jobs": 1, "protect": ["none", "replay", "online_ewc"], "floors": True}
+    made = compare(config, ["backprop"], 1, tmp_path, memory=300, equal_compute=True, **options)
+    none, replay, _ = made.arms
+    assert [arm.settings.epochs for arm in made.arms] == [4, None, 3]  # a pass over the data is consolidation's own
+    assert replay.runs[0].stream.assumptions["samples"] == 300 // (3 * 4 + 8)
+    assert none.runs[0].stream.assumptions["samples"] == 0
+    assert all(run.assumptions["bytes"] <= 300 for floor in made.floors for run in floor.runs)
+    assert len(made.floors) == 3
+    with pytest.raises(ConfigError, match="does not fit"):
+        compare(config, ["backprop"], 1, tmp_path, memory=3, **options)
 
 
 def test_a_single_task_has_nothing_to_protect(config, tmp_path):

@@ -1,6 +1,7 @@
 """The verbs of forgetting: `apical continual`, `apical protections`."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,6 +74,17 @@ def continual(
         bool,
         typer.Option("--floors/--no-floors", help="Also learners of one pass without a network. Example: --no-floors"),
     ] = True,
+    equal_compute: Annotated[
+        bool,
+        typer.Option(
+            "--equal-compute",
+            help="Give each learner as many epochs as cost the passes of the dearest. Example: --equal-compute",
+        ),
+    ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What a protection or floor may keep. Example: --memory 100kB"),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -112,6 +124,8 @@ def continual(
         protect=options.read_rules(protect or [PROTECTIONS]),
         joint=joint,
         floors=floors,
+        equal_compute=equal_compute,
+        memory=None if memory is None else read_bytes(memory),
         cost=False,
         overwrite=overwrite,
         title=title,
@@ -190,6 +204,18 @@ def read_stream(text: str) -> tuple[str, str]:
         if text.startswith(f"{kind}-") and len(text) > len(kind) + 1:
             return kind.replace("-", "_"), text[len(kind) + 1 :]
     raise ConfigError(f"--stream {text}: write a kind ({', '.join(KINDS)}) and a task, such as split-mnist")
+
+
+def read_bytes(text: str) -> int:
+    """`500`, `100kB` or `1.5MB` as a number of bytes.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kM]?)B?", text)
+    if found is None:
+        raise ConfigError(f"--memory {text}: write a number of bytes, such as 100kB or 1.5MB")
+    return int(float(found[1]) * {"": 1, "k": 1000, "M": 1_000_000}[found[2]])
 
 
 def summary(comparison: "Comparison") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from apical.continual.floors import NearestClassMean, RandomFeatures, StreamingL
 from apical.continual.gating import Freeze, XdG
 from apical.continual.learning import Learner, Outcome, joint, run
 from apical.continual.matrix import Metrics, metrics
-from apical.continual.replaying import AGEM, DER, DERpp, Replay
+from apical.continual.replaying import AGEM, DER, DERpp, Remembering, Replay
 from apical.continual.stream import Stream, StreamTask, single
 from apical.continual.streams import from_tasks, one_class, permuted, rotated, split
 
@@ -20,6 +20,7 @@ __all__ = [
     "NearestClassMean",
     "Outcome",
     "RandomFeatures",
+    "Remembering",
     "Replay",
     "Stream",
     "StreamTask",

@@ -137,20 +137,13 @@ def _parameters(node: Node) -> Iterator[nn.Parameter]:
 
 def _hidden_activations(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
     """Where the hidden activations of a model are: a module, the name in it, and the path in the model."""
-    places: dict[nn.Module, list[tuple[nn.Module, str, str]]] = {}
-    for path, parent in model.named_modules():
-        for name, module in parent._modules.items():
-            if module is not None:
-                places.setdefault(module, []).append((parent, name, f"{path}.{name}".removeprefix(".")))
+    places = _places(model)
     wiring = Wiring(trace(model))
-    readouts, steps = wiring.readouts(), [step.module for node in wiring.nodes for step in node.steps]
+    steps = [step.module for node in wiring.nodes for step in node.steps]
     found: list[tuple[nn.Module, str, str]] = []
-    driven: set[int] = set()
-    for node in wiring.nodes:
-        if isinstance(node, Layer) or driven.intersection(node.sources):
-            driven.add(node.index + 1)
+    for node in _hidden(wiring):
         fires = [step for step in node.steps if step.traits.activation] or list(filter(_may_fire, node.steps))
-        if node in readouts or node.index + 1 not in driven or not fires:
+        if not fires:
             continue
         step = fires[-1]
         own = places.get(step.module, [])
@@ -163,6 +156,26 @@ def _hidden_activations(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
     if not found:
         raise ConfigError("xdg: the model has no hidden layer with an activation, so there is nothing to gate.")
     return found
+
+
+def _places(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str, str]]]:
+    """For each module where it stands: its parent, its name there, and its path."""
+    places: dict[nn.Module, list[tuple[nn.Module, str, str]]] = {}
+    for path, parent in model.named_modules():
+        for name, module in parent._modules.items():
+            if module is not None:
+                places.setdefault(module, []).append((parent, name, f"{path}.{name}".removeprefix(".")))
+    return places
+
+
+def _hidden(wiring: Wiring) -> Iterator[Node]:
+    """The nodes behind a layer that are no read-out."""
+    readouts, driven = wiring.readouts(), set[int]()
+    for node in wiring.nodes:
+        if isinstance(node, Layer) or driven.intersection(node.sources):
+            driven.add(node.index + 1)
+            if node not in readouts:
+                yield node
 
 
 def _may_fire(step: Step) -> bool:

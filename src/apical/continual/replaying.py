@@ -42,6 +42,11 @@ class Remembering(Protection):
         require_mean(self.name, circuit)
         super().attach(circuit, loss)
 
+    @classmethod
+    def bytes_of_example(cls, x: Tensor, outputs: int) -> int:
+        """What one kept example takes: its input x, its label, and its output where that is kept."""
+        return x.numel() * x.element_size() + 8
+
     def _draw(self, current: int) -> list[Tensor]:
         """The parts of some kept examples; an empty list where none is kept."""
         count = self.batch or current
@@ -140,6 +145,10 @@ class DER(Remembering):
     paper = "Buzzega et al. 2020"
 
     beta = 0.0
+
+    @classmethod
+    def bytes_of_example(cls, x: Tensor, outputs: int) -> int:
+        return super().bytes_of_example(x, outputs) + outputs * x.element_size()
 
     def __init__(self, *, size: int = 500, batch: int | None = None, alpha: float = 0.05, seed: int = 0) -> None:
         super().__init__(size=size, batch=batch, seed=seed)

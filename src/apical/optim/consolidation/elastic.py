@@ -1,7 +1,6 @@
 """Elastic weight consolidation, memory aware synapses: importances that are measured when a task ends."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,8 +125,17 @@ class OnlineEWC(EWC):
     summary = "One quadratic penalty, whose Fisher information fades from task to task."
     paper = "Schwarz et al. 2018"
 
-    def __init__(self, strength: float = 10.0, *, decay: float = 1.0, **options: Any) -> None:
-        super().__init__(strength, **options)
+    def __init__(
+        self,
+        strength: float = 10.0,
+        *,
+        decay: float = 1.0,
+        fisher: str = "exact",
+        samples: int | None = None,
+        by_rule: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(strength, fisher=fisher, samples=samples, by_rule=by_rule, seed=seed)
         self.decay = decay
         check_ranges(self.name, self, {"decay": (0 <= decay <= 1, "from 0 to 1")})
 

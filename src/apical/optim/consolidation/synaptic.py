@@ -43,7 +43,7 @@ class SynapticProtection(Protection):
         return {name: own for name, own in self.parameters.items() if own.requires_grad}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"outputs": self.outputs, **{kept: dict(getattr(self, kept)) for kept in self.keeps}}
+        return {"outputs": self.outputs, **{kept: dict(getattr(self, kept, {})) for kept in self.keeps}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.keys() != {"outputs", *self.keeps}:

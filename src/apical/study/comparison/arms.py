@@ -10,7 +10,7 @@ from apical.study.runs.folder import RunFolder
 
 
 def arm(
-    rule: RuleConfig, config: Config, runs: Sequence[Run], notes: Sequence[str], *, shared_loss: str | None = None
+    rule: RuleConfig, config: Config, runs: Sequence[Run], notes: Sequence[str], *, shared: Config | None = None
 ) -> Arm:
     """A rule with its runs.
 
@@ -19,7 +19,7 @@ def arm(
         config: of one of the runs, complete.
         runs: of all seeds.
         notes: a sentence each.
-        shared_loss: the loss of the comparison; None: that of the runs.
+        shared: what all arms of the comparison share; None: the configuration of the runs.
     """
     kind = rules.get(rule.name)
     limit = rule.make().equals_backprop
@@ -34,7 +34,8 @@ def arm(
         settings=ArmSettings(
             learning_rate=config.optimizer.lr or 0.0,
             weight_decay=config.optimizer.weight_decay or 0.0,
-            loss=None if shared_loss in (None, config.loss) else config.loss,
+            loss=None if shared is None or shared.loss == config.loss else config.loss,
+            epochs=None if shared is None or shared.epochs == config.epochs else config.epochs,
             protection=None if config.stream.is_single else config.protect.without_seed().label,
             joint=None if config.stream.is_single else config.stream.joint,
             options=rule.options,

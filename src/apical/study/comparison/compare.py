@@ -16,10 +16,12 @@ from typing import Any
 
 from apical import data
 from apical import rules as registry
+from apical.continual import Stream
 from apical.errors import ConfigError, RunError
 from apical.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study.comparison.arms import arm, run_record
 from apical.study.comparison.costs import TURNS, measure_costs
+from apical.study.comparison.equality import at_equal_compute, at_equal_memory
 from apical.study.comparison.floors import measure_floors
 from apical.study.comparison.schema import Arm, Comparison, TaskInfo, flatten
 from apical.study.configuration import Config, ProtectConfig, RuleConfig
@@ -49,6 +51,8 @@ def compare(
     protect: Sequence[str | ProtectConfig] | None = None,
     joint: bool = False,
     floors: bool = False,
+    equal_compute: bool = False,
+    memory: int | None = None,
     cost: bool = True,
     overwrite: bool = False,
     progress: bool | None = None,
@@ -74,6 +78,9 @@ def compare(
             options such as `"replay:size=200"`; None: that of the configuration.
         joint: on a stream, also each rule on all tasks at once, which is the ceiling.
         floors: on a stream, also learners of one pass without a network, which every method has to exceed.
+        equal_compute: on a stream, each arm gets as many epochs as cost the forward and backward passes of the dearest.
+        memory: on a stream, the bytes that a protection or floor may keep; those that keep examples keep as many as
+            fit.
         cost: also measure what a training step costs beside plain PyTorch, after training.
         overwrite: remove runs that were made with other settings.
         progress: show a bar on standard error; None: when that is a terminal.
@@ -92,29 +99,26 @@ def compare(
     folder = Path(folder)
     chosen = _rules(rules, config.rule)
     numbers = _seeds(seeds, config.seed)
-    guarded = _protections(protect, config, joint=joint or floors)
+    guarded = _protections(protect, config, joint=joint or floors or equal_compute or memory is not None)
     if config.task.startswith(OWN_TASK):
         raise ConfigError("a comparison needs a task that its processes can load: a name, or npz:PATH")
+    words = _words_of_streams(config, guarded, joint, floors, equal_compute, memory)
     shared = _shared(config)
     task = data.load(shared.task, progress=display.visible(progress))
-    make_stream(shared, task)  # raises, or fits
-    settings = [shared.with_values({"protect": each.model_dump()}) for each in guarded]
-    settings += [shared.with_values({"stream.joint": True, "protect": "none"})] * joint
+    settings = _settings(shared, guarded, make_stream(shared, task), joint, equal_compute, memory)
     plan = [(rule, [_job(own, rule, seed, folder) for seed in numbers]) for rule in chosen for own in settings]
     files.make_folder(folder)
     with files.locked(folder, "comparing"):
-        arms = _complete(
-            plan, shared, folder, task if cost and shared.stream.is_single else None, jobs, overwrite, progress
-        )
+        arms = _complete(plan, shared, folder, task if cost else None, jobs, overwrite, progress)
         comparison = Comparison(
             title=title or _title(chosen, shared, task),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command or _command(config, chosen, numbers, guarded, joint=joint, floors=floors),
+            command=command or _command(config, chosen, numbers, words),
             environment={**environment.describe(), "threads": 1},
             task=_task_info(task, shared),
             config=shared.to_dict(),
             arms=arms,
-            floors=measure_floors(shared, task, numbers, progress=progress) if floors else [],
+            floors=measure_floors(shared, task, numbers, memory=memory, progress=progress) if floors else [],
         )
         comparison.write(folder)
     return comparison
@@ -140,7 +144,7 @@ def _complete(
         if stop.signal:
             raise Interrupted(_how_to_continue(every, folder), stop.signal)
         arms = [_arm(rule, own, shared, failures, folder) for rule, own in plan]
-        if timed is None:
+        if timed is None or not shared.stream.is_single:
             return arms
         first = {rule.label: own[0] for rule, own in plan}
         return _with_costs(arms, first, shared, timed, stop, progress)
@@ -175,6 +179,23 @@ def _protections(protect: Sequence[str | ProtectConfig] | None, config: Config, 
     if not labels or len(set(labels)) != len(labels):
         raise ConfigError(f"protections {', '.join(labels) or '(none)'}: at least one is needed, and each once")
     return chosen
+
+
+def _settings(
+    shared: Config,
+    guarded: Sequence[ProtectConfig],
+    stream: Stream,
+    joint: bool,
+    equal_compute: bool,
+    memory: int | None,
+) -> list[Config]:
+    """What each rule is run with: one configuration for each protection, and one for all tasks at once."""
+    settings = [shared.with_values({"protect": each.model_dump()}) for each in guarded]
+    if memory is not None:
+        settings = at_equal_memory(settings, memory, stream)
+    if equal_compute:
+        settings = at_equal_compute(settings)
+    return settings + [shared.with_values({"stream.joint": True, "protect": "none"})] * joint
 
 
 def _title(chosen: Sequence[RuleConfig], config: Config, task: data.Task) -> str:
@@ -230,7 +251,7 @@ def _arm(rule: RuleConfig, jobs: Sequence[Job], shared: Config, failures: Mappin
         )
         for job in jobs
     ]
-    return arm(rule, jobs[0].resolved.config, runs, jobs[0].resolved.notes, shared_loss=shared.loss)
+    return arm(rule, jobs[0].resolved.config, runs, jobs[0].resolved.notes, shared=shared)
 
 
 def _with_costs(
@@ -261,20 +282,27 @@ def _task_info(task: data.Task, config: Config) -> TaskInfo:
     return TaskInfo.of(task_record.describe(task, stream, train=train, validation=validation))
 
 
-def _command(
+def _words_of_streams(
     config: Config,
-    chosen: Sequence[RuleConfig],
-    seeds: Sequence[int],
     guarded: Sequence[ProtectConfig],
-    *,
     joint: bool,
     floors: bool,
+    equal_compute: bool,
+    memory: int | None,
+) -> list[str]:
+    """The words of the command line that are about a stream."""
+    if config.stream.is_single:
+        return []
+    words = ["--protect", ",".join(each.label for each in guarded)]
+    words += ["--no-joint"] * (not joint) + ["--no-floors"] * (not floors) + ["--equal-compute"] * equal_compute
+    return words + ([] if memory is None else ["--memory", str(memory)])
+
+
+def _command(
+    config: Config, chosen: Sequence[RuleConfig], seeds: Sequence[int], words_of_streams: Sequence[str]
 ) -> str:
     labels = [rule.label for rule in chosen]
-    words = ["apical", "compare"]
-    if not config.stream.is_single:
-        words = ["apical", "continual", "--protect", ",".join(each.label for each in guarded)]
-        words += ["--no-joint"] * (not joint) + ["--no-floors"] * (not floors)
+    words = ["apical", "compare" if config.stream.is_single else "continual", *words_of_streams]
     if labels != registry.names() or not config.stream.is_single:
         words += ["--rules", ",".join(labels)]
     if list(seeds) != list(range(config.seed, config.seed + DEFAULT_SEEDS)):

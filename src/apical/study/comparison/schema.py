@@ -60,14 +60,16 @@ class TaskInfo(Part):
 
 
 class ArmSettings(Part):
-    """What one rule was run with, where rules may differ; `loss` where it is not the one that all share.
+    """What one rule was run with, where rules may differ.
 
-    Of a stream also the protection against forgetting, and whether all tasks were learned at once.
+    `loss` and `epochs` where they are not those that all share. Of a stream also the protection against forgetting, and
+    whether all tasks were learned at once.
     """
 
     learning_rate: float
     weight_decay: float
     loss: str | None = None
+    epochs: int | None = None
     protection: str | None = None
     joint: bool | None = None
     options: dict[str, Any]
