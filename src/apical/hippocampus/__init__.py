@@ -4,13 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from apical.hippocampus.estimator import HippocampalLoop as HippocampalLoop
     from apical.hippocampus.loop import Areas as Areas
     from apical.hippocampus.loop import TrisynapticLoop as TrisynapticLoop
 
 _PLACES = {
+    "estimator": ("HippocampalLoop",),
     "loop": ("Areas", "TrisynapticLoop"),
 }
-_MODULES = ("loop",)
+_MODULES = ("estimator", "loop")
 
 __all__ = [*_MODULES, *(name for names in _PLACES.values() for name in names)]
 
