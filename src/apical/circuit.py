@@ -16,12 +16,12 @@ from apical.autograd import Parameters, connect
 from apical.errors import CircuitError, ConfigError
 from apical.finiteness import check_input, finite, name_the_layer, to_check
 from apical.layers import BackwardPlan, Credit, ForwardState, Layer
-from apical.layers.axes import Reduction, check_reduction, find_batch_axes
+from apical.layers.axes import Reduction, check_reduction, divisor, find_batch_axes
 from apical.layers.effective import EffectiveWeights
 from apical.layers.memory import undisturbed, warn_of_lasting_state
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
-from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch
+from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch, mismatch_of, refuse_own_input
 from apical.wiring import Observer, Wiring
 
 
@@ -242,6 +242,25 @@ class Circuit(nn.Module):
         finally:
             compat.set_grad_enabled(True)
         return connect(self, state, y, x, parameters)
+
+    def learn(self, x: Tensor) -> Tensor:
+        """Run the forward and the backward pass of a circuit whose target is its own input, and return the loss.
+
+            loss = 1/2 sum over units of (y - x)^2, reduced over the samples as the circuit's `reduction`
+
+        The gradients are added to `.grad` as by `loss.backward()`; the optimizer is the caller's.
+
+        Raises:
+            CircuitError: the output has another shape than the input, or the rule learns from a label or a reward.
+        """
+        x = x.detach()
+        refuse_own_input(self.rule, x)
+        y = self(x)
+        mismatch = mismatch_of(y, x)
+        samples = divisor(self.wiring.reduction, mismatch, self.wiring.batch_axis) or 1
+        scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
+        torch.autograd.backward(y, mismatch * (scale / samples))
+        return mismatch.square_().sum() / (2 * samples)
 
     def _input_wanted(self) -> bool:
         """True where the rule can send a gradient to the input that requires one; refused otherwise."""

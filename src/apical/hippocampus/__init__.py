@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from apical.hippocampus.cells import GridCells as GridCells
     from apical.hippocampus.cells import ObjectCells as ObjectCells
     from apical.hippocampus.cells import Rotated as Rotated
+    from apical.hippocampus.loop import Areas as Areas
+    from apical.hippocampus.loop import TrisynapticLoop as TrisynapticLoop
     from apical.hippocampus.worlds import World as World
     from apical.hippocampus.worlds import rat_in_a_box as rat_in_a_box
 
@@ -23,9 +25,10 @@ _PLACES = {
     "arenas": ("Arena", "CircularTrack", "Disc", "LinearTrack", "Square"),
     "baselines": ("NMF", "PCA", "NearestNeighbour"),
     "cells": ("CueCells", "GridCells", "ObjectCells", "Rotated"),
+    "loop": ("Areas", "TrisynapticLoop"),
     "worlds": ("World", "rat_in_a_box"),
 }
-_MODULES = ("arenas", "baselines", "cells", "codes", "fields", "lattices", "maps", "worlds")
+_MODULES = ("arenas", "baselines", "cells", "codes", "fields", "lattices", "loop", "maps", "worlds")
 
 __all__ = [*_MODULES, *(name for names in _PLACES.values() for name in names)]
 

@@ -24,6 +24,7 @@ class DirectFeedback(LearningRule):
 
     needs = "any circuit; outputs of one size"
     propagates = False
+    carries_costs = True
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
         dict.fromkeys(("tied", "fixed", "sign_symmetric", "kolen_pollack", "weight_mirror", "homeostatic"), _SENDS_DOWN)
     )
