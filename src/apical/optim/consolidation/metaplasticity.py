@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from apical.errors import ConfigError
+from apical.kernels import tanh_
 from apical.layers import kind_of
 from apical.optim.consolidation.parametrised import parametrised, with_parametrisation
 from apical.optim.consolidation.protection import LossOfLabels, Protection
@@ -108,7 +109,8 @@ class Metaplasticity(Protection):
         steps = torch._foreach_sub(hidden, before)
         towards = [step * own < 0 for step, own in zip(steps, before, strict=True)]
         held = torch._foreach_mul(before, self.m)
-        torch._foreach_tanh_(held)
+        for own in held:
+            tanh_(own)
         torch._foreach_mul_(held, held)
         torch._foreach_mul_(held, towards)
         torch._foreach_addcmul_(hidden, steps, held, value=-1)
