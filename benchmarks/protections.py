@@ -62,6 +62,7 @@ def protected_step(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Callabl
         protection.step(optimizer)
 
     protection.begin_task(range(10))
+    protection.select(0)
     step()
     protection.end_task(Examples(x, y))
     protection.begin_task(range(10))
