@@ -288,7 +288,7 @@ def test_there_must_be_something_to_freeze():
             protections.make("freeze").prepare(model, 3)
 
 
-@pytest.mark.parametrize("rule", [None, "feedback_alignment", "burst_ccn"])
+@pytest.mark.parametrize("rule", [None, "burst_ccn"])
 @pytest.mark.parametrize("name", NOTHING)
 def test_nothing_protected_is_no_protection_bit_for_bit(name, rule):
     tasks = stream(scenario_of(name))
@@ -310,11 +310,10 @@ def test_it_begins_as_training_without_protection(name):
     assert not torch.equal(made.run(4).weights(), plain.run(4).weights())
 
 
-@pytest.mark.parametrize("rule", [None, "burst_ccn"])
 @pytest.mark.parametrize("name", OWN)
-def test_it_goes_on_from_its_state_to_the_same_bits(name, rule):
+def test_it_goes_on_from_its_state_to_the_same_bits(name):
     def trainer():
-        return Trainer(protections.make(name), stream(scenario_of(name)), rule=rule)
+        return Trainer(protections.make(name), stream(scenario_of(name)), rule="burst_ccn")
 
     whole = trainer().run()
     for stop in (3, 8, 12):  # in the first task, at its end, and in the second
