@@ -7,7 +7,7 @@ claims were written before any seed of 100 or above was drawn.
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +41,11 @@ class Claim:
         pairs = [(self._of(each, self.number), self._of(each, self.than)) for each in found]
         if not pairs:
             return "not measured", pairs
-        return ("holds" if all(a > self.factor * b for a, b in pairs) else "does not hold"), pairs
+        return ("holds" if self.holding(pairs) == len(pairs) else "does not hold"), pairs
+
+    def holding(self, pairs: Sequence[tuple[float, float]]) -> int:
+        """On how many seeds it holds, from the two numbers on each."""
+        return sum(a > self.factor * b for a, b in pairs)
 
     @staticmethod
     def _of(found: Found, number: str | float) -> float:
@@ -204,7 +208,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def judged(runs: Sequence[dict[str, Any]]) -> list[tuple[Claim, Verdict, list[tuple[float, float]]]]:
+def judged(runs: Sequence[Mapping[str, Any]]) -> list[tuple[Claim, Verdict, list[tuple[float, float]]]]:
     """Every claim with its verdict and its numbers on each seed."""
     return [
         (claim, *claim.judge([each["found"] for each in runs if each["experiment"] == claim.experiment]))

@@ -187,7 +187,7 @@ def factors(setup: Setup, seed: int) -> dict[str, NMF]:
     """NMF and non-negative sparse coding of the size of CA3, of the room."""
     _, x = room(setup, seed)
     kinds = {"nmf": 0.0, "sparse": PENALTY}
-    return {name: NMF(setup.ca3, sparsity=sparsity, seed=seed).fit(x) for name, sparsity in kinds.items()}
+    return {name: NMF(setup.ca3, sparsity=sparsity, steps=100, seed=seed).fit(x) for name, sparsity in kinds.items()}
 
 
 def describe(found: Tensor) -> Found:
@@ -380,14 +380,19 @@ def angles(setup: Setup, seed: int) -> Found:
     With competition, and without it, where most cells fire and the bounds act on all of them.
     """
     _, x = room(setup, seed)
+    return angle_curves(setup, seed, x, GAINS, epochs=4)
+
+
+def angle_curves(setup: Setup, seed: int, x: Tensor, gains: Sequence[float], epochs: float) -> Found:
+    """Angles by gain in a room, as `angles` has them."""
     sample = x[torch.randperm(len(x), generator=generator_of("sample", seed))[:256]]
-    numbers: Found = {"gains": list(GAINS)}
+    numbers: Found = {"gains": list(gains)}
     for sparsity in ("k_winners", "none"):
-        for gain in GAINS:
+        for gain in gains:
             rule = CountercurrentInhibition(gain=gain, tonic=math.inf)
             learner = Learner(setup, seed, rule, sparsity=sparsity)
-            for moment, epochs in (("start", 0), ("end", 4)):
-                learner.learn(x, epochs).loop.train()
+            for moment, length in (("start", 0), ("end", epochs)):
+                learner.learn(x, length).loop.train()
                 found = alignment(learner.circuit, sample, sample, half_squares)
                 for layer, degrees in found.items():
                     numbers.setdefault(f"{layer.partition('.')[0]}.{sparsity}.{moment}", []).append(degrees)
