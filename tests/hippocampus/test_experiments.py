@@ -8,7 +8,7 @@ import torch
 
 from apical.errors import ConfigError, DataError
 from apical.hippocampus import claims, experiments
-from apical.hippocampus.experiments import AREAS, Learner, Setup, Severed
+from apical.hippocampus.learner import AREAS, Learner, Setup, Severed
 from apical.rules import CountercurrentInhibition
 
 SMALL = Setup(grid=30, cue=30, bins=12, dentate=40, ca3=20, ca1=30, share=0.2, epochs=3, batch=24)

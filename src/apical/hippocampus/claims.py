@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from apical.errors import ConfigError, DataError
-from apical.hippocampus.experiments import EXPERIMENTS, Found, Setup
+from apical.hippocampus.experiments import EXPERIMENTS, Found
+from apical.hippocampus.learner import Setup
 
 Verdict = Literal["holds", "does not hold", "not measured"]
 
@@ -52,6 +53,7 @@ class Claim:
         return float(found[number]) if isinstance(number, str) else number
 
 
+Judged = tuple[Claim, Verdict, list[tuple[float, float]]]
 CLAIMS = (
     Claim(
         "More CA3 cells have one field than in the untrained network",
@@ -208,7 +210,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def judged(runs: Sequence[Mapping[str, Any]]) -> list[tuple[Claim, Verdict, list[tuple[float, float]]]]:
+def judged(runs: Sequence[Mapping[str, Any]]) -> list[Judged]:
     """Every claim with its verdict and its numbers on each seed."""
     return [
         (claim, *claim.judge([each["found"] for each in runs if each["experiment"] == claim.experiment]))

@@ -11,18 +11,8 @@ from torch import Tensor
 from apical.hippocampus import codes, maps
 from apical.hippocampus.baselines import NMF
 from apical.hippocampus.cells import Rotated, generator_of
-from apical.hippocampus.experiments import (
-    AREAS,
-    LOST,
-    PENALTY,
-    Found,
-    Learner,
-    Setup,
-    angle_curves,
-    describe,
-    lose,
-    room,
-)
+from apical.hippocampus.experiments import LOST, PENALTY, Found, angle_curves, describe, lose
+from apical.hippocampus.learner import AREAS, Learner, Setup, room
 from apical.hippocampus.worlds import World
 from apical.rules import LearningRule, make
 

@@ -30,7 +30,7 @@ class Raster:
 
 
 def raster(values: Tensor, highest: float | None = None) -> Raster:
-    """Shades of values from 0 to the highest; values of 0 and below stay blank.
+    """Shades of values from 0 to the highest; what rounds to 0, and values below, stay blank.
 
     Args:
         values: (rows, columns).
@@ -38,7 +38,7 @@ def raster(values: Tensor, highest: float | None = None) -> Raster:
     """
     rows, columns = values.shape
     top = values.nan_to_num(0.0).max().item() if highest is None else highest
-    levels = (values / (top or 1.0) * LEVELS).ceil().clamp(0, LEVELS).nan_to_num(-1.0).int()
+    levels = (values / (top or 1.0) * LEVELS).round().clamp(0, LEVELS).nan_to_num(-1.0).int()
     paths = _runs(levels.tolist())
     shades = [(level / LEVELS, paths[level]) for level in range(1, LEVELS + 1) if level in paths]
     return Raster(columns, rows, shades, paths.get(-1, ""))

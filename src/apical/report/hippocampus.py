@@ -77,7 +77,7 @@ def _charts(shown: Demonstration) -> dict[str, Chart]:
     angles = chart(
         shown.angles,
         "Gain of inhibition",
-        "Degrees between update and gradient in CA3",
+        "Degrees from the gradient, in CA3",
         x_ticks=[0.1, 0.3, 1, 3],
         y_ticks=[0, 15, 30, 45, 60],
         log_x=True,
