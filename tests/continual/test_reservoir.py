@@ -85,7 +85,7 @@ def test_a_memory_goes_on_from_its_state():
 
 
 def test_examples_of_another_shape_are_refused():
-    with pytest.raises(DataError, match=r"\(1,\).*\(2,\)"):
+    with pytest.raises(DataError, match=r"\[1\].*\[2\]"):
         filled(10, 4, 4).add(torch.zeros(3, 2), torch.arange(3))
 
 

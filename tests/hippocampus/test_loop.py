@@ -92,6 +92,7 @@ def test_areas_are_what_the_circuit_computes():
     assert [rate.shape[1] for rate in areas] == [20, 8, 10, INPUTS]
     torch.testing.assert_close(areas.deep, circuit(X), rtol=1e-12, atol=1e-14)
     assert [int((rate > 0).sum(1).max()) for rate in areas[:3]] == [6, 2, 3]
+    assert not any((rate < 0).any() for rate in areas[:3])
 
 
 def test_without_homeostasis_fewer_cells_ever_win():

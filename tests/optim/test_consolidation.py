@@ -337,23 +337,31 @@ BENEFIT = {
     "si": {"strength": 0.1},
     "mas": {"strength": 0.01},
     "owm": {},
+    "metaplasticity": {"m": 5.0, "binary": False},
+    "mesu": {},
 }
 
 
-def retained(name: str, seed: int, **options) -> tuple[float, float]:
-    """The accuracy on the first and on the last of three tasks at the end; each permutes the inputs of digits."""
-    stream = list(continual.permuted("digits", tasks=3, seed=seed))
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def retained(
+    name: str, seed: int, make: Callable[[], nn.Module] = mlp, count: int = 3, **options
+) -> tuple[float, float]:
+    """The accuracy on the first and on the last of some tasks at the end; each permutes the inputs of digits."""
+    stream = list(continual.permuted("digits", tasks=count, seed=seed))
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     protection = protections.make(name, **options)
-    circuit = apical.Circuit(protection.prepare(model, 3), "backprop")
+    circuit = apical.Circuit(protection.prepare(make(), count), "backprop")
     protection.attach(circuit, F.cross_entropy)
-    optimizer = torch.optim.SGD(circuit.parameters(), lr=0.1)
+    kind, lr = (torch.optim.SGD, 0.1) if make is mlp else (torch.optim.Adam, 0.005)
+    optimizer = kind(circuit.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
     for task in stream:
         protection.begin_task(range(10))
         circuit.train()
-        for _ in range(6):
+        for _ in range(4):
             for batch in torch.randperm(len(task.train), generator=generator).split(32):
                 optimizer.zero_grad()
                 protection.loss(task.train.x[batch], task.train.y[batch])[1].backward()
@@ -377,3 +385,14 @@ def test_more_of_the_first_task_is_kept_than_without(name, unprotected):
         first, last = retained(name, seed, **BENEFIT[name])
         assert first > plain + 0.05
         assert last > 0.75
+
+
+def test_binary_weights_keep_more_where_they_are_metaplastic():
+    def make() -> nn.Module:
+        norms = [nn.LayerNorm(width, elementwise_affine=False) for width in (128, 10)]
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), norms[0], nn.Hardtanh(), nn.Linear(128, 10), norms[1])
+
+    for seed in range(2):
+        plain, metaplastic = (retained("metaplasticity", seed, make, 2, m=m) for m in (0.0, 20.0))
+        assert metaplastic[0] > plain[0] + 0.2
+        assert metaplastic[1] > 0.3

@@ -281,5 +281,5 @@ def _row(title: str, learner: "Arm | Floor") -> list[str]:
         "yes" if keeps["boundaries"] else "no",
         f"{keeps['samples'] or '-'}",
         terminal.megabytes(keeps["bytes"]) if keeps["bytes"] else "-",
-        f"{keeps['passes']:g}" if keeps["passes"] else "-",
+        f"{keeps['passes']:.3g}" if keeps["passes"] else "-",
     ]

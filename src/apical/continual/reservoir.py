@@ -56,23 +56,31 @@ class Reservoir:
         if not self.size:
             return
         if self._rows is None:
-            self._open(parts)
-        elif [(part.shape[1:], part.dtype) for part in parts] != [(own.shape[1:], own.dtype) for own in self._like]:
-            given, own = ([f"{tuple(part.shape[1:])} {part.dtype}" for part in each] for each in (parts, self._like))
-            raise DataError(f"the memory keeps examples of {own}, and these are {given}. Bring all tasks to one shape.")
+            self._open([part.detach()[:0].clone() for part in parts], parts[0].device)
+        elif (given := [(part.shape[1:], part.dtype) for part in parts]) != self._kinds:
+            raise DataError(
+                f"the memory keeps examples of {self._kinds}, and these are {given}. Bring all tasks to one shape."
+            )
         assert self._rows is not None
-        numbers = torch.arange(self.seen, self.seen + len(parts[0]))
-        draws = torch.rand(len(numbers), dtype=torch.float64, generator=self.generator)
-        places = torch.where(numbers < self.size, numbers, (draws * (numbers + 1)).long())
-        self.seen += len(numbers)
-        kept = (places < self.size).nonzero().squeeze(1)
-        if not len(kept):
-            return
-        # Of several examples of a batch for one place, the last stays.
-        numbers, places = numbers[kept], places[kept]
+        seen, self.seen = self.seen, self.seen + len(parts[0])
+        counts = torch.arange(seen + 1, self.seen + 1, dtype=torch.float64)
+        draws = torch.rand(len(counts), dtype=torch.float64, generator=self.generator).mul_(counts)
+        if seen < self.size:
+            empty = self.size - seen
+            draws[:empty] = counts[:empty] - 1
+        kept = (draws < self.size).nonzero().squeeze(1)
+        if len(kept):
+            self._keep(kept, draws.index_select(0, kept).long(), kept + seen, parts)
+
+    def _keep(self, kept: Tensor, places: Tensor, numbers: Tensor, parts: tuple[Tensor, ...]) -> None:
+        """Keep these examples of a batch in these places; of several for one place, the last stays."""
+        assert self._rows is not None
         self.entered.scatter_reduce_(0, places, numbers, "amax")
-        last = self.entered[places] == numbers
-        kept, places = kept[last].to(self._rows.device), places[last].to(self._rows.device)
+        if len(kept) > 1:
+            last = self.entered.index_select(0, places) == numbers
+            kept, places = kept[last], places[last]
+        device = self._rows.device
+        kept, places = kept.to(device), places.to(device)
         rows = torch.cat([_words(part.detach().index_select(0, kept)) for part in parts], 1)
         self._rows.index_copy_(0, places, rows)
 
@@ -81,14 +89,11 @@ class Reservoir:
         if self._rows is None:
             return []
         places = torch.randint(len(self), (count,), generator=self.generator)
-        rows = self._rows.index_select(0, places.to(self._rows.device))
-        parts, start = [], 0
-        for own in self._like:
-            end = start + _width(own)
-            values = rows[:, start:end].view(own.dtype)[:, : math.prod(own.shape[1:])]
-            parts.append(values.reshape(count, *own.shape[1:]))
-            start = end
-        return parts
+        rows = torch.split(self._rows.index_select(0, places.to(self._rows.device)), self._widths, 1)
+        return [
+            words.view(own.dtype)[:, :length].view(count, *own.shape[1:])
+            for words, own, length in zip(rows, self._like, self._lengths, strict=True)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """All that later draws depend on."""
@@ -109,22 +114,23 @@ class Reservoir:
         self.seen = state["seen"]
         self.entered = state["entered"].clone()
         self.generator.set_state(state["generator"].cpu())
-        self._like = [part.to(device) for part in state.get("like", [])]
-        self._rows = state["rows"].to(device, copy=True) if "rows" in state else None
+        self._rows = None
+        if "rows" in state:
+            self._open([part.to(device) for part in state["like"]], device)
+            self._rows = state["rows"].to(device, copy=True)
 
-    def _open(self, parts: tuple[Tensor, ...]) -> None:
-        self._like = [part.detach()[:0].clone() for part in parts]
-        words = sum(map(_width, self._like))
-        self._rows = torch.zeros(self.size, words, dtype=torch.int64, device=parts[0].device)
-
-
-def _width(like: Tensor) -> int:
-    """The words that a part of one example takes."""
-    return -(-math.prod(like.shape[1:]) * like.element_size() // _WORD)
+    def _open(self, like: list[Tensor], device: torch.device) -> None:
+        """Take the memory for examples with parts like these, which have no examples."""
+        self._like = like
+        self._kinds = [(part.shape[1:], part.dtype) for part in like]
+        self._lengths = [math.prod(part.shape[1:]) for part in like]
+        sizes = zip(self._lengths, like, strict=True)
+        self._widths = [-(-length * part.element_size() // _WORD) for length, part in sizes]
+        self._rows = torch.zeros(self.size, sum(self._widths), dtype=torch.int64, device=device)
 
 
 def _words(part: Tensor) -> Tensor:
     """A part of some examples as words, (examples, words)."""
-    flat = part.reshape(len(part), -1).contiguous()
+    flat = part.reshape(len(part), -1)
     missing = -flat.shape[1] * flat.element_size() % _WORD // flat.element_size()
-    return torch.nn.functional.pad(flat, (0, missing)).view(torch.int64)
+    return (torch.nn.functional.pad(flat, (0, missing)) if missing else flat.contiguous()).view(torch.int64)

@@ -301,7 +301,7 @@ def _of_classes(source: Task, own: tuple[int, ...], part: Part) -> Examples:
 
 def _permuted(source: Task, order: Tensor, part: Part) -> Examples:
     examples: Examples = getattr(source, part)
-    return Examples(examples.x.flatten(1)[:, order.to(examples.x.device)].view_as(examples.x), examples.y)
+    return Examples(examples.x.flatten(1).index_select(1, order.to(examples.x.device)).view_as(examples.x), examples.y)
 
 
 def _rotated(source: Task, angle: float, part: Part) -> Examples:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from apical.hippocampus.cells import GridCells as GridCells
     from apical.hippocampus.cells import ObjectCells as ObjectCells
     from apical.hippocampus.cells import Rotated as Rotated
+    from apical.hippocampus.estimator import HippocampalLoop as HippocampalLoop
     from apical.hippocampus.loop import Areas as Areas
     from apical.hippocampus.loop import TrisynapticLoop as TrisynapticLoop
     from apical.hippocampus.worlds import World as World
@@ -25,10 +26,11 @@ _PLACES = {
     "arenas": ("Arena", "CircularTrack", "Disc", "LinearTrack", "Square"),
     "baselines": ("NMF", "PCA", "NearestNeighbour"),
     "cells": ("CueCells", "GridCells", "ObjectCells", "Rotated"),
+    "estimator": ("HippocampalLoop",),
     "loop": ("Areas", "TrisynapticLoop"),
     "worlds": ("World", "rat_in_a_box"),
 }
-_MODULES = ("arenas", "baselines", "cells", "codes", "fields", "lattices", "loop", "maps", "worlds")
+_MODULES = ("arenas", "baselines", "cells", "codes", "estimator", "fields", "lattices", "loop", "maps", "worlds")
 
 __all__ = [*_MODULES, *(name for names in _PLACES.values() for name in names)]
 

@@ -1,7 +1,7 @@
 """The trisynaptic loop as a network: entorhinal cortex, dentate gyrus, CA3, CA1, and back."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,10 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 _READOUTS: dict[str, type[nn.Module]] = {"linear": nn.Identity, **_ACTIVATIONS}
 _SPARSITIES = ("k_winners", "l1", "none")
+Rates = TypeVar("Rates")  # tensors, or arrays of an estimator
 
 
-class Areas(NamedTuple):
+class Areas(NamedTuple, Generic[Rates]):
     """The rates of every area, (batch, cells).
 
     Attributes:
@@ -31,10 +32,10 @@ class Areas(NamedTuple):
         deep: of the deep entorhinal layers: the reconstruction of the input.
     """
 
-    dentate: Tensor
-    ca3: Tensor
-    ca1: Tensor
-    deep: Tensor
+    dentate: Rates
+    ca3: Rates
+    ca1: Rates
+    deep: Rates
 
 
 class TrisynapticLoop(nn.Module):
@@ -124,7 +125,7 @@ class TrisynapticLoop(nn.Module):
         self.ca1 = area("ca1", ca3 + beside, ca1)
         self.deep = nn.Sequential(nn.Linear(ca1, inputs), _READOUTS[readout]())
 
-    def areas(self, x: Tensor) -> Areas:
+    def areas(self, x: Tensor) -> Areas[Tensor]:
         """The rates of every area for entorhinal rates (batch, inputs)."""
         dentate = self.dentate(x)
         ca3 = self.ca3(torch.cat([dentate, x], 1) if self.direct else dentate)

@@ -107,13 +107,14 @@ class _ConvSynapses(Synapses):
         found = F.unfold(plane, kernel, dilation, stride=stride)
         return found.view(len(pre), self.groups, -1, found.shape[-1])
 
+    def unfold(self, pre: Tensor) -> Tensor:
+        return self.patches(pre)
+
     def sample_updates(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, ...]:
         post = post.flatten(2)
         grouped = post.view(len(post), self.groups, -1, post.shape[-1])
         return (
-            (grouped @ as_type(self.patches(pre), post.dtype).transpose(2, 3)).view(-1, *self.weight.shape)
-            if weight
-            else None,
+            (grouped @ as_type(pre, post.dtype).transpose(2, 3)).view(-1, *self.weight.shape) if weight else None,
             post.sum(2) if bias else None,
         )
 

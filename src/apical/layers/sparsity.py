@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from apical.errors import ConfigError
 from apical.layers.steps import ParameterFree, Saved, closed_form
 from apical.layers.traits import Traits
-from apical.options import check_positive
 
 
 class KWinners(nn.Module):
@@ -92,7 +91,8 @@ class FiringCost(nn.Module):
 
     def __init__(self, strength: float) -> None:
         super().__init__()
-        check_positive("FiringCost", strength=strength)
+        if not 0 < strength < math.inf:
+            raise ConfigError(f"FiringCost: strength={strength!r} must be a positive number.")
         self.strength = strength
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Synapses(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "plasticity" in vars(cls):  # the closed forms of a base are those of the base's plasticity
-            for name in {"sample_updates", "powers"} - vars(cls).keys():
+            for name in {"unfold", "sample_updates", "powers"} - vars(cls).keys():
                 setattr(cls, name, vars(Synapses)[name])
 
     def like(self, holder: nn.Module, weight_name: str, bias_name: str | None = None) -> Self:
@@ -130,10 +130,15 @@ class Synapses(ABC):
     def plasticity(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, Tensor | None]:
         """The sum over samples and positions of `post` times `pre`, for the weight and for the bias, where wanted."""
 
+    def unfold(self, pre: Tensor) -> Tensor:
+        """What arrives, in the form in which `sample_updates` and `powers` take it: a batch is unfolded once."""
+        return pre
+
     def sample_updates(self, pre: Tensor, post: Tensor, weight: bool, bias: bool) -> tuple[Tensor | None, ...]:
         """The update of each sample, (batch, ...), for the weight and for the bias, where wanted.
 
-        The batch is the first axis. A kind of synapse that does not override this computes one sample after the other.
+        The batch is the first axis, and `pre` is unfolded. A kind of synapse that does not override this computes one
+        sample after the other.
         """
         single = [self.plasticity(pre[n : n + 1], post[n : n + 1], weight, bias) for n in range(len(post))]
         return tuple(None if own[0] is None else torch.stack(own) for own in zip(*single, strict=True))

@@ -20,6 +20,8 @@ KINDS = ("exact", "sampled", "empirical")
 Importance = dict[str, Tensor]
 """For each parameter of a model that requires a gradient, by its name, how much each entry matters."""
 
+_ENTRIES = 1 << 25  # that arrive at all layers, unfolded
+
 Errors = Callable[[Tensor, slice], Iterable[tuple[Tensor, Tensor | None]]]
 """For an output and the place of its samples: derivatives of it, each with a weight for every sample."""
 
@@ -32,7 +34,7 @@ def fisher(
     kind: str = "exact",
     outputs: Sequence[int] | None = None,
     by_rule: bool = False,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Importance:
     r"""The diagonal of the Fisher information of a network's parameters.
@@ -57,7 +59,7 @@ def fisher(
         outputs: those that compete; None: all.
         by_rule: take the updates of the circuit's own rule in place of the gradient. The result is not a Fisher
             information, and has the locality of the rule.
-        batch_size: samples that are passed at once.
+        batch_size: samples that are passed at once; None: as many as fit the memory, 256 at most.
         seed: of the labels that are drawn.
 
     Returns:
@@ -111,7 +113,7 @@ def sensitivity(
     *,
     outputs: Sequence[int] | None = None,
     by_rule: bool = False,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> Importance:
     """How much the size of a network's output depends on each parameter: mean_x |d ||f(x)||² / dθ|.
 
@@ -165,7 +167,7 @@ def _batches(x: Tensor, batch_size: int) -> Iterator[slice]:
 
 
 class _Part(NamedTuple):
-    """What some samples' updates of a parameter are made of: two signals, or the updates themselves."""
+    """What some samples' updates of a parameter are made of: two signals, `pre` unfolded, or the updates themselves."""
 
     post: Tensor
     pre: Tensor | None = None
@@ -246,6 +248,13 @@ class _Twin:
                     "Keep the batch first inside the model."
                 )
 
+    def most_samples(self, x: Tensor) -> int:
+        """How many samples are passed at once, so that what arrives at all layers fits the memory."""
+        _, state = self.forward(x[:1])
+        layers = [node for node, is_layer in state.plan.order if is_layer]
+        arrives: list[int] = [layer.synapses.unfold(state[layer].pre).numel() for layer in layers]  # type: ignore[attr-defined]
+        return max(1, min(256, _ENTRIES // max(1, sum(arrives))))
+
     def forward(self, x: Tensor) -> tuple[Tensor, ForwardState]:
         """The output, and the state of the nodes."""
         check_input(x)
@@ -255,6 +264,7 @@ class _Twin:
         own = [module._parameters[name] for module, name in wiring.parameters]
         learns = [parameter is not None and parameter.requires_grad for parameter in own]
         self._used = own
+        self._arrived: dict[int, tuple[Tensor, Tensor]] = {}
         with torch.no_grad():
             plan = wiring.plan((*learns, *(False for _ in self.rule.parameters())), False)
             y, state = self.rule.forward(wiring, x, plan)
@@ -298,7 +308,14 @@ class _Twin:
         post = credit.post if credit.modulator is None else credit.post * credit.modulator
         for index, is_bias in ((synapses.weight_index, False), (synapses.bias_index, True)):
             if index is not None and learns[index]:
-                yield index, _Part(post, credit.pre, synapses, is_bias)
+                yield index, _Part(post, self._unfolded(credit.layer, credit.pre), synapses, is_bias)
+
+    def _unfolded(self, layer: Layer, pre: Tensor) -> Tensor:
+        """What arrives at a layer, unfolded once for all backward passes over a batch."""
+        known = self._arrived.get(layer.index)
+        if known is None or known[0] is not pre:
+            known = self._arrived[layer.index] = (pre, layer.synapses.unfold(pre))
+        return known[1]
 
     def _computed(self, index: int) -> Tensor | None:
         """A weight that the model computes from its parameters."""
@@ -346,14 +363,15 @@ class _Twin:
 
 
 def _mean_powers(
-    network: nn.Module, x: Tensor, errors: Errors, power: int, by_rule: bool, batch_size: int
+    network: nn.Module, x: Tensor, errors: Errors, power: int, by_rule: bool, batch_size: int | None
 ) -> Importance:
-    check_positive("importance", batch_size=batch_size)
+    if batch_size is not None:
+        check_positive("importance", batch_size=batch_size)
     devices = [x.device.index or 0] if x.is_cuda else []
     with torch.random.fork_rng(devices=devices):
         twin = _Twin(network, x, by_rule=by_rule)
         totals = twin.zeros()
-        for place in _batches(x, batch_size):
+        for place in _batches(x, batch_size or twin.most_samples(x)):
             y, state = twin.forward(x[place])
             with torch.no_grad():
                 for error, weight in errors(y, place):

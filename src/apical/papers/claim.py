@@ -7,6 +7,7 @@ paper ── protocol ── claim ── expectation          written down by h
                              verdict               computed from both, whenever it is read
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -171,19 +172,21 @@ class Claim:
                 f"its settings have changed since it was measured ({measured.date}); {self.command} --record does it",
             )
         holds, why = self.says.judge(measured, reference)
-        if measured.angles:
-            why += f"; cosine of the update to the gradient, from the first layer: {measured.cosines}"
-        if measured.cuts:
-            why += f"; by test batches: {measured.tested}"
-        if epochs := Spread.of(measured.task_epochs):
-            why += f"; {epochs.mean:.2g} epochs a class"
         smaller = self.scaled_down(measured)
-        if smaller:
-            why += f"; scaled down to {smaller}"
-        if measured.stale:
-            why += f"; stale: {measured.stale}, and {self.command} --record measures it again"
+        why += "".join(f"; {part}" for part in self._beside(measured, smaller) if part)
         if self.remark:
             why += f". {self.remark}"
         if isinstance(self.says, Control):
             return Verdict("control", why)
         return Verdict("inconclusive" if smaller else "reproduced" if holds else "not reproduced", why)
+
+    def _beside(self, measured: Measurement, smaller: str) -> Iterator[str]:
+        """What a verdict says of a measurement beside the judgement; empty where there is nothing to say."""
+        epochs = Spread.of(measured.task_epochs)
+        yield (
+            f"cosine of the update to the gradient, from the first layer: {measured.cosines}" if measured.angles else ""
+        )
+        yield f"by test batches: {measured.tested}" if measured.cuts else ""
+        yield f"{epochs.mean:.3g} epochs a class" if epochs else ""
+        yield smaller and f"scaled down to {smaller}"
+        yield measured.stale and f"stale: {measured.stale}, and {self.command} --record measures it again"

@@ -116,12 +116,16 @@ def _run(jobs: Sequence[AnyJob], processes: int | None, progress: bool | None) -
 
 def _measurement(claim: Claim, jobs: Sequence[AnyJob], epochs: int | None, seeds: int | None) -> Measurement:
     scale = "".join(f" {flag} {value}" for flag, value in (("--epochs", epochs), ("--seeds", seeds)) if value)
+    command = claim.command + scale
     if isinstance(jobs[0], OnlineJob):
-        return online.measurement(claim, jobs[0], KEPT, claim.command + scale)
-    if claim.protocol.one_class:
-        networks = [job for job in jobs if isinstance(job, OneClassJob)]
-        return one_class_jobs.measurement(claim, networks, KEPT, claim.command + scale)
-    configs = [job.resolved.config for job in jobs if isinstance(job, Job)]
+        return online.measurement(claim, jobs[0], KEPT, command)
+    if isinstance(jobs[0], OneClassJob):
+        return one_class_jobs.measurement(claim, [j for j in jobs if isinstance(j, OneClassJob)], KEPT, command)
+    return _of_training(claim, [j for j in jobs if isinstance(j, Job)], command)
+
+
+def _of_training(claim: Claim, jobs: Sequence[Job], command: str) -> Measurement:
+    configs = [job.resolved.config for job in jobs]
     runs = [RunFolder(job.folder) for job in jobs]
     results = [run.result() or {} for run in runs]
     environment = runs[0].environment()
@@ -131,7 +135,7 @@ def _measurement(claim: Claim, jobs: Sequence[AnyJob], epochs: int | None, seeds
         epochs=configs[0].epochs,
         test_examples=runs[0].task()["test"],
         date=datetime.now(UTC).date().isoformat(),
-        command=claim.command + scale,
+        command=command,
         environment={key: environment[key] for key in KEPT},
         recipe=claim.recipe,
         courses=tuple(filter(None, map(_course, runs))),

@@ -1,4 +1,4 @@
-"""Work whose outcome is one file: what a ledger's claim takes that is no training run of a study."""
+"""Work whose outcome is one file: measurements of the ledger other than the training runs of a study."""
 
 import json
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ class OutcomeJob(ABC):
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
-        """All settings, by which an outcome is told from that of other work."""
+        """All settings, which an outcome holds, too, so that another's is refused."""
 
     @abstractmethod
     def compute(self, advance: Callable[..., None]) -> dict[str, Any]:

@@ -65,13 +65,12 @@ def floor_sentences(comparison: Comparison) -> list[str]:
             if arm.settings.joint or ahead is None or ahead.mean <= 0:
                 continue
             (above if ahead.n > 1 and ahead.interval()[0] > 0 else unclear).append(arm.label)
-        beyond = f"{', '.join(above)} exceed it" if above else "nothing exceeds it"
-        said.append(
-            f"{floor.title}, which learns in one pass without a network, reaches {_percent(comparison, level)}; "
-            f"{beyond} with a 95 % interval over paired seeds."
-        )
+        reached = f"{floor.title}, which learns in one pass without a network, reaches {_percent(comparison, level)}"
+        if level.n > 1:
+            reached += f"; {', '.join(above) or 'nothing'} exceeds it beyond chance (95 % interval over paired seeds)"
+        said.append(f"{reached}.")
         if unclear:
-            said.append(f"Ahead of it, but not beyond chance: {', '.join(unclear)}.")
+            said.append(f"Ahead of it, but not beyond chance{' (one seed)' * (level.n == 1)}: {', '.join(unclear)}.")
     leaking = [arm.label for arm in comparison.arms if arm.leaks]
     if leaking:
         said.append(

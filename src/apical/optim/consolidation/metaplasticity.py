@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from apical.errors import ConfigError
+from apical.kernels import tanh_
 from apical.layers import kind_of
 from apical.optim.consolidation.parametrised import parametrised, with_parametrisation
 from apical.optim.consolidation.protection import LossOfLabels, Protection
@@ -19,7 +20,7 @@ class _Sign(torch.autograd.Function):
 
     @staticmethod
     def forward(weight: Tensor) -> Tensor:
-        return torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
+        return weight.ge(0).to(weight.dtype).mul_(2).sub_(1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None: ...
@@ -108,7 +109,8 @@ class Metaplasticity(Protection):
         steps = torch._foreach_sub(hidden, before)
         towards = [step * own < 0 for step, own in zip(steps, before, strict=True)]
         held = torch._foreach_mul(before, self.m)
-        torch._foreach_tanh_(held)
+        for own in held:
+            tanh_(own)
         torch._foreach_mul_(held, held)
         torch._foreach_mul_(held, towards)
         torch._foreach_addcmul_(hidden, steps, held, value=-1)

@@ -78,7 +78,7 @@ class MESU(Protection):
     def __init__(
         self,
         *,
-        prior: float = 0.1,
+        prior: float = 0.03,
         memory: float = 1e5,
         deviation: float | None = None,
         draws: int = 1,

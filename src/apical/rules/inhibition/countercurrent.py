@@ -105,7 +105,7 @@ class CountercurrentInhibition(Sweep):
             self,
             {
                 "gain": (gain == 0 or 1e-6 <= gain < math.inf, "0, or a finite number of at least 1e-6"),
-                "tonic": (tonic > 0, "above 0; math.inf is no bound"),
+                "tonic": (tonic > 0, "above 0, or math.inf for no bound"),
             },
         )
         self.take_pathway(feedback, init=init, scale=scale, seed=seed)
