@@ -8,6 +8,9 @@ from apical import compat
 from apical.layers import steps
 
 STEADY = [row for row in rows() if not row.redraws]
+# Without closed forms nothing is known of where cells fire, nor their lowest rate: inhibition is here without its bounds.
+UNBOUNDED = [Row("countercurrent_inhibition", {"gain": 0.0, "tonic": 1e9})]
+TRAITLESS = [row for row in STEADY if row.name != "countercurrent_inhibition"] + UNBOUNDED
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def test_without_private_calls_of_torch(row, monkeypatch):
 
 
 @pytest.mark.parametrize("network", ["mlp", "line", "branching"])
-@pytest.mark.parametrize("row", STEADY, ids=str)
+@pytest.mark.parametrize("row", TRAITLESS, ids=str)
 def test_without_closed_forms(row, network, monkeypatch):
     """Every step by a local autograd graph, as a torch whose kernels have moved would need."""
     expected = learn(circuit_of(network, row), *NETWORKS[network].batch())
