@@ -8,7 +8,7 @@ from apical import compat
 from apical.layers import steps
 
 STEADY = [row for row in rows() if not row.redraws]
-# Without closed forms nothing is known of where cells fire, nor their lowest rate: inhibition is here without its bounds.
+# Without closed forms neither the place where cells fire nor their lowest rate is known: here without the bounds.
 UNBOUNDED = [Row("countercurrent_inhibition", {"gain": 0.0, "tonic": 1e9})]
 TRAITLESS = [row for row in STEADY if row.name != "countercurrent_inhibition"] + UNBOUNDED
 
