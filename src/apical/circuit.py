@@ -19,6 +19,7 @@ from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.layers.axes import Reduction, check_reduction, find_batch_axes
 from apical.layers.effective import EffectiveWeights
 from apical.layers.memory import undisturbed, warn_of_lasting_state
+from apical.layers.moments import Clock
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
 from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch
@@ -105,7 +106,7 @@ class Circuit(nn.Module):
         self._rule_version = 0
         self.set_rule(rule)
         if example is not None:
-            self.initialize(example)
+            self.initialize(self._folded(example)[0] if self.wiring.sequences.neurons else example)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -127,6 +128,13 @@ class Circuit(nn.Module):
                 f"this {type(rule).__name__} is the rule of another circuit, and its feedback weights belong to that "
                 f"one. Make a new one: {type(rule).__name__}(...)."
             )
+        if self.wiring.sequences.neurons and not rule.takes_time:
+            raise CircuitError(
+                f"{type(rule).__name__}: it has no meaning for neurons with a memory, such as "
+                f"{type(self.wiring.sequences.neurons[0]).__name__}. Use a rule that carries errors in one pass, or "
+                "averages of spikes as rates."
+            )
+        self.wiring.sequences.carry_back(rule.through_time)
         rule.setup(self.wiring)
         rule._attached = True  # type: ignore[assignment]
         rule.train(self.training)
@@ -201,6 +209,10 @@ class Circuit(nn.Module):
             CircuitError: a rate without a batch axis, and a rule that needs the samples of a batch.
         """
         self._warn_of_lasting_state(x)
+        with self.wiring.sequences.clocked(None):  # one moment shows all shapes
+            self._initialize(x)
+
+    def _initialize(self, x: Tensor) -> None:
         wiring, everything = self.wiring, self.wiring.plan((True,) * len(self._parameters_at), False)
         axes = find_batch_axes(self.model, wiring.nodes, wiring.last_use, wiring.output, x, wiring.batch_axis)
         wiring.batch_axes[x.dim()] = axes
@@ -220,10 +232,42 @@ class Circuit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output for an input: (batch, ...) to the shape of the model's output.
 
+        With neurons that have a memory: (time, batch, ...) to (time, batch, outputs), or to (batch, outputs) where a
+        read-out averages over time. An input that stays the same, `x.expand(time, *x.shape)`, passes the first synapses
+        once.
+
         Raises:
             NonFiniteError: NaN or infinity in the input or in a layer's rate.
-            CircuitError: the input requires a gradient that the rule cannot send.
+            CircuitError: the input requires a gradient that the rule cannot send, or has no time.
         """
+        if not self.wiring.sequences.neurons:
+            return self._respond(x, 1)
+        folded, clock = self._folded(x)
+        with self.wiring.sequences.clocked(clock):
+            y = self._respond(folded, clock.moments)
+        return y if self.wiring.sequences.ends else y.reshape(*clock, *y.shape[1:])
+
+    def _folded(self, x: Tensor) -> tuple[Tensor, Clock]:
+        """A sequence, (time, batch, ...), with time x batch as one axis; one moment of a constant one."""
+        if x.dim() < 3 or not x.shape[0]:
+            raise CircuitError(
+                f"the input is {tuple(x.shape)}, and {type(self.wiring.sequences.neurons[0]).__name__} needs (time, "
+                "batch, ...) with at least one moment. Pass x.expand(time, *x.shape) for a constant input."
+            )
+        clock = Clock(x.shape[0], x.shape[1])
+        constant = x.stride(0) == 0 and self.wiring.sequences.takes_constant
+        return (x[0] if constant else x.flatten(0, 1)), clock
+
+    def continue_state(self, continues: bool = True) -> None:
+        """Begin each sequence with the state in which the last one ended, as for a stream; False forgets it.
+
+        Errors do not pass from one sequence to the one before: credit is truncated there.
+        """
+        for neuron in self.wiring.sequences.neurons:
+            neuron.continue_state(continues)
+
+    def _respond(self, x: Tensor, moments: int) -> Tensor:
+        """The output for an input whose first axis holds time x batch, if there is time."""
         if not torch.compiler.is_compiling():
             if self._model_watch.check():
                 self._read_again()
@@ -238,7 +282,7 @@ class Circuit(nn.Module):
             return self.rule.evaluate(self.model, x)
         compat.set_grad_enabled(False)
         try:
-            y, state = self._forward(x, self.wiring.plan(requires_grad, input_wanted))
+            y, state = self._forward(x, self.wiring.plan(requires_grad, input_wanted), moments)
         finally:
             compat.set_grad_enabled(True)
         return connect(self, state, y, x, parameters)
@@ -252,7 +296,7 @@ class Circuit(nn.Module):
             )
         return True
 
-    def _forward(self, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+    def _forward(self, x: Tensor, plan: BackwardPlan, moments: int) -> tuple[Tensor, ForwardState]:
         """The output and the state of the nodes, without a graph."""
         rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
         # Asked here, and not passed on: a compiler may begin to read after a module that it cannot read.
@@ -266,6 +310,8 @@ class Circuit(nn.Module):
         if self.training and self._acts_between_passes:
             rule.before_forward(wiring)
         y, state = rule.forward(wiring, source, plan)
+        if moments != 1:
+            state.moments = moments
         if rule.needs_batch:
             state.batch_axes = wiring.batch_axes_of(x, state)
             wiring.require_batch(x, y, state, type(rule).__name__)

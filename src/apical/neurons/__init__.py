@@ -13,11 +13,13 @@ from apical.neurons.asynchronous import (
 )
 from apical.neurons.bursting import TwoCompartmentNeuron
 from apical.neurons.interneurons import AdaptiveExponentialNeuron, AdaptiveExponentialState
+from apical.neurons.moments import OverTime, TemporalNeuron
 from apical.neurons.neuron import Run, SpikingNeuron
 from apical.neurons.plasticity import BurstDependentPlasticity, SynapseState
 from apical.neurons.protocols import burst_poisson, periodic_pairing
 from apical.neurons.pyramidal import Dendrite, PyramidalState, Soma
 from apical.neurons.short_term import ShortTermPlasticity, ShortTermState
+from apical.neurons.spiking import ALIF, IF, LIF, LeakyReadout
 from apical.neurons.stochastic_burst import StochasticBurstNeuron
 from apical.neurons.synapses import Conductances, ConductanceSynapses, Projection
 from apical.neurons.trains import (
@@ -32,7 +34,10 @@ from apical.neurons.trains import (
 )
 
 __all__ = [
+    "ALIF",
     "BURST_THRESHOLD",
+    "IF",
+    "LIF",
     "AdaptiveExponentialNeuron",
     "AdaptiveExponentialState",
     "AsynchronousNetwork",
@@ -42,7 +47,9 @@ __all__ = [
     "DecisionCurve",
     "Dendrite",
     "EventsAndBursts",
+    "LeakyReadout",
     "Messages",
+    "OverTime",
     "Projection",
     "PyramidalState",
     "Responses",
@@ -53,6 +60,7 @@ __all__ = [
     "SpikingNeuron",
     "StochasticBurstNeuron",
     "SynapseState",
+    "TemporalNeuron",
     "TwoCompartmentNeuron",
     "burst_poisson",
     "decision_curve",

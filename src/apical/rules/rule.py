@@ -49,6 +49,9 @@ class LearningRule(nn.Module, ABC):
             "" everywhere, a limit in words, or None for nowhere.
         has_absolute_scale: whether its errors live on an absolute scale (bursts that saturate, nudging, targets), so
             that a multiplied loss changes more than the size of its updates; see `Circuit.loss_scale`.
+        takes_time: whether it teaches circuits whose neurons have a memory, moment by moment.
+        through_time: the weights by which errors travel back in time over recurrent synapses: "tied" for their own,
+            None for none, so that credit in time passes through the neurons' own memory alone.
         needs_batch: whether it needs to know the samples of a batch; rates without a batch axis are then refused.
         refused_pathways: the feedback pathways that have no meaning for the rule, each with the reason.
         pathway: the feedback pathway, where the rule has one.
@@ -69,6 +72,8 @@ class LearningRule(nn.Module, ABC):
     transposed_limit: str | None = None
     has_absolute_scale: ClassVar[bool] = False
     needs_batch: ClassVar[bool] = True
+    takes_time: ClassVar[bool] = False
+    through_time: ClassVar[str | None] = None
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"homeostatic": NO_HOMEOSTASIS, "direct": NO_DIRECT}
     )
@@ -216,6 +221,7 @@ class Sweep(LearningRule):
     """
 
     needs_batch = False
+    takes_time = True
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
         walk = wiring.backward(state, error)

@@ -1,0 +1,387 @@
+"""Leaky integrate-and-fire neurons and leaky read-outs, with their derivatives over time in closed form."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from apical.errors import ConfigError
+from apical.layers.steps import Saved, Step, closed_form
+from apical.layers.traits import Traits
+from apical.neurons.moments import TemporalNeuron, _detached
+from apical.neurons.surrogates import Spike, Surrogate, surrogate_of
+from apical.options import check_choice, check_positive, check_ranges
+
+RESETS = ("zero", "subtract", "none")
+_PIECE = 2**15  # potentials of one moment that are kept in the cache
+
+
+class LIF(TemporalNeuron):
+    """Leaky integrate-and-fire neurons.
+
+        v_t = decay v_(t-1) (1 - s_(t-1)) + I_t            reset="zero"
+            = decay v_(t-1) - threshold s_(t-1) + I_t      reset="subtract"
+            = decay v_(t-1) + I_t                          reset="none"
+        s_t = 1 where v_t >= threshold, else 0,  ds/dv = surrogate(v_t - threshold)
+        I_t = drive_t + recurrent(s_(t-1))
+
+    Args:
+        decay: of the membrane potential from one moment to the next, from 0 to 1.
+        threshold: above 0.
+        reset: what a spike does to the potential.
+        detach_reset: no error passes by way of the reset.
+        surrogate: the derivative of a spike: a name (triangle, fast_sigmoid, arctan, boxcar, sigmoid) or an object of
+            `apical.neurons.surrogates`.
+        recurrent: synapses between the neurons, nn.Linear(n, n, bias=False); the drive then has shape (..., n).
+
+    Shapes: as for `TemporalNeuron`; potentials and thresholds have the unit of the drive.
+
+    Raises:
+        ConfigError: an option is out of range, or the recurrent synapses are not square or have a bias.
+
+    Example:
+        >>> import torch, apical
+        >>> from apical import neurons
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(20, 50), neurons.LIF(), torch.nn.Linear(50, 10), neurons.LeakyReadout()
+        ... )
+        >>> circuit = apical.Circuit(model, apical.Backprop())
+        >>> circuit(torch.rand(8, 20).expand(25, 8, 20)).shape  # 25 moments of a constant current
+        torch.Size([8, 10])
+    """
+
+    adapts: ClassVar[bool] = False
+    adaptation = strength = 0.0
+
+    def __init__(
+        self,
+        decay: float = 0.9,
+        threshold: float = 1.0,
+        *,
+        reset: str = "zero",
+        detach_reset: bool = False,
+        surrogate: str | Surrogate = "triangle",
+        recurrent: nn.Linear | None = None,
+    ) -> None:
+        super().__init__()
+        self.decay, self.threshold, self.reset, self.detach_reset = decay, threshold, reset, detach_reset
+        owner = type(self).__name__
+        check_choice(owner, "reset", reset, RESETS)
+        check_positive(owner, threshold=threshold)
+        check_ranges(owner, self, {"decay": (0 <= decay <= 1, "from 0 to 1")})
+        self.surrogate = surrogate_of(surrogate, owner)
+        if recurrent is not None and (recurrent.in_features != recurrent.out_features or _has_bias(recurrent)):
+            raise ConfigError(f"{owner}: recurrent={recurrent}. Pass nn.Linear(n, n, bias=False).")
+        self.recurrent = recurrent
+
+    def start(self, drive: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(drive), torch.zeros_like(drive)
+
+    def advance(self, drive: Tensor, state: Any) -> tuple[Tensor, Any]:
+        v, s = state
+        v = self.integrate(drive, v, s)
+        s = Spike.apply(v - self.threshold, self.surrogate)  # type: ignore[no-untyped-call]
+        return s, (v, s)
+
+    def integrate(self, drive: Tensor, v: Tensor, s: Tensor) -> Tensor:
+        """The potential of the next moment."""
+        if self.recurrent is not None:
+            drive = drive + self.recurrent(s)
+        past = s.detach() if self.detach_reset else s
+        if self.reset == "zero":
+            return self.decay * v * (1 - past) + drive
+        return self.decay * v + drive - (self.threshold * past if self.reset == "subtract" else 0)
+
+    def extra_repr(self) -> str:
+        return f"decay={self.decay}, threshold={self.threshold}, reset={self.reset!r}, surrogate={self.surrogate}"
+
+
+def _has_bias(module: nn.Module) -> bool:
+    return module._parameters.get("bias") is not None
+
+
+class IF(LIF):
+    """Integrate-and-fire neurons: `LIF` without a leak (decay 1). Arguments and errors are those of `LIF`."""
+
+    def __init__(self, threshold: float = 1.0, **options: Any) -> None:
+        super().__init__(1.0, threshold, **options)
+
+
+class ALIF(LIF):
+    """Leaky integrate-and-fire neurons whose threshold adapts: each spike raises it, and it falls back slowly.
+
+        A_t = threshold + strength a_t,   a_(t+1) = adaptation a_t + s_t,   s_t = 1 where v_t >= A_t
+
+    The potential is that of `LIF`; "subtract" takes the resting threshold off.
+
+    Args:
+        decay: as for `LIF`.
+        threshold: at rest.
+        adaptation: decay of a, from 0 to 1.
+        strength: of the adaptation, not negative.
+        options: the others of `LIF`.
+
+    Source: Bellec et al., Nature Communications 11, 3625 (2020).
+    """
+
+    adapts = True
+
+    def __init__(
+        self,
+        decay: float = 0.9,
+        threshold: float = 1.0,
+        *,
+        adaptation: float = 0.97,
+        strength: float = 0.2,
+        **options: Any,
+    ) -> None:
+        super().__init__(decay, threshold, **options)
+        self.adaptation, self.strength = adaptation, strength
+        check_ranges(
+            "ALIF",
+            self,
+            {"adaptation": (0 <= adaptation <= 1, "from 0 to 1"), "strength": (strength >= 0, "not negative")},
+        )
+
+    def start(self, drive: Tensor) -> Any:
+        return (*super().start(drive), torch.zeros_like(drive))
+
+    def advance(self, drive: Tensor, state: Any) -> tuple[Tensor, Any]:
+        v, s, a = state
+        v = self.integrate(drive, v, s)
+        fired: Tensor = Spike.apply(v - self.threshold - self.strength * a, self.surrogate)  # type: ignore[no-untyped-call]
+        return fired, (v, fired, self.adaptation * a + fired)
+
+
+class LeakyReadout(TemporalNeuron):
+    """A leaky read-out, which does not fire.
+
+        y_t = decay y_(t-1) + drive_t
+
+    Args:
+        decay: from 0 to 1.
+        average: the output is the mean over time, one for the sequence: (batch, ...).
+
+    Raises:
+        ConfigError: the decay is out of range.
+    """
+
+    def __init__(self, decay: float = 0.9, *, average: bool = True) -> None:
+        super().__init__()
+        self.decay, self.average = decay, average
+        check_ranges("LeakyReadout", self, {"decay": (0 <= decay <= 1, "from 0 to 1")})
+        self.ends_time = average
+
+    def start(self, drive: Tensor) -> Tensor:
+        return torch.zeros_like(drive)
+
+    def advance(self, drive: Tensor, state: Any) -> tuple[Tensor, Any]:
+        y = self.decay * state + drive
+        return y, y
+
+    def extra_repr(self) -> str:
+        return f"decay={self.decay}, average={self.average}"
+
+
+class _OverMoments(Step):
+    """A step over the moments of a sequence, whose neuron says how many there are."""
+
+    module: TemporalNeuron
+
+    def __init__(self, module: TemporalNeuron) -> None:
+        self.module = module
+
+    def sequence(self, drive: Tensor) -> tuple[Tensor, bool]:
+        """The drive at each moment, (time, batch, ...), and whether it is the same at all."""
+        moments, batch = self.module.clock_for(drive)
+        x = self.module.unfolded(drive, moments, batch)
+        return x, len(drive) != moments * batch
+
+
+class SpikingStep(_OverMoments):
+    """LIF and ALIF neurons: their potentials are kept, and errors run backward neuron by neuron.
+
+    With the signals gs at the spikes, the signals at the potentials are
+
+        gs_t  += dv_(t+1)/ds_t gv_(t+1) + ga_(t+1) + R^T gv_(t+1)
+        gv_t   = surrogate_t gs_t + dv_(t+1)/dv_t gv_(t+1),   ga_t = adaptation ga_(t+1) - strength surrogate_t gs_t
+
+    R^T carries errors back in time over the recurrent synapses, as far as the rule has it: see `through_time`.
+
+    Attributes:
+        through_time: the weights by which errors travel back over the recurrent synapses, (n, n): "tied" for their own
+            (backpropagation through time), a tensor, or None for none.
+    """
+
+    traits = Traits(activation=True, lowest_rate=0.0, saturating=True, keeps_shape=True, in_time=True)
+    module: LIF
+
+    def __init__(self, module: LIF) -> None:
+        super().__init__(module)
+        self.through_time: str | Tensor | None = "tied"
+        if module.recurrent is not None:
+            self.parameters = ("recurrent.weight",)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        neuron = self.module
+        drive, constant = self.sequence(x)
+        v, s = (drive.new_empty(drive.shape) for _ in range(2))
+        a = drive.new_empty(drive.shape) if neuron.adapts else None
+        state = self._start(drive)
+        for piece in self._pieces(drive):
+            self._fire(drive, v, s, a, state, piece)
+        if neuron.continues:
+            last = (v[-1], s[-1]) if a is None else (v[-1], s[-1], neuron.adaptation * a[-1] + s[-1])
+            neuron.kept = _detached(tuple(part.clone() for part in last))
+        first = state[1] if neuron.recurrent is not None else None
+        return s.flatten(0, 1), (v, s, a, first, constant)
+
+    def _start(self, drive: Tensor) -> tuple[Tensor, ...]:
+        kept = self.module.kept
+        return tuple(self.module.start(drive[0]) if kept is None else kept)
+
+    def _pieces(self, drive: Tensor) -> list[slice]:
+        """Parts of the batch that fit into the cache."""
+        rows = max(1, _PIECE * drive.shape[1] // max(1, drive[0].numel()))
+        return [slice(start, start + rows) for start in range(0, drive.shape[1], rows)]
+
+    def _fire(
+        self, drive: Tensor, v: Tensor, s: Tensor, a: Tensor | None, state: tuple[Tensor, ...], piece: slice
+    ) -> None:
+        neuron = self.module
+        recurrent = None if neuron.recurrent is None else neuron.recurrent.weight.detach().t()
+        potential, spikes = state[0][piece], state[1][piece]
+        level = None if a is None else state[2][piece]
+        carried = torch.empty_like(potential)
+        for moment in range(len(drive)):
+            now, fired = v[moment, piece], s[moment, piece]
+            torch.mul(potential, neuron.decay, out=carried)
+            if neuron.reset == "zero":
+                carried.addcmul_(carried, spikes, value=-1)
+            elif neuron.reset == "subtract":
+                carried.sub_(spikes, alpha=neuron.threshold)
+            torch.add(carried, drive[moment, piece], out=now)
+            if recurrent is not None:
+                now += spikes.matmul(recurrent)
+            if a is None:
+                torch.ge(now, neuron.threshold, out=fired)
+            else:
+                assert level is not None
+                own = a[moment, piece]
+                own.copy_(level)
+                torch.ge(now - neuron.strength * own, neuron.threshold, out=fired)
+                level = torch.add(fired, own, alpha=neuron.adaptation)
+            potential, spikes = now, fired
+
+    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        v, s, a, first, constant = saved
+        signal = grad.reshape(v.shape)
+        out = torch.empty_like(v)
+        for piece in self._pieces(v):
+            self._back(signal, v, s, a, out, piece)
+        found: list[Tensor | None] = []
+        if learns:
+            found = [self._recurrent_update(out, s, first) if learns[0] else None]
+        return out.sum(0) if constant else out.flatten(0, 1), found
+
+    def _recurrent_update(self, out: Tensor, s: Tensor, first: Tensor) -> Tensor:
+        """The sum over samples and moments of the signal at a potential times the spike before."""
+        before = torch.cat([first[None], s[:-1]])
+        return out.flatten(0, -2).t().mm(before.flatten(0, -2))
+
+    def _back(self, signal: Tensor, v: Tensor, s: Tensor, a: Tensor | None, out: Tensor, piece: slice) -> None:
+        neuron = self.module
+        back = self._weights_back()
+        above: Tensor | None = None  # at the potentials of the next moment
+        adapting: Tensor | None = None  # at the adaptation of the next moment
+        for moment in range(len(v) - 1, -1, -1):
+            now, fired = v[moment, piece], s[moment, piece]
+            distance = now - neuron.threshold
+            if a is not None:
+                distance.sub_(a[moment, piece], alpha=neuron.strength)
+            slope = neuron.surrogate.derivative(distance)
+            at_spike, here = signal[moment, piece], out[moment, piece]
+            if above is None:
+                torch.mul(slope, at_spike, out=here)
+                at_spike_total = at_spike
+            else:
+                at_spike_total = self._at_spike(at_spike, above, now, adapting, back)
+                torch.mul(slope, at_spike_total, out=here)
+                if neuron.reset == "zero":
+                    kept = above * neuron.decay
+                    here.add_(kept).addcmul_(kept, fired, value=-1)
+                else:
+                    here.add_(above, alpha=neuron.decay)
+            if a is not None:
+                lowered = slope.mul_(at_spike_total).mul_(-neuron.strength)
+                adapting = lowered if adapting is None else lowered.add_(adapting, alpha=neuron.adaptation)
+            above = here
+
+    def _at_spike(
+        self, at_spike: Tensor, above: Tensor, now: Tensor, adapting: Tensor | None, back: Tensor | None
+    ) -> Tensor:
+        """The signal at a spike: from its own moment, the reset, the adaptation and the recurrent synapses."""
+        neuron = self.module
+        if not neuron.detach_reset and neuron.reset == "zero":
+            at_spike = torch.addcmul(at_spike, above, now, value=-neuron.decay)
+        elif not neuron.detach_reset and neuron.reset == "subtract":
+            at_spike = at_spike - neuron.threshold * above
+        if adapting is not None:
+            at_spike = at_spike + adapting
+        return at_spike if back is None else at_spike + above.matmul(back)
+
+    def _weights_back(self) -> Tensor | None:
+        recurrent = self.module.recurrent
+        if recurrent is None or self.through_time is None:
+            return None
+        return recurrent.weight.detach() if isinstance(self.through_time, str) else self.through_time
+
+    def output(self, saved: Saved) -> Tensor:
+        spikes: Tensor = saved[1]
+        return spikes.flatten(0, 1)
+
+
+class ReadoutStep(_OverMoments):
+    """Leaky integration, and its transpose, the same backward in time."""
+
+    traits = Traits(keeps_shape=True, in_time=True)
+    module: LeakyReadout
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        neuron = self.module
+        drive, constant = self.sequence(x)
+        y = torch.empty(drive.shape, dtype=drive.dtype, device=drive.device)
+        before = neuron.start(drive[0]) if neuron.kept is None else neuron.kept
+        for moment in range(len(drive)):
+            before = torch.add(drive[moment], before, alpha=neuron.decay, out=y[moment])
+        if neuron.continues:
+            neuron.kept = y[-1].clone()
+        return (y.mean(0) if neuron.average else y.flatten(0, 1)), (len(drive), constant)
+
+    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        return self.derivative(grad, *saved), ()
+
+    def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
+        moments, constant = saved
+        neuron = self.module
+        signal = (grad / moments).expand(moments, *grad.shape) if neuron.average else _by_moment(grad, moments)
+        out = torch.empty(signal.shape, dtype=grad.dtype, device=grad.device)
+        above = torch.zeros_like(signal[0])
+        for moment in range(moments - 1, -1, -1):
+            above = torch.add(signal[moment], above, alpha=neuron.decay, out=out[moment])
+        return out.sum(0) if constant else out.flatten(0, 1)
+
+
+def _by_moment(rows: Tensor, moments: int) -> Tensor:
+    return rows.reshape(moments, -1, *rows.shape[1:])
+
+
+@closed_form(LIF, IF, ALIF)
+def _spiking(module: LIF) -> Step:
+    return SpikingStep(module)
+
+
+@closed_form(LeakyReadout)
+def _readout(module: LeakyReadout) -> Step:
+    return ReadoutStep(module)
