@@ -19,7 +19,6 @@ from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.layers.axes import Reduction, check_reduction, find_batch_axes
 from apical.layers.effective import EffectiveWeights
 from apical.layers.memory import undisturbed, warn_of_lasting_state
-from apical.layers.moments import Clock
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
 from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch
@@ -106,7 +105,7 @@ class Circuit(nn.Module):
         self._rule_version = 0
         self.set_rule(rule)
         if example is not None:
-            self.initialize(self._folded(example)[0] if self.wiring.sequences.neurons else example)
+            self.initialize(self.wiring.sequences.fold(example)[0])
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -128,13 +127,7 @@ class Circuit(nn.Module):
                 f"this {type(rule).__name__} is the rule of another circuit, and its feedback weights belong to that "
                 f"one. Make a new one: {type(rule).__name__}(...)."
             )
-        if self.wiring.sequences.neurons and not rule.takes_time:
-            raise CircuitError(
-                f"{type(rule).__name__}: it has no meaning for neurons with a memory, such as "
-                f"{type(self.wiring.sequences.neurons[0]).__name__}. Use a rule that carries errors in one pass, or "
-                "averages of spikes as rates."
-            )
-        self.wiring.sequences.carry_back(rule.through_time)
+        self.wiring.sequences.learn_by(type(rule).__name__, rule.takes_time, rule.through_time)
         rule.setup(self.wiring)
         rule._attached = True  # type: ignore[assignment]
         rule.train(self.training)
@@ -232,39 +225,19 @@ class Circuit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output for an input: (batch, ...) to the shape of the model's output.
 
-        With neurons that have a memory: (time, batch, ...) to (time, batch, outputs), or to (batch, outputs) where a
-        read-out averages over time. An input that stays the same, `x.expand(time, *x.shape)`, passes the first synapses
-        once.
+        With neurons that have a memory: (time, batch, ...) to (time, batch, ...), or to (batch, ...) where a read-out
+        averages over time. `x.expand(time, *x.shape)`, which stays the same, passes the first synapses once.
 
         Raises:
             NonFiniteError: NaN or infinity in the input or in a layer's rate.
             CircuitError: the input requires a gradient that the rule cannot send, or has no time.
         """
-        if not self.wiring.sequences.neurons:
-            return self._respond(x, 1)
-        folded, clock = self._folded(x)
-        with self.wiring.sequences.clocked(clock):
-            y = self._respond(folded, clock.moments)
-        return y if self.wiring.sequences.ends else y.reshape(*clock, *y.shape[1:])
-
-    def _folded(self, x: Tensor) -> tuple[Tensor, Clock]:
-        """A sequence, (time, batch, ...), with time x batch as one axis; one moment of a constant one."""
-        if x.dim() < 3 or not x.shape[0]:
-            raise CircuitError(
-                f"the input is {tuple(x.shape)}, and {type(self.wiring.sequences.neurons[0]).__name__} needs (time, "
-                "batch, ...) with at least one moment. Pass x.expand(time, *x.shape) for a constant input."
-            )
-        clock = Clock(x.shape[0], x.shape[1])
-        constant = x.stride(0) == 0 and self.wiring.sequences.takes_constant
-        return (x[0] if constant else x.flatten(0, 1)), clock
+        sequences = self.wiring.sequences
+        return sequences.run(x, self._respond) if sequences.neurons else self._respond(x, 1)
 
     def continue_state(self, continues: bool = True) -> None:
-        """Begin each sequence with the state in which the last one ended, as for a stream; False forgets it.
-
-        Errors do not pass from one sequence to the one before: credit is truncated there.
-        """
-        for neuron in self.wiring.sequences.neurons:
-            neuron.continue_state(continues)
+        """Begin each sequence with the state in which the last one ended; credit ends there. False forgets it."""
+        self.wiring.sequences.continue_state(continues)
 
     def _respond(self, x: Tensor, moments: int) -> Tensor:
         """The output for an input whose first axis holds time x batch, if there is time."""

@@ -32,6 +32,7 @@ ACCEPTED = {
     "direct_feedback_alignment": ["direct"],
     "direct_random_target_projection": ["direct"],
     "naca": ["modulatory"],
+    "e_prop": ["direct"],
     "segregated_dendrites": ["direct"],
     "segregated_dendrites:feedback=direct,feedback.symmetric=True": ["direct"],
     "burst_ccn:events=learned": [*CARRYING, "homeostatic"],

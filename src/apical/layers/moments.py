@@ -1,6 +1,6 @@
 """The moments of a sequence: which rates of a circuit have one row for each, and signals between such and others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -81,10 +81,55 @@ class Sequences:
             places.append(place)
         self.ends = places[output] == "after"
 
-    def carry_back(self, weights: str | None) -> None:
-        """Carry errors back in time over recurrent synapses by these weights: "tied" for their own, None for none."""
+    def learn_by(self, rule: str, takes_time: bool, through_time: str | None) -> None:
+        """Learn by a rule, with its weights back in time; see `LearningRule`.
+
+        Raises:
+            CircuitError: the rule has no meaning for neurons with a memory, or for recurrent synapses.
+        """
+        recurrent = [step for step in self._steps if step.parameters]
+        if recurrent and through_time == "refused":
+            raise CircuitError(
+                f"{rule}: recurrent synapses of {recurrent[0]} would learn from the signal before it becomes bursts. "
+                "Leave them out, or use another rule."
+            )
+        if self.neurons and not takes_time:
+            raise CircuitError(
+                f"{rule}: it has no meaning for neurons with a memory, such as {type(self.neurons[0]).__name__}. Use a "
+                "rule that carries errors in one pass, or averages of spikes as rates."
+            )
         for step in self._steps:
-            step.through_time = weights
+            step.through_time = through_time
+
+    def continue_state(self, continues: bool) -> None:
+        """Begin each sequence with the state in which the last one ended; False forgets it."""
+        for neuron in self.neurons:
+            neuron.continue_state(continues)
+
+    def fold(self, x: Tensor) -> tuple[Tensor, Clock]:
+        """A sequence, (time, batch, ...), with time x batch as one axis; the first moment of a constant one.
+
+        Without neurons that have a memory this is the input.
+
+        Raises:
+            CircuitError: it has no time, or no moment.
+        """
+        if not self.neurons:
+            return x, Clock(1, 1)
+        if x.dim() < 3 or not x.shape[0]:
+            raise CircuitError(
+                f"the input is {tuple(x.shape)}, and {type(self.neurons[0]).__name__} needs (time, batch, ...) with at "
+                "least one moment. Pass x.expand(time, *x.shape) for a constant input."
+            )
+        constant = x.stride(0) == 0 and self.takes_constant
+        return (x[0] if constant else x.flatten(0, 1)), Clock(x.shape[0], x.shape[1])
+
+    def run(self, x: Tensor, respond: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """The output of a sequence, of a function that takes it folded, with the number of moments."""
+        folded, clock = self.fold(x)
+        with self.clocked(clock):
+            y = respond(folded, clock.moments)
+        return y if self.ends else y.reshape(*clock, *y.shape[1:])
 
     @contextmanager
     def clocked(self, clock: Clock | None) -> Iterator[None]:

@@ -4,6 +4,7 @@ spikes = TwoCompartmentNeuron()(soma_current, dendrite_current).spikes      # a 
 events, bursts = events_and_bursts(spikes, step=0.1)                        # two messages in one train
 """
 
+from apical.neurons import encoders, surrogates
 from apical.neurons.asynchronous import (
     AsynchronousNetwork,
     DecisionCurve,
@@ -64,10 +65,12 @@ __all__ = [
     "TwoCompartmentNeuron",
     "burst_poisson",
     "decision_curve",
+    "encoders",
     "events_and_bursts",
     "messages",
     "pad",
     "periodic_pairing",
+    "surrogates",
     "teacher_and_student",
     "to_raster",
     "to_times",

@@ -51,7 +51,8 @@ class LearningRule(nn.Module, ABC):
             that a multiplied loss changes more than the size of its updates; see `Circuit.loss_scale`.
         takes_time: whether it teaches circuits whose neurons have a memory, moment by moment.
         through_time: the weights by which errors travel back in time over recurrent synapses: "tied" for their own,
-            None for none, so that credit in time passes through the neurons' own memory alone.
+            None for none, so that credit in time passes through the neurons' own memory alone; "refused" where
+            recurrent synapses have no meaning.
         needs_batch: whether it needs to know the samples of a batch; rates without a batch axis are then refused.
         refused_pathways: the feedback pathways that have no meaning for the rule, each with the reason.
         pathway: the feedback pathway, where the rule has one.
