@@ -127,7 +127,8 @@ class Circuit(nn.Module):
                 f"this {type(rule).__name__} is the rule of another circuit, and its feedback weights belong to that "
                 f"one. Make a new one: {type(rule).__name__}(...)."
             )
-        self.wiring.sequences.learn_by(type(rule).__name__, rule.takes_time, rule.through_time)
+        sequences = self.wiring.sequences
+        sequences.learn_by(type(rule).__name__, rule.takes_time, rule.through_time, rule.by_moment)
         rule.setup(self.wiring)
         rule._attached = True  # type: ignore[assignment]
         rule.train(self.training)

@@ -146,9 +146,9 @@ def loss(rule: str, y: torch.Tensor) -> torch.Tensor:
     return apical.losses.reward_prediction(y, LABELS, generator=torch.Generator().manual_seed(0))
 
 
-def learned(rule: str, name: str, average: bool) -> dict[str, torch.Tensor]:
+def learned(rule: str, name: str, average: bool, x: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     circuit = apical.Circuit(network(name, average), rule)
-    y = circuit(inputs(name))
+    y = circuit(inputs(name) if x is None else x)
     loss(rule, y if average else y.mean(0)).backward()
     return {path: own.grad for path, own in circuit.named_parameters()}
 
@@ -161,6 +161,15 @@ def test_a_mean_in_the_model_teaches_what_a_mean_in_the_loss_does(rule, name):
     assert all(found is not None and found.abs().max() > 0 for found in inside.values())
     for path, found in inside.items():
         assert torch.allclose(found, outside[path], rtol=1e-9, atol=1e-13), path
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rule", TAKES_TIME)
+def test_a_constant_input_teaches_as_one_that_is_repeated(rule):
+    constant = inputs("dense", constant=True)
+    once, repeated = (learned(rule, "dense", True, x) for x in (constant, constant.contiguous()))
+    for path, found in once.items():
+        assert torch.allclose(found, repeated[path], rtol=1e-10, atol=1e-14), path
 
 
 @pytest.mark.parametrize("rule", sorted(set(rules.names()) - set(TAKES_TIME)))

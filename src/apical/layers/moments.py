@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from apical.errors import CircuitError
-from apical.layers.nodes import Junction, Node
+from apical.layers.nodes import Node
 
 
 class Clock(NamedTuple):
@@ -44,7 +44,7 @@ class Sequences:
         neurons: with a memory; none: the circuit has no time.
         ends: the output is one for the sequence, (batch, ...).
         takes_constant: an input that stays the same may pass the first synapses once, since no merge joins a rate from
-            before the first neurons with a memory with one from behind them.
+            before the first neurons with a memory with one from behind them, and the rule does not need it by moment.
 
     Args:
         nodes: of the circuit.
@@ -57,7 +57,7 @@ class Sequences:
     def __init__(self, nodes: Sequence[Node], output: int) -> None:
         self.neurons: list[Any] = []
         self._steps: list[Any] = []
-        self.takes_constant = True
+        self._joins = False
         places = ["before"]  # of every value: before the first neurons with a memory, in time, or after it has ended
         for node in nodes:
             arriving = {places[source] for source in node.sources}
@@ -66,7 +66,7 @@ class Sequences:
                     f"{node.name}: a rate that was averaged over time meets one of every moment. Average both, or "
                     "neither."
                 )
-            self.takes_constant &= len(arriving) == 1 or not isinstance(node, Junction)
+            self._joins |= len(arriving) > 1
             place = "in time" if len(arriving) > 1 else next(iter(arriving))
             for step in node.steps:
                 if step.traits.in_time:
@@ -80,8 +80,9 @@ class Sequences:
                     place = "after" if step.module.ends_time else "in time"
             places.append(place)
         self.ends = places[output] == "after"
+        self.takes_constant = not self._joins
 
-    def learn_by(self, rule: str, takes_time: bool, through_time: str | None) -> None:
+    def learn_by(self, rule: str, takes_time: bool, through_time: str | None, by_moment: bool) -> None:
         """Learn by a rule, with its weights back in time; see `LearningRule`.
 
         Raises:
@@ -100,6 +101,7 @@ class Sequences:
             )
         for step in self._steps:
             step.through_time = through_time
+        self.takes_constant = not (by_moment or self._joins)
 
     def continue_state(self, continues: bool) -> None:
         """Begin each sequence with the state in which the last one ended; False forgets it."""

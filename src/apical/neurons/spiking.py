@@ -14,7 +14,7 @@ from apical.neurons.surrogates import Spike, Surrogate, surrogate_of
 from apical.options import check_choice, check_positive, check_ranges
 
 RESETS = ("zero", "subtract", "none")
-_PIECE = 2**15  # potentials of one moment that are kept in the cache
+_PIECE = 2**16  # potentials of one moment that are kept in the cache
 
 
 class LIF(TemporalNeuron):
@@ -252,37 +252,43 @@ class SpikingStep(_OverMoments):
         neuron = self.module
         recurrent = None if neuron.recurrent is None else neuron.recurrent.weight.detach().t()
         potential, spikes = state[0][piece], state[1][piece]
-        level = None if a is None else state[2][piece]
-        carried = torch.empty_like(potential)
-        for moment in range(len(drive)):
-            now, fired = v[moment, piece], s[moment, piece]
-            torch.mul(potential, neuron.decay, out=carried)
+        levels = None if a is None else a[:, piece].unbind()
+        if levels is not None:
+            levels[0].copy_(state[2][piece])
+        left = torch.empty_like(potential)
+        moments = zip(drive[:, piece].unbind(), v[:, piece].unbind(), s[:, piece].unbind(), strict=True)
+        for moment, (arriving, now, fired) in enumerate(moments):
             if neuron.reset == "zero":
-                carried.addcmul_(carried, spikes, value=-1)
-            elif neuron.reset == "subtract":
-                carried.sub_(spikes, alpha=neuron.threshold)
-            torch.add(carried, drive[moment, piece], out=now)
+                torch.addcmul(potential, potential, spikes, value=-1, out=left)
+                torch.add(arriving, left, alpha=neuron.decay, out=now)
+            else:
+                torch.add(arriving, potential, alpha=neuron.decay, out=now)
+            if neuron.reset == "subtract":
+                now.sub_(spikes, alpha=neuron.threshold)
             if recurrent is not None:
-                now += spikes.matmul(recurrent)
-            if a is None:
+                now.add_(spikes.matmul(recurrent))
+            if levels is None:
                 torch.ge(now, neuron.threshold, out=fired)
             else:
-                assert level is not None
-                own = a[moment, piece]
-                own.copy_(level)
-                torch.ge(now - neuron.strength * own, neuron.threshold, out=fired)
-                level = torch.add(fired, own, alpha=neuron.adaptation)
+                torch.sub(now, levels[moment], alpha=neuron.strength, out=left)
+                torch.ge(left, neuron.threshold, out=fired)
+                if moment + 1 < len(levels):
+                    torch.add(fired, levels[moment], alpha=neuron.adaptation, out=levels[moment + 1])
             potential, spikes = now, fired
 
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
         v, s, a, first, constant = saved
         signal = grad.reshape(v.shape)
-        out = torch.empty_like(v)
+        # Of an input that stays the same the sum over moments is wanted, unless recurrent synapses learn.
+        sums = constant and not any(learns)
+        out = torch.zeros_like(v[0]) if sums else torch.empty_like(v)
         for piece in self._pieces(v):
-            self._back(signal, v, s, a, out, piece)
+            self._back(signal, v, s, a, out, piece, sums)
         found: list[Tensor | None] = []
         if learns:
             found = [self._recurrent_update(out, s, first) if learns[0] else None]
+        if sums:
+            return out, found
         return out.sum(0) if constant else out.flatten(0, 1), found
 
     def _recurrent_update(self, out: Tensor, s: Tensor, first: Tensor) -> Tensor:
@@ -290,46 +296,58 @@ class SpikingStep(_OverMoments):
         before = torch.cat([first[None], s[:-1]])
         return out.flatten(0, -2).t().mm(before.flatten(0, -2))
 
-    def _back(self, signal: Tensor, v: Tensor, s: Tensor, a: Tensor | None, out: Tensor, piece: slice) -> None:
+    def _back(
+        self, signal: Tensor, v: Tensor, s: Tensor, a: Tensor | None, out: Tensor, piece: slice, sums: bool
+    ) -> None:
         neuron = self.module
         back = self._weights_back()
+        potentials, spikes, arriving = v[:, piece].unbind(), s[:, piece].unbind(), signal[:, piece].unbind()
+        levels = None if a is None else a[:, piece].unbind()
+        slope, at_spike = torch.empty_like(potentials[0]), torch.empty_like(potentials[0])
+        total = out[piece] if sums else None
+        places = (torch.empty_like(slope), torch.empty_like(slope)) if sums else out[:, piece].unbind()
         above: Tensor | None = None  # at the potentials of the next moment
         adapting: Tensor | None = None  # at the adaptation of the next moment
         for moment in range(len(v) - 1, -1, -1):
-            now, fired = v[moment, piece], s[moment, piece]
-            distance = now - neuron.threshold
-            if a is not None:
-                distance.sub_(a[moment, piece], alpha=neuron.strength)
-            slope = neuron.surrogate.derivative(distance)
-            at_spike, here = signal[moment, piece], out[moment, piece]
-            if above is None:
-                torch.mul(slope, at_spike, out=here)
-                at_spike_total = at_spike
-            else:
-                at_spike_total = self._at_spike(at_spike, above, now, adapting, back)
-                torch.mul(slope, at_spike_total, out=here)
-                if neuron.reset == "zero":
-                    kept = above * neuron.decay
-                    here.add_(kept).addcmul_(kept, fired, value=-1)
-                else:
-                    here.add_(above, alpha=neuron.decay)
-            if a is not None:
-                lowered = slope.mul_(at_spike_total).mul_(-neuron.strength)
+            now = potentials[moment]
+            torch.sub(now, neuron.threshold, out=slope)
+            if levels is not None:
+                slope.sub_(levels[moment], alpha=neuron.strength)
+            slope = neuron.surrogate.derivative(slope)
+            sent = arriving[moment]
+            if above is not None:
+                sent = self._at_spike(sent, above, now, adapting, back, at_spike)
+            here = places[moment % 2] if sums else places[moment]
+            torch.mul(slope, sent, out=here)
+            if levels is not None:
+                lowered = here * -neuron.strength
                 adapting = lowered if adapting is None else lowered.add_(adapting, alpha=neuron.adaptation)
+            if above is not None:
+                here.add_(above, alpha=neuron.decay)
+                if neuron.reset == "zero":
+                    here.addcmul_(above, spikes[moment], value=-neuron.decay)
+            if total is not None:
+                total.add_(here)
             above = here
 
     def _at_spike(
-        self, at_spike: Tensor, above: Tensor, now: Tensor, adapting: Tensor | None, back: Tensor | None
+        self,
+        sent: Tensor,
+        above: Tensor,
+        now: Tensor,
+        adapting: Tensor | None,
+        back: Tensor | None,
+        into: Tensor,
     ) -> Tensor:
         """The signal at a spike: from its own moment, the reset, the adaptation and the recurrent synapses."""
         neuron = self.module
-        if not neuron.detach_reset and neuron.reset == "zero":
-            at_spike = torch.addcmul(at_spike, above, now, value=-neuron.decay)
-        elif not neuron.detach_reset and neuron.reset == "subtract":
-            at_spike = at_spike - neuron.threshold * above
+        if neuron.reset == "zero" and not neuron.detach_reset:
+            sent = torch.addcmul(sent, above, now, value=-neuron.decay, out=into)
+        elif neuron.reset == "subtract" and not neuron.detach_reset:
+            sent = torch.sub(sent, above, alpha=neuron.threshold, out=into)
         if adapting is not None:
-            at_spike = at_spike + adapting
-        return at_spike if back is None else at_spike + above.matmul(back)
+            sent = torch.add(sent, adapting, out=into)
+        return sent if back is None else torch.add(sent, above.matmul(back), out=into)
 
     def _weights_back(self) -> Tensor | None:
         recurrent = self.module.recurrent

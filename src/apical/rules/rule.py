@@ -53,6 +53,8 @@ class LearningRule(nn.Module, ABC):
         through_time: the weights by which errors travel back in time over recurrent synapses: "tied" for their own,
             None for none, so that credit in time passes through the neurons' own memory alone; "refused" where
             recurrent synapses have no meaning.
+        by_moment: whether it needs every layer's rates and signals at every moment, so that an input that stays the
+            same has to pass the first synapses as often.
         needs_batch: whether it needs to know the samples of a batch; rates without a batch axis are then refused.
         refused_pathways: the feedback pathways that have no meaning for the rule, each with the reason.
         pathway: the feedback pathway, where the rule has one.
@@ -75,6 +77,7 @@ class LearningRule(nn.Module, ABC):
     needs_batch: ClassVar[bool] = True
     takes_time: ClassVar[bool] = False
     through_time: ClassVar[str | None] = None
+    by_moment: ClassVar[bool] = False
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"homeostatic": NO_HOMEOSTASIS, "direct": NO_DIRECT}
     )

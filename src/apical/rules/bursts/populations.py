@@ -127,6 +127,7 @@ class Bursts(Sweep):
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = MappingProxyType({"burst_modulation": (-1.0, 1.0)})
     needs_batch = True
     through_time = "refused"
+    by_moment = True
     saves_rates = True
 
     def __init__(
