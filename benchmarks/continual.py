@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="mnist")
     parser.add_argument("--images", type=int, default=6000, help="training examples of a task")
-    parser.add_argument("--tested", type=int, default=100, help="test examples of a task")
+    parser.add_argument("--tested", type=int, default=10, help="test examples of a task")
     parser.add_argument("--units", type=int, default=400, help="in each of two hidden layers")
     parser.add_argument("--rounds", type=int, default=11)
     given = parser.parse_args()

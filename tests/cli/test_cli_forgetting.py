@@ -56,6 +56,15 @@ def test_train_on_a_stream_shows_its_matrix(apical):
     assert "classes 2" in shown
 
 
+def test_settings_are_checked_together(apical):
+    apical(
+        *("train", "--task", "npz:clouds.npz", "--model", "mlp:6:relu", "--epochs", "1", "--set", "protect=xdg"),
+        *("--set", "stream=split", "--set", "stream.classes=[[0, 1]]", "--set", "stream.scenario=task"),
+        *("--set", "validation=0", "--out", "a"),
+    )
+    assert study.RunFolder("a").config().protect.name == "xdg"
+
+
 def test_protections_are_listed_and_explained(apical, answer):
     assert "none" in apical("protections").stdout
     assert {each["name"] for each in answer("protections")} >= {"none"}

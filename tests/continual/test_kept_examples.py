@@ -250,8 +250,8 @@ class Own(nn.Module):
     ids=["residual", "own neurons", "lenet"],
 )
 def test_gates_follow_every_hidden_activation_of_any_graph(model, expected):
-    protection = protections.make("xdg")
-    protection.prepare(model, 3)
+    given, model = model, protections.make("xdg").prepare(model, 3)
+    assert not any(isinstance(module, apical.RandomGate) for module in given.modules())
     gated = {path for path, module in model.named_modules() if isinstance(module, apical.RandomGate)}
     assert gated == expected
     x = torch.rand(2, 1, 28, 28) if len(expected) == 4 else torch.rand(2, 1, 4, 4)
@@ -262,9 +262,9 @@ def test_gates_follow_every_hidden_activation_of_any_graph(model, expected):
 
 @pytest.mark.parametrize("make", [Deep, lambda: network(3)])
 def test_frozen_layers_never_learn(make):
-    model = make()
-    before = copy.deepcopy(model)
-    protections.make("freeze").prepare(model, 3)
+    before = make()
+    model = protections.make("freeze").prepare(before, 3)
+    assert all(own.requires_grad for own in before.parameters())
     x = torch.rand(5, 1, 4, 4) if isinstance(model, Deep) else torch.rand(5, 6)
     circuit = apical.Circuit(model, "feedback_alignment", example=x)
     optimizer = torch.optim.SGD(circuit.parameters(), lr=0.5, weight_decay=0.1)
@@ -288,7 +288,7 @@ def test_there_must_be_something_to_freeze():
             protections.make("freeze").prepare(model, 3)
 
 
-@pytest.mark.parametrize("rule", [None, "feedback_alignment", "burst_ccn"])
+@pytest.mark.parametrize("rule", [None, "burst_ccn"])
 @pytest.mark.parametrize("name", NOTHING)
 def test_nothing_protected_is_no_protection_bit_for_bit(name, rule):
     tasks = stream(scenario_of(name))
@@ -310,11 +310,10 @@ def test_it_begins_as_training_without_protection(name):
     assert not torch.equal(made.run(4).weights(), plain.run(4).weights())
 
 
-@pytest.mark.parametrize("rule", [None, "burst_ccn"])
 @pytest.mark.parametrize("name", OWN)
-def test_it_goes_on_from_its_state_to_the_same_bits(name, rule):
+def test_it_goes_on_from_its_state_to_the_same_bits(name):
     def trainer():
-        return Trainer(protections.make(name), stream(scenario_of(name)), rule=rule)
+        return Trainer(protections.make(name), stream(scenario_of(name)), rule="burst_ccn")
 
     whole = trainer().run()
     for stop in (3, 8, 12):  # in the first task, at its end, and in the second
@@ -370,6 +369,12 @@ def test_batches_of_other_sizes_need_a_mean(name):
     circuit = apical.Circuit(network(), "burst_ccn", reduction=16)
     with pytest.raises(ConfigError, match=f"{name}: reduction=16"):
         protections.make(name).attach(circuit, F.cross_entropy)
+
+
+def test_gradient_memory_needs_unscaled_gradients():
+    circuit = apical.Circuit(network(), "backprop", loss_scale=128.0)
+    with pytest.raises(ConfigError, match=r"agem: .*loss_scale"):
+        protections.make("agem").attach(circuit, F.cross_entropy)
 
 
 def test_gradient_memory_keeps_learned_feedback_reciprocal():

@@ -91,7 +91,7 @@ def configuration(
     given = {key: value for key, value in flags.items() if value is not None}
     tables = [setting for setting in settings or [] if setting.partition("=")[0].strip() in NAMED_TABLES]
     others = [setting for setting in settings or [] if setting not in tables]
-    return config.with_settings(tables).with_values(given).with_settings(others)
+    return config.with_changes(tables, given, others)
 
 
 def read_rules(texts: Sequence[str] | None) -> list[str] | None:

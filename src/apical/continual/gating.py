@@ -1,5 +1,6 @@
 """Protections that decide which units take part in a task, or which layers learn at all."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ class XdG(Protection):
     neither answer nor learn, by any rule. The masks depend on the seed, the layer's name and the task alone. The task
     must be known in testing, so that it is for the scenario "task".
 
-    `prepare` puts the gates into the model that it gets, which from then on has them.
+    `prepare` returns a copy of the model that has the gates.
 
     Args:
         gated: the share of units that are closed, from 0 (no protection) to below 1. At least one unit stays open.
@@ -55,7 +56,8 @@ class XdG(Protection):
 
     def prepare(self, model: nn.Module, tasks: int) -> nn.Module:
         if any(isinstance(module, RandomGate) for module in model.modules()):
-            raise ConfigError("xdg: the model has gates of an earlier call. Build a new model.")
+            raise ConfigError("xdg: the model has gates of an earlier call. Pass the model without them.")
+        model = copy.deepcopy(model)
         context = self._context = Context("oracle", contexts=tasks)
         for parent, name, path in _hidden_activations(model):
             gate = RandomGate(context, gated=self.gated, seed=self.seed, name=path)
@@ -87,8 +89,8 @@ class Freeze(Protection):
     A floor and not a method: what a protection adds to random features has to exceed it. The running statistics of
     batch norms in hidden layers still follow the data.
 
-    `prepare` sets `requires_grad` to False for all other parameters of the model that it gets, so that no rule computes
-    an update for them.
+    `prepare` returns a copy of the model, in which all other parameters have `requires_grad` False, so that no rule
+    computes an update for them.
 
     Raises:
         ConfigError: when it prepares a model, all its layers are read out, or the last one's parameters are others',
@@ -105,6 +107,7 @@ class Freeze(Protection):
         super().attach(circuit, loss)
 
     def prepare(self, model: nn.Module, tasks: int) -> nn.Module:
+        model = copy.deepcopy(model)
         wiring = Wiring(trace(model))
         readouts = wiring.readouts()
         learning = {own for node in readouts for own in _parameters(node)}

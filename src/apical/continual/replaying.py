@@ -11,7 +11,7 @@ from apical.continual.refusals import check_strengths, require_free_error, requi
 from apical.continual.reservoir import Reservoir
 from apical.errors import CheckpointError
 from apical.optim.consolidation import Assumptions, Protection
-from apical.optim.consolidation.protection import Data, LossOfLabels
+from apical.optim.consolidation.protection import Data, LossOfLabels, refuse_loss_scale
 from apical.options import check_ranges
 
 
@@ -224,7 +224,7 @@ class AGEM(Remembering):
     that the forward weights make. Before the second task the memory is empty, and steps are those without protection.
 
     With every rule whose update follows a loss, from an error or from a reward; the more it departs from the gradient,
-    the less the bound holds. Refused: Hebbian rules, since their updates lower no loss.
+    the less the bound holds. Refused: Hebbian rules, since their updates lower no loss, and a scaled loss.
 
     Args:
         size: examples kept, a uniform sample of all that earlier tasks had (in the paper, as many of each task); 0
@@ -233,7 +233,8 @@ class AGEM(Remembering):
         seed: of what is kept and drawn.
 
     Raises:
-        ConfigError: an option is out of range; when it is attached, the rule is Hebbian.
+        ConfigError: an option is out of range; when it is attached, the rule is Hebbian, or the circuit has a
+            `loss_scale`.
 
     Source: A. Chaudhry et al. (2019), Efficient Lifelong Learning with A-GEM, ICLR.
     """
@@ -246,6 +247,7 @@ class AGEM(Remembering):
     _current = 0
 
     def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
+        refuse_loss_scale(circuit, self.name)
         require_loss(self.name, circuit, "a product of two updates below 0 does not show that a loss rises")
         super().attach(circuit, loss)
 

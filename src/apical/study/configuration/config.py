@@ -197,13 +197,7 @@ class Config(Table):
         Raises:
             ConfigError: a wrong key or value.
         """
-        values = {}
-        origins = {}
-        for change in changes:
-            path, value = parsing.parse_setting(change, flag)
-            values[path] = value
-            origins[path] = f"{flag} {change}"
-        return self._with(values, origins)
+        return self.with_changes(changes, flag=flag)
 
     def with_values(self, changes: Mapping[str, Any]) -> Self:
         """A copy with values by dotted key, such as `{"epochs": 3, "optimizer.lr": 0.05}`.
@@ -211,7 +205,25 @@ class Config(Table):
         Raises:
             ConfigError: a wrong key or value.
         """
-        return self._with({tuple(key.split(".")): value for key, value in changes.items()}, {})
+        return self.with_changes(changes)
+
+    def with_changes(self, *changes: Sequence[str] | Mapping[str, Any], flag: str = "--set") -> Self:
+        """A copy with several lists of settings or mappings of values applied in their order, and checked together.
+
+        Raises:
+            ConfigError: a wrong key or value, or values that do not fit each other.
+        """
+        values: dict[KeyPath, Any] = {}
+        origins: dict[KeyPath, str] = {}
+        for each in changes:
+            if isinstance(each, Mapping):
+                values |= {tuple(key.split(".")): value for key, value in each.items()}
+                continue
+            for setting in each:
+                path, value = parsing.parse_setting(setting, flag)
+                values[path] = value
+                origins[path] = f"{flag} {setting}"
+        return self._with(values, origins)
 
     def _with(self, values: Mapping[KeyPath, Any], origins: Mapping[KeyPath, str]) -> Self:
         table = self.given()
