@@ -50,6 +50,7 @@ RULES = (
     *("predictive_coding:variant=fixed_prediction", "predictive_coding:variant=zero_divergence"),
     *("predictive_coding:variant=strict", "predictive_coding:variant=error_optimised"),
     *("predictive_coding:variant=incremental,learning_rate=0.0001", "oja", "soft_hebb", "three_factor"),
+    "countercurrent_inhibition",
     "naca",
     *("agrel", "brainprop"),
 )

@@ -13,6 +13,7 @@ PATHWAYS, WITH_PATHWAYS = "core/test_pathway_oracles.py", "core/test_pathways.py
 DENDRITES, SIZES = "core/test_dendrites.py", "core/test_direct_feedback_size.py"
 ADAPTATION, PLASTICITY = "optim/test_adaptation.py", "neurons/test_burst_plasticity.py"
 AUGMENT, CLAIMS = "reinforcement/test_augment_oracles.py", "papers/test_claims.py"
+INHIBITION, SPARSITY, LOOP = "core/test_countercurrent.py", "core/test_sparsity.py", "hippocampus/test_loop.py"
 TRAITS, FIGURES = "core/test_traits.py", "papers/test_published_figures.py"
 
 

@@ -1,6 +1,17 @@
 """Learning rules and their losses, broken on purpose."""
 
-from mutants.mutation import ATTENTION, BURSTS, DENDRITES, EQUILIBRIUM, HEBBIAN, ORACLES, PATHWAYS, PREDICTIVE, Mutation
+from mutants.mutation import (
+    ATTENTION,
+    BURSTS,
+    DENDRITES,
+    EQUILIBRIUM,
+    HEBBIAN,
+    INHIBITION,
+    ORACLES,
+    PATHWAYS,
+    PREDICTIVE,
+    Mutation,
+)
 
 MUTATIONS = (
     Mutation(
@@ -25,6 +36,30 @@ MUTATIONS = (
         "        return target.to(error.dtype) * (-1.0 / wiring.samples(state, error))\n",
         "        return target.to(error.dtype) * (1.0 / wiring.samples(state, error))\n",
         ORACLES,
+        "equations",
+    ),
+    Mutation(
+        "inhibition bounded behind the derivative of the norm",
+        "rules/inhibition/countercurrent.py",
+        "walk.through(layer, own, self._taken(mismatch, rate, floor, samples), slice(0, place + 1))",
+        "self._taken(walk.through(layer, own, mismatch, slice(0, place + 1)), rate, floor, samples)",
+        INHIBITION,
+        "",
+    ),
+    Mutation(
+        "inhibition that takes more than a cell fires",
+        "rules/inhibition/countercurrent.py",
+        "            mismatch = torch.minimum(mismatch, most.sub_(floor * share) if floor else most)\n",
+        "",
+        INHIBITION,
+        "equations",
+    ),
+    Mutation(
+        "disinhibition without a tonic rate to lose",
+        "rules/inhibition/countercurrent.py",
+        "        return mismatch.clamp(min=-self.tonic / samples)\n",
+        "        return mismatch\n",
+        INHIBITION,
         "equations",
     ),
     Mutation(

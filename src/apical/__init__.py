@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from apical import data as data
     from apical import errors as errors
     from apical import feedback as feedback
+    from apical import hippocampus as hippocampus
     from apical import layers as layers
     from apical import losses as losses
     from apical import measure as measure
@@ -39,6 +40,7 @@ _PARTS = (
     "data",
     "errors",
     "feedback",
+    "hippocampus",
     "layers",
     "losses",
     "measure",

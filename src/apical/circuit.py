@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from apical import compat, rules
-from apical.autograd import Parameters, connect
+from apical.autograd import Parameters, connect, empty_gradients, standing_in
 from apical.errors import CircuitError, ConfigError
 from apical.finiteness import check_input, finite, name_the_layer, to_check
 from apical.layers import BackwardPlan, Credit, ForwardState, Layer
-from apical.layers.axes import Reduction, check_reduction, find_batch_axes
+from apical.layers.axes import Reduction, check_reduction, divisor, find_batch_axes
 from apical.layers.effective import EffectiveWeights
 from apical.layers.memory import undisturbed, warn_of_lasting_state
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
-from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch
+from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch, mismatch_of, refuse_own_input
 from apical.wiring import Observer, Wiring
 
 
@@ -122,11 +122,8 @@ class Circuit(nn.Module):
             rule = rules.make(rule)
         if not isinstance(rule, LearningRule):
             raise CircuitError(f"a circuit learns by a LearningRule or the name of one, not by {rule!r}.")
-        if getattr(rule, "_attached", False) and rule is not self._modules.get("rule"):
-            raise CircuitError(
-                f"this {type(rule).__name__} is the rule of another circuit, and its feedback weights belong to that "
-                f"one. Make a new one: {type(rule).__name__}(...)."
-            )
+        if rule is not self._modules.get("rule"):
+            rule.refuse_a_second_circuit()
         sequences = self.wiring.sequences
         sequences.learn_by(type(rule).__name__, rule.takes_time, rule.through_time, rule.by_moment)
         rule.setup(self.wiring)
@@ -194,8 +191,7 @@ class Circuit(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def initialize(self, x: Tensor) -> None:
-        """Find the batch axes for inputs like this one, and make the rule's state whose shape only a forward pass
-        shows.
+        """Find the batch axes for inputs like this one, and make the state whose shape only a forward pass shows.
 
         Buffers and random states stay as they were. The first forward pass calls this.
 
@@ -261,6 +257,24 @@ class Circuit(nn.Module):
             compat.set_grad_enabled(True)
         return connect(self, state, y, x, parameters)
 
+    def learn(self, x: Tensor) -> Tensor:
+        """Run the forward and the backward pass of a circuit whose target is its own input, and return the loss.
+
+        The loss is half the sum over units of (y - x)^2, reduced over the samples as by `reduction`. The
+        gradients are added to `.grad`.
+
+        Raises:
+            CircuitError: the output has another shape than the input, or the rule learns from a label or a reward.
+        """
+        x = x.detach()
+        refuse_own_input(self.rule, x)
+        y = self(x)
+        mismatch = mismatch_of(y, x)
+        samples = divisor(self.wiring.reduction, mismatch, self.wiring.batch_axis) or 1
+        scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
+        torch.autograd.backward(y, mismatch * (scale / samples))
+        return mismatch.square_().sum() / (2 * samples)
+
     def _input_wanted(self) -> bool:
         """True where the rule can send a gradient to the input that requires one; refused otherwise."""
         if not (self.wiring.teach_input or self.rule.teaches_input):
@@ -316,23 +330,16 @@ class Circuit(nn.Module):
         own = [module._parameters[name] for module, name in self._parameters_at]
         if all(map(operator.is_, own, parameters)):
             return self._scaled(state, error, input_wanted)
-        places = zip(self._parameters_at, parameters, strict=True)
-        others = [(module, name, used) for (module, name), used in places if module._parameters[name] is not used]
-        kept = [module._parameters[name] for module, name, _ in others]
-        try:
-            for module, name, used in others:
-                module._parameters[name] = used
+        with standing_in(self._parameters_at, parameters):
             return self._scaled(state, error, input_wanted)
-        finally:
-            for (module, name, _), before in zip(others, kept, strict=True):
-                module._parameters[name] = before
 
     def _scaled(
         self, state: ForwardState, error: Tensor, input_wanted: bool
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """The gradients, with the loss' scale divided out before the rule and multiplied in after it."""
         if not error.numel():
-            return self._empty_batch(state, input_wanted)
+            own = [module._parameters[name] for module, name in self._parameters_at]
+            return empty_gradients(state, own, input_wanted)
         scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
         if scale != 1:
             error = error / scale
@@ -387,14 +394,6 @@ class Circuit(nn.Module):
     def _show(self, credit: Credit) -> None:
         if credit.post is not None and credit.synapses is None:
             self.wiring.show(credit.layer, teaching_signal=credit.post)
-
-    def _empty_batch(self, state: ForwardState, input_wanted: bool) -> tuple[Tensor | None, list[Tensor | None]]:
-        """The gradients of an empty batch: zero, since the equations of rules are about samples."""
-        parameters: Parameters = [module._parameters[name] for module, name in self._parameters_at]
-        return torch.zeros_like(state.source) if input_wanted else None, [
-            torch.zeros_like(parameter) if wanted and parameter is not None else None
-            for parameter, wanted in zip(parameters, state.plan.requires_grad, strict=True)
-        ]
 
 
 def _times(tensor: Tensor | None, factor: float) -> Tensor | None:

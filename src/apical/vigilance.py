@@ -203,3 +203,41 @@ class ScaleWatch:
             "scaler.get_scale; otherwise normalise the targets. This warning appears once.",
             stacklevel=2,
         )
+
+
+def refuse_own_input(rule: Any, x: Tensor) -> None:
+    """Refuse to learn from the input alone by a rule that needs more, or from one sample without a batch axis.
+
+    Raises:
+        CircuitError: with the reason.
+    """
+    if rule.learns_from != "error":
+        raise CircuitError(
+            f"{type(rule).__name__}: circuit.learn has no label and no reward, and this rule learns from "
+            f"{rule.learns_from!r}. Use a rule that learns from any error, such as FeedbackAlignment."
+        )
+    loss = getattr(rule, "loss", None)
+    if loss not in (None, "squared_error", "linear"):
+        raise CircuitError(
+            f"{type(rule).__name__}: loss={loss!r}, and the loss of circuit.learn is half the squared distance. Pass "
+            "loss='squared_error'."
+        )
+    if x.dim() < 2:
+        raise CircuitError(
+            f"circuit.learn: an input of shape {tuple(x.shape)} has no batch axis. Give one sample as a batch of one "
+            "(x.unsqueeze(0))."
+        )
+
+
+def mismatch_of(y: Tensor, x: Tensor) -> Tensor:
+    """The output minus the input, without a graph.
+
+    Raises:
+        CircuitError: their shapes differ.
+    """
+    if y.shape != x.shape:
+        raise CircuitError(
+            f"circuit.learn: the target is the input {tuple(x.shape)}, and the output is {tuple(y.shape)}. Give the "
+            "model as many outputs as inputs, or take a loss of circuit(x) and call its backward()."
+        )
+    return y.detach() - x

@@ -254,6 +254,7 @@ _VARIANTS = [
     Row("burst_ccn", {"feedback": "fixed", "events": "fixed"}),
     Row("burst_ccn", {"feedback": "tied", "events": "learned", "baseline": 0.2}),
     Row("burst_ccn", {"feedback": "homeostatic", "events": "learned", "error_scale": 0.5}),
+    Row("countercurrent_inhibition", {"feedback": "fixed", "gain": 2.0, "tonic": 0.02}),
     Row("burstprop", {"feedback": "fixed", "recurrent": True}),
     Row("burstprop", {"feedback": "fixed", "normalised": False, "scale": 0.5}),
     Row("equilibrium_propagation", {"nudging": "positive", "loss": "cross_entropy", "beta": 1e-7}),

@@ -24,6 +24,7 @@ LIMITS: list[tuple[str, dict[str, Any]]] = [
     ("predictive_coding", {"rate": 0.5, "steps": 60}),
     ("equilibrium_propagation", {}),
     ("kolen_pollack", {"init": "weights"}),
+    ("countercurrent_inhibition", {"gain": 1e-4, "tonic": 1e4}),
     ("brainprop", {}),
     ("agrel", {}),
 ]

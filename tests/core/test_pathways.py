@@ -55,6 +55,7 @@ RULES: Mapping[str, Row] = {
     "pc error optimised": Row("predictive_coding", {"variant": "error_optimised", "rate": 0.2}),
     "ep": Row("equilibrium_propagation"),
     "ep hopfield": hopfield(free_steps=20, nudged_steps=8),
+    "countercurrent": Row("countercurrent_inhibition"),
     "brainprop": Row("brainprop"),
     "agrel": Row("agrel"),
     "dfa": Row("direct_feedback_alignment"),

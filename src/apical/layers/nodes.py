@@ -131,6 +131,19 @@ class Node:
             step.separate = True
 
     @property
+    def firing_place(self) -> int:
+        """The place of the first activation among the steps; their number where there is none."""
+        places = (place for place, step in enumerate(self.steps) if step.traits.activation)
+        return next(places, len(self.steps))
+
+    @property
+    def floor(self) -> float | None:
+        """The lowest rate of the first activation, or 0 if that is above; None where there is none."""
+        steps = self.steps[self.firing_place : self.firing_place + 1]
+        lowest = steps[0].traits.lowest_rate if steps else None
+        return None if lowest is None else min(0.0, lowest)
+
+    @property
     def may_remember(self) -> bool:
         """Whether a module of the user's own computes the rate, which may keep state."""
         return any(isinstance(step, LocalGraph) and is_own(step.module) for step in self.steps)

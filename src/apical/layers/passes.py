@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from apical.layers.credit import Credit, neuron_credits
-from apical.layers.nodes import Derivatives, Junction, Layer, Node, NodeState, Perturbation
+from apical.layers.nodes import Derivatives, Junction, Layer, Node, NodeState, Perturbation, steps_backward
 
 Message = Tensor | tuple[Tensor, ...]
 """What travels down: one signal, or several streams of signals side by side."""
@@ -258,6 +258,12 @@ class BackwardPass:
         return layer.neurons_backward(
             state, signal, self.requires_grad, self.derivatives, free_buffers=self.free_buffers
         )
+
+    def through(self, node: Node, state: NodeState, signal: Tensor, part: slice, learning: bool = True) -> Tensor:
+        """Propagate a signal down through a part of a node's steps, and keep their derivatives if they learn."""
+        steps = reversed(list(zip(node.steps[part], node.parameter_indices[part], strict=True)))
+        requires_grad = self.requires_grad if learning else None
+        return steps_backward(steps, state.saved[part], signal, requires_grad, self.derivatives)
 
     def credits(self) -> Iterator[Credit]:
         """Credit for the own parameters of the neurons that the signals passed."""

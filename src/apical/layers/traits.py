@@ -30,6 +30,7 @@ class Traits:
         masks: scales every input by a factor of at least 0 that does not depend on it, as dropout does.
         pools: "max" or "mean", where an output is the largest or the mean of a patch of the inputs.
         disjoint: pools over patches that do not overlap.
+        costs: adds the derivative of a cost of its own to every signal on its way down.
         random: draws random numbers.
         memory: the next answer depends on earlier ones, or running statistics move.
         replays: `Step.refire` uses the random numbers and the statistics of the first answer.
@@ -48,6 +49,7 @@ class Traits:
     masks: bool = False
     pools: Literal["max", "mean"] | None = None
     disjoint: bool = False
+    costs: bool = False
     random: bool = False
     memory: bool = False
     replays: bool = False

@@ -26,6 +26,7 @@ from apical.rules.energy.predictive_coding import PredictiveCoding as Predictive
 from apical.rules.hebbian.rules import Oja as Oja
 from apical.rules.hebbian.rules import SoftHebb as SoftHebb
 from apical.rules.hebbian.rules import ThreeFactor as ThreeFactor
+from apical.rules.inhibition.countercurrent import CountercurrentInhibition as CountercurrentInhibition
 from apical.rules.neuromodulation.gate import Context as Context
 from apical.rules.neuromodulation.gate import ContextGate as ContextGate
 from apical.rules.neuromodulation.gate import RandomGate as RandomGate

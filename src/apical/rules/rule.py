@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from apical.errors import CircuitError
 from apical.feedback import Pathway
 from apical.feedback.registry import Given, resolve
 from apical.feedback.weights import PerLayer
@@ -56,6 +57,8 @@ class LearningRule(nn.Module, ABC):
         by_moment: whether it needs every layer's rates and signals at every moment, so that an input that stays the
             same has to pass the first synapses as often.
         needs_batch: whether it needs to know the samples of a batch; rates without a batch axis are then refused.
+        carries_costs: whether signals at rates are derivatives of the loss, to which a unit's own cost of firing adds
+            (`apical.layers.FiringCost`).
         refused_pathways: the feedback pathways that have no meaning for the rule, each with the reason.
         pathway: the feedback pathway, where the rule has one.
     """
@@ -78,6 +81,7 @@ class LearningRule(nn.Module, ABC):
     takes_time: ClassVar[bool] = False
     through_time: ClassVar[str | None] = None
     by_moment: ClassVar[bool] = False
+    carries_costs: ClassVar[bool] = False
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"homeostatic": NO_HOMEOSTASIS, "direct": NO_DIRECT}
     )
@@ -137,9 +141,27 @@ class LearningRule(nn.Module, ABC):
         Raises:
             CircuitError: the rule cannot teach this circuit.
         """
+        costly = [node.name for node in wiring.nodes if any(step.traits.costs for step in node.steps)]
+        if costly and not self.carries_costs:
+            raise CircuitError(
+                f"{costly[0]}: it has a cost of firing (FiringCost), and under {type(self).__name__} no derivative of "
+                "the loss arrives at rates. Use a rule whose errors travel, such as FeedbackAlignment, or KWinners."
+            )
         pathway = self._modules.get("pathway")
         if isinstance(pathway, Pathway):
             pathway.setup(wiring)
+
+    def refuse_a_second_circuit(self) -> None:
+        """Refuse to become the rule of another circuit.
+
+        Raises:
+            CircuitError: it is the rule of one.
+        """
+        if getattr(self, "_attached", False):
+            raise CircuitError(
+                f"this {type(self).__name__} is the rule of another circuit, and its feedback weights belong to that "
+                f"one. Make a new one: {type(self).__name__}(...)."
+            )
 
     def index_parameters(self, places: Mapping[str, int]) -> None:
         """Give the rule's own synapses the indices of their parameters in the circuit, by the names in the rule."""
@@ -226,6 +248,7 @@ class Sweep(LearningRule):
 
     needs_batch = False
     takes_time = True
+    carries_costs = True
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
         walk = wiring.backward(state, error)
@@ -238,8 +261,10 @@ class Sweep(LearningRule):
     def visit(self, walk: BackwardPass, layer: Layer, own: NodeState) -> Iterable[Credit]:
         """Assign credit to a layer, and send its signal down."""
         post = self.somatic(walk, layer, own)
-        if post is None:
-            return ()
+        return () if post is None else self.teach(walk, layer, own, post)
+
+    def teach(self, walk: BackwardPass, layer: Layer, own: NodeState, post: Tensor) -> Iterable[Credit]:
+        """Send a layer's teaching signal down, and give it to the layer's synapses."""
         assert own.pre is not None
         # First down, then the credit: no update takes memory while a signal is on its way.
         if walk.needs_input_grad(layer):

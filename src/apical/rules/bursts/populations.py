@@ -13,7 +13,6 @@ from apical.errors import ConfigError
 from apical.feedback.randomness import check_init
 from apical.feedback.registry import Given
 from apical.layers import BackwardPass, BackwardPlan, ForwardState, Layer, NodeState, Step
-from apical.layers.nodes import steps_backward
 from apical.options import check_positive
 from apical.rules.rule import Sweep
 from apical.wiring import Wiring
@@ -45,14 +44,8 @@ class Population:
     def __init__(self, layer: Layer, output: bool, tonic: float) -> None:
         self.output = output
         self.tonic = tonic
-        self.floor: float | None = None
-        self.place = len(layer.steps)
-        for place, step in enumerate(layer.steps):
-            if step.traits.activation:
-                self.place = place
-                if not output and step.traits.lowest_rate is not None:
-                    self.floor = min(0.0, step.traits.lowest_rate)
-                break
+        self.floor = None if output else layer.floor
+        self.place = layer.firing_place
         self.pooled = self.floor == 0 and _rectified_and_pooled(layer.steps[self.place :])
         self.needs_rate = self.pooled or self.place == len(layer.steps)
         self.keeps_shape = all(step.traits.keeps_shape for step in layer.steps[self.place :])
@@ -75,24 +68,17 @@ class Population:
         self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass, *, learning: bool = True
     ) -> Tensor:
         """A signal at the layer's rate, propagated through the steps after the activation and its derivative."""
-        return signal if self.pooled else self._propagate(layer, own, signal, walk, slice(self.place, None), learning)
+        return signal if self.pooled else walk.through(layer, own, signal, slice(self.place, None), learning)
 
     def spread(self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass) -> Tensor:
         """A signal at the units that receive it, spread over all."""
-        return signal if not self.pooled else self._propagate(layer, own, signal, walk, slice(self.place, None), False)
+        return signal if not self.pooled else walk.through(layer, own, signal, slice(self.place, None), False)
 
     def leave(
         self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass, *, learning: bool = True
     ) -> Tensor:
         """A signal before the activation, propagated to the soma."""
-        return self._propagate(layer, own, signal, walk, slice(0, self.place), learning)
-
-    def _propagate(
-        self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass, part: slice, learning: bool
-    ) -> Tensor:
-        steps = reversed(list(zip(layer.steps[part], layer.parameter_indices[part], strict=True)))
-        requires_grad = walk.requires_grad if learning else None
-        return steps_backward(steps, own.saved[part], signal, requires_grad, walk.derivatives)
+        return walk.through(layer, own, signal, slice(0, self.place), learning)
 
     def events(self, rate: Tensor, unit: float) -> Tensor:
         """The event rate over `unit`, above zero by so little that a ratio with it is a number."""

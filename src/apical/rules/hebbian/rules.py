@@ -48,6 +48,7 @@ class Hebbian(LearningRule):
         return wiring.readouts() if self.readout else set()
 
     def setup(self, wiring: Wiring) -> None:
+        super().setup(wiring)
         if wiring.teach_input:
             raise CircuitError(
                 f"{type(self).__name__}: teach_input=True, but Hebbian learning sends no error to the input. "

@@ -1,0 +1,172 @@
+"""The trisynaptic loop: the cost of its step, the angle of its update to the gradient, and the rules that give fields.
+
+    python benchmarks/hippocampus.py speed        # a whole step beside plain PyTorch's, alternating
+    python benchmarks/hippocampus.py angles       # counter-current inhibition against its gain and its tonic rate
+    python benchmarks/hippocampus.py fields       # error, and the share of cells with one field, rule by rule
+
+The input is that of 300 grid and 300 cue cells in a square of 2,500 places (`apical.hippocampus.World`). `--seeds` is
+the number of worlds, `--out` a folder for the figures as JSON. Angles and fields take some ten seconds for each arm and
+seed on one thread.
+"""
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import apical
+from apical.hippocampus import Square, TrisynapticLoop, World
+from apical.hippocampus.fields import find
+from apical.measure import StepCost, alignment, step_cost
+
+AREAS = ("dentate", "ca3", "ca1")
+EPOCHS, BATCH, LEARNING_RATE = 10, 64, 1e-3
+DENSE = {"sparsity": "none", "homeostasis": False}
+Inhibition = apical.CountercurrentInhibition
+Arm = tuple[str, dict[str, Any], Callable[[], apical.LearningRule]]
+
+
+def own_target(y: Tensor, x: Tensor) -> Tensor:
+    """The loss of `Circuit.learn`."""
+    return 0.5 * (y - x).square().sum() / len(x)
+
+
+def speed(repeats: int) -> dict[str, dict[str, float]]:
+    """The ratio of a step to plain PyTorch's, for loops with and without competition."""
+    rules = {"backprop": apical.Backprop, "countercurrent_inhibition": Inhibition}
+    found = {}
+    for sparsity in ("none", "l1", "k_winners"):
+        for batch in (8, 64, 256):
+            torch.manual_seed(0)
+            x = torch.rand(batch, 600)
+            costs = step_cost(
+                TrisynapticLoop(600, sparsity=sparsity), rules, x, x, loss=own_target, repeats=repeats, steps_per_turn=4
+            )
+            for name, cost in costs.items():
+                found[f"{sparsity}, batch {batch}, {name}"] = figures(cost)
+                print(
+                    f"{sparsity:10} batch {batch:4} {name:26} {cost.ratio:.3f} ({cost.low:.3f} to {cost.high:.3f}) of "
+                    f"{cost.plain_milliseconds:.2f} ms",
+                    flush=True,
+                )
+    return found
+
+
+def figures(cost: StepCost) -> dict[str, float]:
+    return {"ratio": cost.ratio, "low": cost.low, "high": cost.high, "plain_milliseconds": cost.plain_milliseconds}
+
+
+def angle_arms() -> Iterator[Arm]:
+    for name, options in (("dense", DENSE), ("homeostasis, k-winners", {})):
+        for gain, tonic in ((0.03, 1.0), (0.1, 1.0), (0.3, 1.0), (1.0, 1.0), (0.1, 0.3), (0.1, 0.1)):
+            yield f"{name}, gain {gain}, tonic {tonic}", options, lambda g=gain, t=tonic: Inhibition(gain=g, tonic=t)
+
+
+def field_arms() -> Iterator[Arm]:
+    rules: dict[str, Callable[[], apical.LearningRule]] = {
+        "backprop": apical.Backprop,
+        **{
+            f"countercurrent_inhibition, {pathway}": lambda p=pathway: Inhibition(feedback=p)
+            for pathway in ("tied", "fixed", "sign_symmetric", "kolen_pollack")
+        },
+        "feedback_alignment": apical.FeedbackAlignment,
+        "direct_feedback_alignment": apical.DirectFeedbackAlignment,
+        "kolen_pollack": apical.KolenPollack,
+        "burst_ccn": apical.BurstCCN,
+    }
+    for name, rule in rules.items():
+        yield name, {}, rule
+
+
+def inputs(seed: int) -> Tensor:
+    """The rates of all entorhinal cells at all places, (places, cells)."""
+    arena = Square()
+    return World.make(arena, seed=seed)(arena.centres())
+
+
+@torch.no_grad()
+def cells(loop: TrisynapticLoop, x: Tensor) -> dict[str, float]:
+    """The share of each area's cells that have one field, and the error over the input's variance."""
+    loop.calibrate(x)
+    loop.eval()
+    areas = loop.areas(x)
+    side = round(len(x) ** 0.5)
+    found = {name: find(getattr(areas, name).T.reshape(-1, side, side)).single for name in AREAS}
+    error = (areas.deep - x).square().sum() / (x - x.mean(0)).square().sum()
+    loop.train()
+    return {**found, "error": float(error)}
+
+
+def angles(circuit: apical.Circuit, x: Tensor) -> dict[str, float]:
+    """Degrees between update and gradient of each area."""
+    found = alignment(circuit, x, x, own_target)
+    return {area: found[f"{area}.0"] for area in AREAS}
+
+
+def train(options: dict[str, Any], rule: apical.LearningRule, x: Tensor, seed: int) -> dict[str, dict[str, float]]:
+    """Angles and cells before and after training."""
+    torch.manual_seed(seed)
+    loop = TrisynapticLoop(x.shape[1], **options)
+    circuit = apical.Circuit(loop, rule)
+    optimizer = torch.optim.AdamW(
+        circuit.parameters(), LEARNING_RATE, weight_decay=rule.recommends().get("weight_decay", 0.0)
+    )
+    generator = torch.Generator().manual_seed(seed)
+    probe = x[torch.randperm(len(x), generator=generator)[:BATCH]]
+    before = {"angles before": angles(circuit, probe), "untrained": cells(loop, x)}
+    for _ in range(EPOCHS):
+        for places in torch.randperm(len(x), generator=generator).split(BATCH):
+            optimizer.zero_grad()
+            circuit.learn(x[places])
+            optimizer.step()
+    return {**before, "angles after": angles(circuit, probe), "trained": cells(loop, x)}
+
+
+def average(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    return {part: {name: mean(run[part][name] for run in runs) for name in runs[0][part]} for part in runs[0]}
+
+
+def trained(arms: Iterator[Arm], seeds: int, parts: tuple[str, ...]) -> dict[str, list[dict[str, dict[str, float]]]]:
+    """Every arm on every seed, and a line for each arm with the means."""
+    found = {}
+    print(
+        f"{'':44}" + "   ".join(f"{part} ({', '.join((*AREAS, *['error'] * ('trained' in part)))})" for part in parts)
+    )
+    for name, options, make in arms:
+        found[name] = [train(options, make(), inputs(seed), seed) for seed in range(seeds)]
+        means = average(found[name])
+        figures = ["  ".join(f"{means[part][key]:6.2f}" for key in means[part]) for part in parts]
+        print(f"{name:44}" + "   |   ".join(figures), flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "angles", "fields"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    warnings.simplefilter("ignore")
+    if given.what == "speed":
+        found: Any = speed(given.repeats)
+    elif given.what == "angles":
+        found = trained(angle_arms(), given.seeds, ("angles before", "angles after"))
+    else:
+        found = trained(field_arms(), given.seeds, ("untrained", "trained"))
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
+        path = given.out / f"hippocampus_{given.what}.json"
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
