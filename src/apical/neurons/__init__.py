@@ -4,7 +4,7 @@ spikes = TwoCompartmentNeuron()(soma_current, dendrite_current).spikes      # a 
 events, bursts = events_and_bursts(spikes, step=0.1)                        # two messages in one train
 """
 
-from apical.neurons import encoders, surrogates
+from apical.neurons import encoders, spiking_steps, surrogates
 from apical.neurons.asynchronous import (
     AsynchronousNetwork,
     DecisionCurve,
@@ -70,6 +70,7 @@ __all__ = [
     "messages",
     "pad",
     "periodic_pairing",
+    "spiking_steps",
     "surrogates",
     "teacher_and_student",
     "to_raster",

@@ -39,7 +39,13 @@ class Adaptive(Direct):
                     f"{layer.name}: adaptive feedback exists for nn.Linear alone, and this layer is another. Use "
                     "feedback='random'."
                 )
-        (output,) = {layer.weight.shape[0] for layer in wiring.layers if layer in readouts}
+        last = [layer for layer in wiring.layers if layer in readouts]
+        if len(last) != 1:
+            raise CircuitError(
+                f"EProp: the output is read from {', '.join(layer.name for layer in last)}, and adaptive feedback learns "
+                "as one read-out does. End the model in one layer, or use feedback='random'."
+            )
+        output = last[0].weight.shape[0]
         for layer in wiring.layers:
             if layer not in readouts:
                 like = layer.weight.new_empty((output, layer.weight.shape[0]))
@@ -65,7 +71,8 @@ class EProp(DirectFeedback):
 
     With symmetric feedback it equals backpropagation through time exactly in a network with one hidden layer and
     without recurrent synapses. With recurrent synapses it leaves out what a spike does to other neurons; in deeper
-    networks B_l is the product of the weights above, without the neurons between.
+    networks B_l is the product of the weights above, without the neurons between. Where the output is read from several
+    layers, e is the error at the output.
 
     Args:
         feedback: B, from the read-out to each layer: "random" (fixed), "symmetric" (the forward weights' product) or
@@ -74,9 +81,9 @@ class EProp(DirectFeedback):
         scale: multiplies B.
         seed: of B.
 
-    Needs: one read-out; neurons with a memory, such as `apical.neurons.LIF`; without them it is direct feedback
-    alignment. Raises: CircuitError for symmetric feedback in another circuit than a chain of nn.Linear, adaptive
-    feedback to other layers than nn.Linear, or several read-outs.
+    Needs: neurons with a memory, such as `apical.neurons.LIF`; without them it is direct feedback alignment. Raises:
+    CircuitError for symmetric feedback in another circuit than a chain of nn.Linear, adaptive feedback to other layers
+    than nn.Linear or from several read-outs.
 
     Source: Bellec et al., Nature Communications 11, 3625 (2020).
 
@@ -94,7 +101,7 @@ class EProp(DirectFeedback):
     title = "E-prop"
     summary = "A synapse's eligibility trace times a learning signal from the read-out for its neuron."
     paper = "Bellec et al. 2020"
-    needs = "neurons with a memory (LIF, ALIF) and one read-out"
+    needs = "neurons with a memory (LIF, ALIF)"
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     def __init__(self, *, feedback: str = "random", init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
@@ -115,28 +122,19 @@ class EProp(DirectFeedback):
     def saves_rates(self) -> bool:  # type: ignore[override]
         return self.feedback == "adaptive"
 
-    def setup(self, wiring: Wiring) -> None:
-        super().setup(wiring)
-        readouts = [layer.name for layer in wiring.layers if layer in wiring.readouts()]
-        if len(readouts) != 1:
-            raise CircuitError(
-                f"EProp: the output is read from {len(readouts)} layers ({', '.join(readouts)}), and learning signals "
-                "come from one. End the model in one layer."
-            )
-
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        products = self.direct.products(wiring)
-        at_soma: list[Tensor] = []
+        products, readouts = self.direct.products(wiring), wiring.readouts()
+        sent = [] if sum(layer in readouts for layer in wiring.layers) == 1 else [error]
 
         def bring(node: Node, own: NodeState) -> Tensor | None:
-            brought = self.direct.bring(node, own, state, at_soma[0], wiring.output, products) if at_soma else None
+            brought = self.direct.bring(node, own, state, sent[0], wiring.output, products) if sent else None
             return None if brought is None else brought.to(own.dtype)
 
         for credit in self.teach_each(wiring, state, error, bring):
-            if not at_soma and credit.post is not None:
-                at_soma.append(credit.post)
+            if not sent and credit.post is not None:
+                sent.append(credit.post)  # at the read-out's soma
             elif credit.post is not None and self.feedback == "adaptive" and isinstance(credit.layer, Layer):
-                yield from self._feedback_credit(credit.layer, state, at_soma[0])
+                yield from self._feedback_credit(credit.layer, state, sent[0])
             yield credit
 
     def _feedback_credit(self, layer: Layer, state: ForwardState, error: Tensor) -> Iterator[Credit]:
