@@ -32,6 +32,7 @@ def test_the_verbs_are_there():
             "train",
             "resume",
             "evaluate",
+            "hippocampus",
             "report",
             "rules",
             "protections",

@@ -9,6 +9,7 @@ from apical.cli.app import app
 from apical.cli.claims import papers, reproduce
 from apical.cli.comparing import compare, report
 from apical.cli.forgetting import continual, protections
+from apical.cli.hippocampus import hippocampus
 from apical.cli.locality import locality
 from apical.cli.lookup import data, rules
 from apical.cli.timing import bench
@@ -21,6 +22,7 @@ app.command(rich_help_panel=EXPERIMENTS)(continual)
 app.command(rich_help_panel=EXPERIMENTS)(train)
 app.command(rich_help_panel=EXPERIMENTS)(resume)
 app.command(rich_help_panel=EXPERIMENTS)(evaluate)
+app.command(rich_help_panel=EXPERIMENTS)(hippocampus)
 app.command(rich_help_panel=EXPERIMENTS)(report)
 app.command(rich_help_panel=KNOWLEDGE)(rules)
 app.command(rich_help_panel=KNOWLEDGE)(protections)

@@ -21,6 +21,10 @@ class _Baseline:
 
     features: int | None = None
 
+    def fit(self, x: Tensor) -> Self:
+        """Learn from samples, (n, features)."""
+        raise NotImplementedError
+
     def recall(self, cue: Tensor) -> Tensor:
         """Inputs completed from cues: (n, features) to the same shape."""
         raise NotImplementedError
@@ -94,7 +98,7 @@ class NMF(_Baseline):
         self.components = F.normalize(w, dim=1)
         h = self._start(x)
         for _ in range(self.steps):
-            h = self._code(x, h)
+            h = self._code(x @ self.components.T, h)
             w, up, down = self.components, h.T @ x, (h.T @ h) @ self.components
             norm_up, norm_down = (w * down).sum(1, keepdim=True), (w * up).sum(1, keepdim=True)
             self.components = F.normalize(w * (up + w * norm_up) / (down + w * norm_down + _TINY), dim=1)
@@ -107,9 +111,9 @@ class NMF(_Baseline):
             DataError: x is not as in `fit`, or nothing was fitted.
         """
         x = self._check(x)
-        h = self._start(x)
+        h, drive = self._start(x), x @ self.components.T
         for _ in range(self.steps):
-            h = self._code(x, h)
+            h = self._code(drive, h)
         return h
 
     def recall(self, cue: Tensor) -> Tensor:
@@ -120,8 +124,8 @@ class NMF(_Baseline):
         h = torch.rand(len(x), self.units, generator=torch.Generator().manual_seed(self.seed + 1))
         return h.to(x) * x.mean() + _TINY
 
-    def _code(self, x: Tensor, h: Tensor) -> Tensor:
-        h = h * (x @ self.components.T) / (h @ (self.components @ self.components.T) + self.penalty + _TINY)
+    def _code(self, drive: Tensor, h: Tensor) -> Tensor:
+        h = h * drive / (h @ (self.components @ self.components.T) + self.penalty + _TINY)
         return F.threshold(h, 1e-12, 0.0)  # products of many small factors would become slow subnormal numbers
 
     def _check(self, x: Tensor, *, fitting: bool = False) -> Tensor:

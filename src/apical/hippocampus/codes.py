@@ -29,7 +29,7 @@ def standard(values: Tensor, dim: int) -> Tensor:
     return torch.where(flat, math.nan, away / norm)
 
 
-def separation_curve(inputs: Tensor, codes: Tensor, bins: int = 10, pairs: int = 100_000, seed: int = 0) -> Tensor:
+def separation_curve(inputs: Tensor, codes: Tensor, bins: int = 10, pairs: int = 20_000, seed: int = 0) -> Tensor:
     """How similar codes are where inputs are similar: to (bins, 3).
 
     Each row: the mean correlation of inputs, that of their codes, and the number of pairs, for pairs of samples whose

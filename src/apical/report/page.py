@@ -46,7 +46,7 @@ def render(comparison: Document | Sequence[Document]) -> str:
         Section(f"section-{number}", each, figures(each, looks)) for number, each in enumerate(comparisons, start=1)
     ]
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             title=comparisons[0].title
@@ -74,7 +74,8 @@ def write(comparison: Document | Sequence[Document], path: str | Path) -> Path:
     return path
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The templates of the report, with its filters."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("apical.report"),
         autoescape=True,
