@@ -42,7 +42,7 @@ class Adaptive(Direct):
         last = [layer for layer in wiring.layers if layer in readouts]
         if len(last) != 1:
             raise CircuitError(
-                f"EProp: the output is read from {', '.join(layer.name for layer in last)}, and adaptive feedback learns "
+                f"EProp: the output is read from {', '.join(each.name for each in last)}, and adaptive feedback learns "
                 "as one read-out does. End the model in one layer, or use feedback='random'."
             )
         output = last[0].weight.shape[0]
