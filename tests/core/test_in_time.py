@@ -18,7 +18,7 @@ from apical.neurons.surrogates import SURROGATES
 
 LABELS = torch.tensor([0, 1, 2, 0])
 TAKES_TIME = [name for name in rules.names() if rules.get(name).takes_time]
-SWEEPS = [name for name in TAKES_TIME if name not in ("burst_ccn", "burstprop", "agrel", "brainprop")]
+SWEEPS = [name for name in TAKES_TIME if name not in ("burst_ccn", "burstprop", "naca", "agrel", "brainprop")]
 
 
 def sequence(*shape: int, moments: int = 6, constant: bool = False) -> torch.Tensor:
@@ -374,6 +374,63 @@ def test_e_prop_learns_a_toy_in_several_layers(feedback):
     assert losses[-1] < 0.7 * losses[0]
 
 
+# NACA in spikes
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_naca_changes_a_synapse_once_a_sequence(constant):
+    """dW = -eta phi(lambda) ([v_T > threshold - width] - s_(T-1)) x_T, averaged over the batch; beside plain loops."""
+    model, x = dense(), sequence(5, constant=constant)
+    circuit = apical.Circuit(model, apical.NACA(scale=0.5, width=0.3, seed=4), example=x)
+    F.cross_entropy(circuit(x), LABELS).backward()
+    phi = {
+        name: circuit.rule.direct.modulated(circuit.rule.direct.weights[layer])[LABELS] * 0.5
+        for layer in circuit.layers[:2]
+        for name in (layer.name,)
+    }
+    arriving = x
+    for place in ("0", "2"):
+        synapses, neuron = model[int(place)], model[int(place) + 1]
+        v = s = torch.zeros(4, synapses.out_features, dtype=torch.float64)
+        spikes, potentials = [], []
+        for moment in arriving:
+            v = neuron.decay * v * (1 - s) + synapses(moment).detach()
+            s = (v >= neuron.threshold).double()
+            spikes.append(s)
+            potentials.append(v)
+        change = (potentials[-1] > neuron.threshold - 0.3).double() - spikes[-2]
+        expected = (phi[place] * change).t() @ arriving[-1] / len(LABELS)
+        assert torch.allclose(synapses.weight.grad, expected, atol=1e-14)
+        assert expected.abs().max() > 0
+        arriving = torch.stack(spikes)
+
+
+def test_dropout_with_one_mask_a_sequence():
+    model = nn.Sequential(nn.Linear(5, 7), neurons.SequenceDropout(0.5), LIF(0.8, 0.5), nn.Linear(7, 3)).double()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        left_out = OverTime(model[:2])(sequence(5)) == 0
+    assert left_out.any()
+    assert not left_out.all()
+    assert torch.equal(left_out, left_out[:1].expand_as(left_out))
+    found = []
+    for kind in (lambda own: apical.Circuit(own, "backprop"), OverTime):
+        own = copy.deepcopy(model)
+        torch.manual_seed(0)
+        kind(own)(sequence(5)).sum().backward()
+        found.append(own[0].weight.grad)
+    assert torch.allclose(*found, atol=1e-12)
+
+
+def test_autocast_computes_in_half_precision():
+    model, x = dense().float(), sequence(5).float()
+    circuit = apical.Circuit(model, "backprop")
+    with torch.autocast("cpu", torch.bfloat16):
+        value = F.cross_entropy(circuit(x).float(), LABELS)
+    value.backward()
+    assert all(own.grad.isfinite().all() and own.grad.dtype == torch.float32 for own in model.parameters())
+
+
 # What cannot be right
 
 
@@ -391,7 +448,7 @@ def test_e_prop_learns_a_toy_in_several_layers(feedback):
         (lambda: apical.EProp(feedback="fixed"), ConfigError, "feedback"),
         (lambda: apical.Circuit(conv(), apical.EProp(feedback="symmetric")), CircuitError, "chain"),
         (lambda: apical.Circuit(conv(), apical.EProp(feedback="adaptive")), CircuitError, "nn.Linear alone"),
-        (lambda: apical.Circuit(dense(recurrent=True), "burst_ccn"), CircuitError, "bursts"),
+        (lambda: apical.Circuit(dense(recurrent=True), "burst_ccn"), CircuitError, "recurrent"),
         (lambda: apical.Circuit(dense(), "backprop")(torch.rand(4, 5).double()), CircuitError, "time"),
         (lambda: apical.Circuit(dense(), "backprop")(torch.rand(0, 4, 5).double()), CircuitError, "moment"),
         (

@@ -1,6 +1,6 @@
 """The moments of a sequence: which rates of a circuit have one row for each, and signals between such and others."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -91,8 +91,8 @@ class Sequences:
         recurrent = [step for step in self._steps if step.parameters]
         if recurrent and through_time == "refused":
             raise CircuitError(
-                f"{rule}: recurrent synapses of {recurrent[0]} would learn from the signal before it becomes bursts. "
-                "Leave them out, or use another rule."
+                f"{rule}: it has no update for the recurrent synapses of {recurrent[0]}. Leave them out, or use "
+                "another rule."
             )
         if self.neurons and not takes_time:
             raise CircuitError(
@@ -100,8 +100,15 @@ class Sequences:
                 "rule that carries errors in one pass, or averages of spikes as rates."
             )
         for step in self._steps:
-            step.through_time = through_time
+            step.through_time, step.late = through_time, None
         self.takes_constant = not (by_moment or self._joins)
+
+    def teach_at_end(self, nodes: Iterable[Node], width: float) -> None:
+        """Teach the spiking neurons of these nodes once a sequence, by how they change at the end; see `SpikingStep`."""
+        own = [step for node in nodes for step in node.steps]
+        for step in self._steps:
+            if step in own:
+                step.late = width
 
     def continue_state(self, continues: bool) -> None:
         """Begin each sequence with the state in which the last one ended; False forgets it."""

@@ -14,7 +14,7 @@ from apical.neurons.asynchronous import (
 )
 from apical.neurons.bursting import TwoCompartmentNeuron
 from apical.neurons.interneurons import AdaptiveExponentialNeuron, AdaptiveExponentialState
-from apical.neurons.moments import OverTime, TemporalNeuron
+from apical.neurons.moments import OverTime, SequenceDropout, TemporalNeuron
 from apical.neurons.neuron import Run, SpikingNeuron
 from apical.neurons.plasticity import BurstDependentPlasticity, SynapseState
 from apical.neurons.protocols import burst_poisson, periodic_pairing
@@ -55,6 +55,7 @@ __all__ = [
     "PyramidalState",
     "Responses",
     "Run",
+    "SequenceDropout",
     "ShortTermPlasticity",
     "ShortTermState",
     "Soma",

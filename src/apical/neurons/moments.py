@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from apical.errors import CircuitError
 from apical.layers.moments import Clock, clocked
 from apical.layers.traits import has_traits
+from apical.options import check_ranges
 
 
 @has_traits(elementwise=False, keeps_shape=False, in_time=True)
@@ -102,6 +103,28 @@ def _detached(state: Any) -> Any:
 def temporal_neurons(model: nn.Module) -> list[TemporalNeuron]:
     """The neurons with a memory in a model."""
     return [module for module in model.modules() if isinstance(module, TemporalNeuron)]
+
+
+class SequenceDropout(TemporalNeuron):
+    """Dropout with one mask for a sequence; `nn.Dropout` draws one for every moment.
+
+    Args:
+        p: the probability that a unit is left out, from 0 to below 1.
+
+    Raises:
+        ConfigError: p is out of range.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = p
+        check_ranges("SequenceDropout", self, {"p": (0 <= p < 1, "from 0 to below 1")})
+
+    def start(self, drive: Tensor) -> Tensor:
+        return nn.functional.dropout(torch.ones_like(drive), self.p, self.training)
+
+    def advance(self, drive: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return drive * state, state
 
 
 class OverTime(nn.Module):

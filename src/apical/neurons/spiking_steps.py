@@ -42,6 +42,8 @@ class SpikingStep(_OverMoments):
     Attributes:
         through_time: the weights by which errors travel back over the recurrent synapses, (n, n): "tied" for their own
             (backpropagation through time), a tensor, or None for none.
+        late: a rule teaches the neuron once a sequence, by its change at the end, [v_T > threshold - late] - s_(T-1);
+            None: at every moment, by the equations above.
     """
 
     traits = Traits(activation=True, lowest_rate=0.0, saturating=True, keeps_shape=True, in_time=True)
@@ -50,6 +52,7 @@ class SpikingStep(_OverMoments):
     def __init__(self, module: LIF) -> None:
         super().__init__(module)
         self.through_time: str | Tensor | None = "tied"
+        self.late: float | None = None
         if module.recurrent is not None:
             self.parameters = ("recurrent.weight",)
 
@@ -109,6 +112,8 @@ class SpikingStep(_OverMoments):
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
         v, s, a, first, constant = saved
         signal = grad.reshape(v.shape)
+        if self.late is not None:
+            return self._taught_at_end(signal, saved), [None] * len(learns)
         # Of an input that stays the same the sum over moments is wanted, unless recurrent synapses learn.
         sums = constant and not any(learns)
         out = torch.zeros_like(v[0]) if sums else torch.empty_like(v)
@@ -184,6 +189,20 @@ class SpikingStep(_OverMoments):
         if recurrent is None or self.through_time is None:
             return None
         return recurrent.weight.detach() if isinstance(self.through_time, str) else self.through_time
+
+    def _taught_at_end(self, signal: Tensor, saved: Saved) -> Tensor:
+        """The sum of the signals over moments times how the neuron changes at the end, at the last moment."""
+        v, s, a, _, constant = saved
+        assert self.late is not None
+        before = s[-2] if len(s) > 1 else torch.zeros_like(s[0])
+        distance = v[-1] if a is None else v[-1] - self.module.strength * a[-1]
+        change = (distance > self.module.threshold - self.late).to(s.dtype) - before
+        taught: Tensor = signal.sum(0) * change
+        if constant:
+            return taught
+        out = torch.zeros_like(v)
+        out[-1] = taught
+        return out.flatten(0, 1)
 
     def output(self, saved: Saved) -> Tensor:
         spikes: Tensor = saved[1]
