@@ -104,7 +104,7 @@ class Sequences:
         self.takes_constant = not (by_moment or self._joins)
 
     def teach_at_end(self, nodes: Iterable[Node], width: float) -> None:
-        """Teach the spiking neurons of these nodes once a sequence, by how they change at the end; see `SpikingStep`."""
+        """Teach the spiking neurons of these nodes once a sequence, by how they change at the end."""
         own = [step for node in nodes for step in node.steps]
         for step in self._steps:
             if step in own:
