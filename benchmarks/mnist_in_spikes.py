@@ -2,8 +2,8 @@
 
     python benchmarks/mnist_in_spikes.py --rules backprop,e_prop:feedback=symmetric --epochs 5 --seeds 3
 
-A line of JSON a run, in the file of --out; a run that is there already is not repeated. Adam, learning rate 0.001, cosine
-to 0, batch 128, for every rule; the last 5,000 training images are left out.
+A line of JSON a run, in the file of --out; a run that is there already is not repeated. Every rule: Adam, learning rate
+0.001 falling to 0 along a cosine, batch 128, the last 5,000 training images left out.
 """
 
 import argparse
