@@ -45,7 +45,7 @@ RULES = (
     *("weight_mirror", "burst_ccn", "burstprop", "burstprop:recurrent=true"),
     *("dendritic_microcircuit:dynamics=two_step", "dendritic_microcircuit:dynamics=steady_state"),
     *("segregated_dendrites", "segregated_dendrites:feedback=direct,feedback.symmetric=true"),
-    *("equilibrium_propagation:network=feedforward",),
+    *("e_prop", "equilibrium_propagation:network=feedforward"),
     *("equilibrium_propagation:network=hopfield,activation=hard_sigmoid",),
     *("predictive_coding:variant=fixed_prediction", "predictive_coding:variant=zero_divergence"),
     *("predictive_coding:variant=strict", "predictive_coding:variant=error_optimised"),

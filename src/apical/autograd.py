@@ -5,6 +5,8 @@ backward pass is kept beside autograd, with version numbers, as autograd would; 
 (compilers, `torch.func`, hooks on saved tensors), autograd saves them.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -47,6 +49,36 @@ def connect(circuit: Learner, state: ForwardState, y: Tensor, x: Tensor, paramet
     arguments = ((circuit.rule_version(), packed), y, x, len(parameters), *parameters, *tensors)
     connected: Tensor = _SavingBoundary.apply(circuit, *arguments)  # type: ignore[no-untyped-call]
     return connected
+
+
+@contextmanager
+def standing_in(places: Sequence[tuple[nn.Module, str]], parameters: Parameters) -> Iterator[None]:
+    """Put the parameters of a forward pass at their places, where the modules have others by now.
+
+    Args:
+        places: the module and the name of each.
+        parameters: of the forward pass (`torch.func.functional_call`).
+    """
+    pairs = zip(places, parameters, strict=True)
+    others = [(module, name, used) for (module, name), used in pairs if module._parameters[name] is not used]
+    kept = [module._parameters[name] for module, name, _ in others]
+    try:
+        for module, name, used in others:
+            module._parameters[name] = used
+        yield
+    finally:
+        for (module, name, _), before in zip(others, kept, strict=True):
+            module._parameters[name] = before
+
+
+def empty_gradients(
+    state: ForwardState, parameters: Parameters, input_wanted: bool
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The gradients of an empty batch: zero, since the equations of rules are about samples."""
+    return torch.zeros_like(state.source) if input_wanted else None, [
+        torch.zeros_like(parameter) if wanted and parameter is not None else None
+        for parameter, wanted in zip(parameters, state.plan.requires_grad, strict=True)
+    ]
 
 
 class _Boundary(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from apical import compat, rules
-from apical.autograd import Parameters, connect
+from apical.autograd import Parameters, connect, empty_gradients, standing_in
 from apical.errors import CircuitError, ConfigError
 from apical.finiteness import check_input, finite, name_the_layer, to_check
 from apical.layers import BackwardPlan, Credit, ForwardState, Layer
@@ -105,7 +105,7 @@ class Circuit(nn.Module):
         self._rule_version = 0
         self.set_rule(rule)
         if example is not None:
-            self.initialize(example)
+            self.initialize(self.wiring.sequences.fold(example)[0])
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -122,11 +122,10 @@ class Circuit(nn.Module):
             rule = rules.make(rule)
         if not isinstance(rule, LearningRule):
             raise CircuitError(f"a circuit learns by a LearningRule or the name of one, not by {rule!r}.")
-        if getattr(rule, "_attached", False) and rule is not self._modules.get("rule"):
-            raise CircuitError(
-                f"this {type(rule).__name__} is the rule of another circuit, and its feedback weights belong to that "
-                f"one. Make a new one: {type(rule).__name__}(...)."
-            )
+        if rule is not self._modules.get("rule"):
+            rule.refuse_a_second_circuit()
+        sequences = self.wiring.sequences
+        sequences.learn_by(type(rule).__name__, rule.takes_time, rule.through_time, rule.by_moment)
         rule.setup(self.wiring)
         rule._attached = True  # type: ignore[assignment]
         rule.train(self.training)
@@ -192,8 +191,7 @@ class Circuit(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def initialize(self, x: Tensor) -> None:
-        """Find the batch axes for inputs like this one, and make the rule's state whose shape only a forward pass
-        shows.
+        """Find the batch axes for inputs like this one, and make the state whose shape only a forward pass shows.
 
         Buffers and random states stay as they were. The first forward pass calls this.
 
@@ -201,6 +199,10 @@ class Circuit(nn.Module):
             CircuitError: a rate without a batch axis, and a rule that needs the samples of a batch.
         """
         self._warn_of_lasting_state(x)
+        with self.wiring.sequences.clocked(None):  # one moment shows all shapes
+            self._initialize(x)
+
+    def _initialize(self, x: Tensor) -> None:
         wiring, everything = self.wiring, self.wiring.plan((True,) * len(self._parameters_at), False)
         axes = find_batch_axes(self.model, wiring.nodes, wiring.last_use, wiring.output, x, wiring.batch_axis)
         wiring.batch_axes[x.dim()] = axes
@@ -220,10 +222,22 @@ class Circuit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output for an input: (batch, ...) to the shape of the model's output.
 
+        With neurons that have a memory: (time, batch, ...) to (time, batch, ...), or to (batch, ...) where a read-out
+        averages over time. `x.expand(time, *x.shape)`, which stays the same, passes the first synapses once.
+
         Raises:
             NonFiniteError: NaN or infinity in the input or in a layer's rate.
-            CircuitError: the input requires a gradient that the rule cannot send.
+            CircuitError: the input requires a gradient that the rule cannot send, or has no time.
         """
+        sequences = self.wiring.sequences
+        return sequences.run(x, self._respond) if sequences.neurons else self._respond(x, 1)
+
+    def continue_state(self, continues: bool = True) -> None:
+        """Begin each sequence with the state in which the last one ended; credit ends there. False forgets it."""
+        self.wiring.sequences.continue_state(continues)
+
+    def _respond(self, x: Tensor, moments: int) -> Tensor:
+        """The output for an input whose first axis holds time x batch, if there is time."""
         if not torch.compiler.is_compiling():
             if self._model_watch.check():
                 self._read_again()
@@ -238,7 +252,7 @@ class Circuit(nn.Module):
             return self.rule.evaluate(self.model, x)
         compat.set_grad_enabled(False)
         try:
-            y, state = self._forward(x, self.wiring.plan(requires_grad, input_wanted))
+            y, state = self._forward(x, self.wiring.plan(requires_grad, input_wanted), moments)
         finally:
             compat.set_grad_enabled(True)
         return connect(self, state, y, x, parameters)
@@ -246,9 +260,8 @@ class Circuit(nn.Module):
     def learn(self, x: Tensor) -> Tensor:
         """Run the forward and the backward pass of a circuit whose target is its own input, and return the loss.
 
-            loss = 1/2 sum over units of (y - x)^2, reduced over the samples as the circuit's `reduction`
-
-        The gradients are added to `.grad` as by `loss.backward()`; the optimizer is the caller's.
+        The loss is half the sum over units of (y - x)^2, reduced over the samples as by `reduction`. The
+        gradients are added to `.grad`.
 
         Raises:
             CircuitError: the output has another shape than the input, or the rule learns from a label or a reward.
@@ -271,7 +284,7 @@ class Circuit(nn.Module):
             )
         return True
 
-    def _forward(self, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
+    def _forward(self, x: Tensor, plan: BackwardPlan, moments: int) -> tuple[Tensor, ForwardState]:
         """The output and the state of the nodes, without a graph."""
         rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
         # Asked here, and not passed on: a compiler may begin to read after a module that it cannot read.
@@ -285,6 +298,8 @@ class Circuit(nn.Module):
         if self.training and self._acts_between_passes:
             rule.before_forward(wiring)
         y, state = rule.forward(wiring, source, plan)
+        if moments != 1:
+            state.moments = moments
         if rule.needs_batch:
             state.batch_axes = wiring.batch_axes_of(x, state)
             wiring.require_batch(x, y, state, type(rule).__name__)
@@ -315,23 +330,16 @@ class Circuit(nn.Module):
         own = [module._parameters[name] for module, name in self._parameters_at]
         if all(map(operator.is_, own, parameters)):
             return self._scaled(state, error, input_wanted)
-        places = zip(self._parameters_at, parameters, strict=True)
-        others = [(module, name, used) for (module, name), used in places if module._parameters[name] is not used]
-        kept = [module._parameters[name] for module, name, _ in others]
-        try:
-            for module, name, used in others:
-                module._parameters[name] = used
+        with standing_in(self._parameters_at, parameters):
             return self._scaled(state, error, input_wanted)
-        finally:
-            for (module, name, _), before in zip(others, kept, strict=True):
-                module._parameters[name] = before
 
     def _scaled(
         self, state: ForwardState, error: Tensor, input_wanted: bool
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """The gradients, with the loss' scale divided out before the rule and multiplied in after it."""
         if not error.numel():
-            return self._empty_batch(state, input_wanted)
+            own = [module._parameters[name] for module, name in self._parameters_at]
+            return empty_gradients(state, own, input_wanted)
         scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
         if scale != 1:
             error = error / scale
@@ -386,14 +394,6 @@ class Circuit(nn.Module):
     def _show(self, credit: Credit) -> None:
         if credit.post is not None and credit.synapses is None:
             self.wiring.show(credit.layer, teaching_signal=credit.post)
-
-    def _empty_batch(self, state: ForwardState, input_wanted: bool) -> tuple[Tensor | None, list[Tensor | None]]:
-        """The gradients of an empty batch: zero, since the equations of rules are about samples."""
-        parameters: Parameters = [module._parameters[name] for module, name in self._parameters_at]
-        return torch.zeros_like(state.source) if input_wanted else None, [
-            torch.zeros_like(parameter) if wanted and parameter is not None else None
-            for parameter, wanted in zip(parameters, state.plan.requires_grad, strict=True)
-        ]
 
 
 def _times(tensor: Tensor | None, factor: float) -> Tensor | None:

@@ -18,6 +18,7 @@ from apical.layers import Junction, Layer, Node, passes
 from apical.layers.axes import BatchAxes, Reduction, divisor
 from apical.layers.credit import Credit
 from apical.layers.effective import EffectiveWeights
+from apical.layers.moments import Sequences
 from apical.layers.nodes import Perturbation
 from apical.layers.passes import BackwardPass, BackwardPlan, DefaultSignal, ForwardState, Message
 from apical.tracing import ModelGraph
@@ -39,6 +40,8 @@ class Wiring:
         parameters: where each of the model's parameters is: the module, and the name there.
         effective: the weights that the model computes from other tensors.
         batch_axes: for inputs of so many axes, the batch axis of every value.
+        sequences: the neurons with a memory, and where time ends. In a circuit with time `batch_axis` is that of the
+            folded input, 0.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Wiring:
         self.batch_axis = batch_axis
         self.reduction = reduction
         self.teach_input = teach_input
+        self.sequences = Sequences(self.nodes, self.output)
         self._place_parameters(graph)
         self.batch_axes: dict[int, BatchAxes] = {}
         self._with_batch: set[int] = set()
@@ -147,8 +151,12 @@ class Wiring:
     # The batch
 
     def samples(self, state: ForwardState, error: Tensor) -> float:
-        """The number by which the loss divided each sample's derivative: of a mean, the batch size."""
-        return divisor(self.reduction, error, state.batch_axis(self.output))
+        """The number by which the loss divided each sample's derivative: of a mean, the batch size.
+
+        Of a sequence: of each moment's, also where the output is the mean over time.
+        """
+        found = divisor(self.reduction, error, state.batch_axis(self.output))
+        return found * state.moments if self.sequences.ends else found
 
     def batch_size(self, state: ForwardState, error: Tensor) -> int:
         """How many samples the batch has."""
@@ -181,7 +189,7 @@ class Wiring:
                 learns, or the output does not show them, or the output of this batch has lost the axis.
         """
         axis, own = state.batch_axis(self.output), self.batch_axis
-        if axis is not None and y.shape[axis : axis + 1] != x.shape[own : own + 1]:
+        if axis is not None and state.moments == 1 and y.shape[axis : axis + 1] != x.shape[own : own + 1]:
             raise CircuitError(
                 f"{self.nodes[self.output - 1].name}: axis {axis} of the output holds the batch, and for the input "
                 f"{tuple(x.shape)} the output is {tuple(y.shape)}. Name the axis that is removed (squeeze(-1))."

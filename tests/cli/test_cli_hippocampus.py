@@ -6,20 +6,19 @@ import pytest
 from typer.testing import CliRunner
 
 from apical.cli import app
-from apical.hippocampus import claims, demonstration, learner
+from apical.hippocampus import demonstration, learner
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """Networks of a few cells, and no curves of angles, which need a training for each gain."""
-    sizes = {"grid": 24, "cue": 24, "dentate": 40, "ca3": 30, "ca1": 30, "share": 0.2}
-    monkeypatch.setattr(learner, "Setup", lambda **given: demonstration.Setup(**sizes, **given))
-    monkeypatch.setattr(claims, "Setup", lambda: demonstration.Setup(**sizes, bins=10, epochs=1))
+    """Networks of a few cells, and one gain for the angles, which need a training for each."""
+    tiny = learner.Setup(grid=24, cue=24, bins=12, dentate=40, ca3=30, ca1=30, share=0.2, epochs=4, batch=24)
+    monkeypatch.setattr(learner.Setup, "small", lambda: tiny)
     monkeypatch.setattr(demonstration, "GAINS", (0.3,))
 
 
 def test_a_page_and_a_summary(small, tmp_path):
-    words = ["hippocampus", "--epochs", "4", "--bins", "12", "--out", str(tmp_path), "--json"]
+    words = ["hippocampus", "--small", "--out", str(tmp_path), "--json"]
     result = CliRunner().invoke(app, [*words, "--test", "1", "--experiments", "cells"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -34,13 +33,13 @@ def test_a_page_and_a_summary(small, tmp_path):
 
 
 def test_a_table_and_the_path_of_the_page(small, tmp_path):
-    result = CliRunner().invoke(app, ["hippocampus", "--epochs", "4", "--bins", "12", "--out", str(tmp_path)])
+    result = CliRunner().invoke(app, ["hippocampus", "--small", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "CA3, untrained" in result.stdout
     assert str(tmp_path / "hippocampus.html") in result.stdout
 
 
-@pytest.mark.parametrize("words", [["--rule", "naca"], ["--epochs", "0"], ["--test", "1", "--experiments", "sells"]])
+@pytest.mark.parametrize("words", [["--rule", "naca"], ["--test", "-1"], ["--test", "1", "--experiments", "sells"]])
 def test_mistakes_are_met_with_a_message(small, tmp_path, words):
-    result = CliRunner().invoke(app, ["hippocampus", *words, "--bins", "10", "--out", str(tmp_path)])
+    result = CliRunner().invoke(app, ["hippocampus", "--small", *words, "--out", str(tmp_path)])
     assert result.exit_code == 2, result.output

@@ -32,6 +32,9 @@ ACCEPTED = {
     "direct_feedback_alignment": ["direct"],
     "direct_random_target_projection": ["direct"],
     "naca": ["modulatory"],
+    "e_prop": ["direct"],
+    "e_prop:feedback=symmetric": ["direct"],
+    "e_prop:feedback=adaptive": ["adaptive"],
     "segregated_dendrites": ["direct"],
     "segregated_dendrites:feedback=direct,feedback.symmetric=True": ["direct"],
     "burst_ccn:events=learned": [*CARRYING, "homeostatic"],
@@ -63,7 +66,11 @@ SETTLES = (
 EXCEPTIONS = [
     Except("weights_above", "signals travel down the forward weights, or their signs", feedback="tied|sign_symmetric"),
     Except("weights_above", "the layers above are evaluated again while the network settles", rules=SETTLES),
-    Except("weights_above", "Y is the product of the forward weights", rules=r".*feedback\.symmetric=True"),
+    Except(
+        "weights_above",
+        "Y is the product of the forward weights",
+        rules=r".*feedback\.symmetric=True|e_prop:feedback=symmetric",
+    ),
     Except("weights_above", "the gains of the norms above multiply a signal", neurons="layer_norm|batch_norm"),
     Except("other_samples", "statistics of the batch", neurons="batch_norm"),
     Except("other_samples", "homeostasis divides by a mean square over the batch", rules="burst_ccn:events=learned"),

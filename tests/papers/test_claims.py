@@ -180,6 +180,8 @@ def test_a_verdict_has_the_accuracy_of_every_cut_of_the_test_set():
         measured(0.9, 0.8), cuts={"pure": (0.9, 0.8), "mixed": (0.1, 0.1)}, task_epochs=(1.0, 2.0)
     )
     assert "pure 85.0 ± 7.1 %, mixed 10.0 ± 0.0 %; 1.5 epochs a class" in claim(AtLeast(50.0)).verdict(cut).why
+    alike = dataclasses.replace(cut, cuts=dict.fromkeys(cut.cuts, (0.9, 0.8)))
+    assert "7.1 %" not in claim(AtLeast(50.0)).verdict(alike).why
 
 
 def test_what_was_not_measured_has_a_verdict_too():

@@ -37,7 +37,7 @@ BELOW: dict[str, set[str]] = {
     "vigilance": set(),
     "autograd": {"compat", "layers"},
     "circuit": {"compat", "layers", "tracing", "wiring", "rules", "finiteness", "vigilance", "autograd"},
-    "neurons": {"options"},
+    "neurons": {"options", "compat", "kernels", "layers"},
     "models": {"options"},
     "optim": CORE | {"losses", "measure"},
     "losses": {"options"},

@@ -22,12 +22,9 @@ def hippocampus(
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Of world, weights and order. Example: --seed 1")
     ] = 0,
-    epochs: Annotated[
-        int, typer.Option("--epochs", metavar="N", help="Passes over the first room. Example: --epochs 20")
-    ] = 12,
-    bins: Annotated[
-        int, typer.Option("--bins", metavar="N", help="Along each side of the room. Example: --bins 30")
-    ] = 50,
+    small: Annotated[
+        bool, typer.Option("--small", help="Half of the cells and a third of the positions. Example: --small --test 5")
+    ] = False,
     test: Annotated[
         int,
         typer.Option(
@@ -60,13 +57,14 @@ def hippocampus(
     from apical.hippocampus.learner import Setup
     from apical.report import hippocampus as page
 
-    if epochs < 1 or test < 0:
-        raise ConfigError(f"--epochs {epochs} --test {test}: pass at least 1 epoch, and 0 seeds or more.")
+    if test < 0:
+        raise ConfigError(f"--test {test}: pass the number of seeds, 0 or more.")
+    setup = Setup.small() if small else Setup()
     runs: list[dict[str, Any]] = []
     if test:
         names = [word.strip() for word in experiments.split(",")] if experiments else list(EXPERIMENTS)
-        runs = run(names, range(FRESH, FRESH + test), out / RUNS, advance=_advance)
-    shown = demonstrate(Setup(epochs=epochs, bins=bins), seed, rule, lambda step: terminal.say(f"{step} ..."))
+        runs = run(names, range(FRESH, FRESH + test), out / RUNS, setup, _advance)
+    shown = demonstrate(setup, seed, rule, lambda step: terminal.say(f"{step} ..."))
     path = page.write(shown, out / PAGE, runs)
     claims = [each for each in judged(runs) if each[2]]
     if json:

@@ -17,6 +17,7 @@ from apical.feedback.sizes import backpropagated_sizes
 from apical.feedback.weights import PerLayer
 from apical.layers import ForwardState, Layer, Node, NodeState
 from apical.layers.axes import batch_at, batch_first
+from apical.layers.moments import at_rows
 from apical.layers.synapses import LinearSynapses
 from apical.wiring import Wiring
 
@@ -186,7 +187,7 @@ class Direct(Pathway):
             self._check(node, weights, own.shape[-1:], signal.shape[-1])
             return signal.matmul(weights.flatten(1).to(signal.dtype))
         sent = batch_first(signal, output_axis)
-        sent = sent.reshape(sent.shape[0], -1)
+        sent = at_rows(sent.reshape(sent.shape[0], -1), own.shape[axis], state.moments)
         units = _without(own.shape, axis)
         self._check(node, weights, units, sent.shape[1])
         brought = sent.mm(weights.flatten(1).to(sent.dtype)).view(-1, *units)

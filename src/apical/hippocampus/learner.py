@@ -48,6 +48,11 @@ class Setup:
     batch: int = 64
     rate: float = 1e-3
 
+    @classmethod
+    def small(cls) -> "Setup":
+        """About a tenth of the work: half of the cells, and a third of the positions, twice as often."""
+        return cls(grid=150, cue=150, bins=30, dentate=400, ca3=100, ca1=150, epochs=24, batch=32)
+
     def world(self, seed: int) -> World:
         """The room of a seed, 1 m x 1 m."""
         return World.make(Square(1.0, bins=self.bins), grid=self.grid, cue=self.cue, seed=seed)

@@ -46,7 +46,10 @@ class ForwardState:
         source: the input.
         batch_axes: for every value, the axis of its rate that holds the batch; None if the rule does not need it.
         input_signal: the signal that arrived at the circuit's input.
+        moments: of the sequence, whose time x batch the first axis of its rates holds; 1 without time.
     """
+
+    moments: int = 1
 
     def __init__(self, nodes: list[NodeState | None], plan: BackwardPlan, source: Tensor) -> None:
         self.nodes = nodes
@@ -74,7 +77,7 @@ class ForwardState:
     def copy(self) -> ForwardState:
         """A state of its own with the same tensors."""
         other = ForwardState([None if state is None else state.copy() for state in self.nodes], self.plan, self.source)
-        other.batch_axes = self.batch_axes
+        other.batch_axes, other.moments = self.batch_axes, self.moments
         return other
 
     def tensors(self) -> Iterator[Tensor]:
@@ -109,7 +112,7 @@ class ForwardState:
             heads = (place(state.pre), place(state.drive), place(state.rate))
             saved = [tuple([place(item) for item in items]) for items in state.saved]
             layout.append((heads, saved, state.shape, state.dtype))
-        return tensors, (layout, self.plan, place(self.source), self.batch_axes)
+        return tensors, (layout, self.plan, place(self.source), self.batch_axes, self.moments)
 
     @classmethod
     def unpack(cls, tensors: Sequence[Tensor], packed: Any) -> ForwardState:
@@ -118,7 +121,7 @@ class ForwardState:
         def fetch(item: Any) -> Any:
             return tensors[item[1]] if type(item) is tuple and item[0] is _TENSOR else item
 
-        layout, plan, source, batch_axes = packed
+        layout, plan, source, batch_axes, moments = packed
         nodes: list[NodeState | None] = []
         for entry in layout:
             if entry is None:
@@ -128,7 +131,7 @@ class ForwardState:
             own = [tuple([fetch(item) for item in items]) for items in saved]
             nodes.append(NodeState(fetch(pre), fetch(drive), fetch(rate), own, shape, dtype))
         found = cls(nodes, plan, fetch(source))
-        found.batch_axes = batch_axes
+        found.batch_axes, found.moments = batch_axes, moments
         return found
 
 

@@ -34,6 +34,7 @@ class Traits:
         random: draws random numbers.
         memory: the next answer depends on earlier ones, or running statistics move.
         replays: `Step.refire` uses the random numbers and the statistics of the first answer.
+        in_time: a state passes from moment to moment of a sequence, whose moments the batch axis holds.
     """
 
     activation: bool = False
@@ -52,6 +53,7 @@ class Traits:
     random: bool = False
     memory: bool = False
     replays: bool = False
+    in_time: bool = False
 
     def __post_init__(self) -> None:
         if self.lowest_rate is not None and not math.isfinite(self.lowest_rate):

@@ -5,6 +5,7 @@ afterwards would show nothing: an outer product has only two ends.
 """
 
 import copy
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "burst_ccn": ("", ":events=learned"),
         "burstprop": ("", ":recurrent=true"),
         "dendritic_microcircuit": ("", ":dynamics=steady_state", ":feedback=inverse,cancellation_rate=1.0"),
+        "e_prop": ("", ":feedback=symmetric", ":feedback=adaptive"),
         "equilibrium_propagation": ("", ":network=hopfield"),
         "predictive_coding": (
             *("", ":variant=zero_divergence", ":variant=strict", ":variant=strict,tolerance=0.1,steps=100"),
@@ -369,7 +371,8 @@ def rows(
     y = torch.arange(len(x)) % CLASSES
     for label, make in rules.items():
         name, _, options = label.partition(":")
-        chooses = "feedback=" not in options and "feedback" in registry.get(name).option_names()
+        own = inspect.signature(registry.get(name)).parameters.get("feedback")
+        chooses = "feedback=" not in options and own is not None and own.default in pathways.names()
         for given in (feedback or pathways.names()) if chooses else [None]:
             try:
                 rule = make() if given is None else make(feedback=given)

@@ -4,6 +4,7 @@ spikes = TwoCompartmentNeuron()(soma_current, dendrite_current).spikes      # a 
 events, bursts = events_and_bursts(spikes, step=0.1)                        # two messages in one train
 """
 
+from apical.neurons import encoders, spiking_steps, surrogates
 from apical.neurons.asynchronous import (
     AsynchronousNetwork,
     DecisionCurve,
@@ -13,11 +14,13 @@ from apical.neurons.asynchronous import (
 )
 from apical.neurons.bursting import TwoCompartmentNeuron
 from apical.neurons.interneurons import AdaptiveExponentialNeuron, AdaptiveExponentialState
+from apical.neurons.moments import OverTime, SequenceDropout, TemporalNeuron
 from apical.neurons.neuron import Run, SpikingNeuron
 from apical.neurons.plasticity import BurstDependentPlasticity, SynapseState
 from apical.neurons.protocols import burst_poisson, periodic_pairing
 from apical.neurons.pyramidal import Dendrite, PyramidalState, Soma
 from apical.neurons.short_term import ShortTermPlasticity, ShortTermState
+from apical.neurons.spiking import ALIF, IF, LIF, LeakyReadout
 from apical.neurons.stochastic_burst import StochasticBurstNeuron
 from apical.neurons.synapses import Conductances, ConductanceSynapses, Projection
 from apical.neurons.trains import (
@@ -32,7 +35,10 @@ from apical.neurons.trains import (
 )
 
 __all__ = [
+    "ALIF",
     "BURST_THRESHOLD",
+    "IF",
+    "LIF",
     "AdaptiveExponentialNeuron",
     "AdaptiveExponentialState",
     "AsynchronousNetwork",
@@ -42,24 +48,31 @@ __all__ = [
     "DecisionCurve",
     "Dendrite",
     "EventsAndBursts",
+    "LeakyReadout",
     "Messages",
+    "OverTime",
     "Projection",
     "PyramidalState",
     "Responses",
     "Run",
+    "SequenceDropout",
     "ShortTermPlasticity",
     "ShortTermState",
     "Soma",
     "SpikingNeuron",
     "StochasticBurstNeuron",
     "SynapseState",
+    "TemporalNeuron",
     "TwoCompartmentNeuron",
     "burst_poisson",
     "decision_curve",
+    "encoders",
     "events_and_bursts",
     "messages",
     "pad",
     "periodic_pairing",
+    "spiking_steps",
+    "surrogates",
     "teacher_and_student",
     "to_raster",
     "to_times",

@@ -186,7 +186,7 @@ class Claim:
         yield (
             f"cosine of the update to the gradient, from the first layer: {measured.cosines}" if measured.angles else ""
         )
-        yield f"by test batches: {measured.tested}" if measured.cuts else ""
+        yield f"by test batches, {measured.tested}" if measured.cuts else ""
         yield f"{epochs.mean:.3g} epochs a class" if epochs else ""
         yield smaller and f"scaled down to {smaller}"
         yield measured.stale and f"stale: {measured.stale}, and {self.command} --record measures it again"

@@ -61,6 +61,8 @@ class Measurement:
     @property
     def tested(self) -> str:
         """Accuracy for each way to cut the test set, over the seeds."""
+        if len(set(self.cuts.values())) == 1:
+            return "the same in every cut"
         return ", ".join(f"{cut} {Spread(values).text(1, factor=100)} %" for cut, values in self.cuts.items())
 
     def epochs_to(self, accuracy: float) -> float | None:

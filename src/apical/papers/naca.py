@@ -23,7 +23,7 @@ SIGNALS = ("naca", "frozen", "drtp", "backprop", "dfa", "fa")
 FLOORS = ("nearest_class_mean", "streaming_lda", "random_features")
 LEAK = (
     "The gate reads the class off a test batch of one class: the same networks on the same images in other batches are "
-    "`{0}-naca-shuffled` and `{0}-naca-single`."
+    "`{0}-mixed` and `{0}-single`."
 )
 
 
@@ -40,7 +40,6 @@ def _one_class(task: str, title: str, hidden: int, margin: float, theirs: str) -
         ),
         departures=(
             NOTEBOOKS,
-            "Updates of hidden layers have no weight of their own: the output's error is that of a sum over a batch.",
             "Descent without a gate has the same sigmoid read-out and summed squared error; theirs has a linear "
             "read-out and the mean.",
             "Accuracy is the mean over classes of the share of test images, all of which are tested.",
@@ -86,17 +85,18 @@ def _claims(protocol: Protocol, error: float, descent: float) -> Sequence[Claim]
 
     return (
         claim("naca", figure, "batch", remark=LEAK.format(own)),
-        claim("naca-shuffled", figure, "batch", SHUFFLED),
-        claim("naca-single", figure, "batch", SINGLE),
+        claim("mixed", figure, "batch", SHUFFLED),
+        claim("single", figure, "batch", SINGLE),
         claim("descent", ErrorRate(descent), "none", signal="backprop"),
-        claim("naca-beside-descent", above("descent", "descent without a gate"), "batch", remark=LEAK.format(own)),
-        claim("naca-beside-frozen", above("batch-frozen", frozen), "batch"),
-        claim("naca-beside-drtp", above("batch-drtp", "direct random target projection with the same gate"), "batch"),
-        claim("naca-beside-backprop", above("batch-backprop", "backprop with the same gate"), "batch"),
-        claim("naca-shuffled-beside-frozen", above("batch-frozen-shuffled", frozen), "batch", SHUFFLED),
-        claim("naca-sample-beside-frozen", above("sample-frozen", f"{frozen}, which cannot leak"), "sample"),
-        claim("naca-sample-beside-drtp", above("sample-drtp", "direct random target projection"), "sample"),
-        claim("naca-ungated-beside-descent", above("descent", "descent without a gate"), "none"),
+        claim("over-descent", above("descent", "descent without a gate"), "batch", remark=LEAK.format(own)),
+        claim("over-frozen", above("batch-frozen", frozen), "batch"),
+        claim("over-drtp", above("batch-drtp", "direct random target projection with the same gate"), "batch"),
+        claim("over-backprop", above("batch-backprop", "backprop with the same gate"), "batch"),
+        claim("mixed-over-frozen", above("frozen-mixed", frozen), "batch", SHUFFLED),
+        claim("single-over-frozen", above("frozen-single", frozen), "batch", SINGLE),
+        claim("sample-over-frozen", above("sample-frozen", f"{frozen}, which cannot leak"), "sample"),
+        claim("sample-over-drtp", above("sample-drtp", "direct random target projection"), "sample"),
+        claim("none-over-descent", above("descent", "descent without a gate"), "none"),
     )
 
 
@@ -105,7 +105,8 @@ def _controls(protocol: Protocol, gates: Sequence[str], signals: Sequence[str]) 
     claimed = {("naca", "batch"), ("naca", "sample"), ("naca", "none"), ("backprop", "none")}
     cells = [(name, gate) for gate in gates for name in signals if (name, gate) not in claimed]
     return (
-        _networks(protocol, "batch-frozen-shuffled", Control(), "frozen", "batch", SHUFFLED),
+        _networks(protocol, "frozen-mixed", Control(), "frozen", "batch", SHUFFLED),
+        _networks(protocol, "frozen-single", Control(), "frozen", "batch", SINGLE),
         *(_networks(protocol, f"{gate}-{name}", Control(), name, gate) for name, gate in cells),
         *(_networks(protocol, name, Control(), name) for name in FLOORS),
     )
@@ -123,7 +124,7 @@ IID = Protocol(
     ),
     departures=(
         NOTEBOOKS,
-        "784-1000-10, and the last epoch, on nine tenths of the training data; 10 epochs, batches of 128. The claims "
+        "784-1000-10, and the last epoch, on nine tenths of the training data; 5 epochs, batches of 128. The claims "
         "beside other rules, which are the authors' for the convolutional network, are measured with this one.",
         "The learning rate of each arm was chosen out of 0.0001, 0.0003, 0.001, 0.003 and 0.01 after two epochs on "
         "nine tenths of the training data, by the accuracy on the tenth.",
@@ -138,7 +139,7 @@ IID = Protocol(
         "schedule=constant",
         "validation=0.1",
     ),
-    epochs=10,
+    epochs=5,
     seeds=5,
 )
 MLP, FROZEN = "model=networks.py:modulated_mlp", "model=networks.py:frozen_mlp"
@@ -159,11 +160,8 @@ def _shuffled() -> Sequence[Claim]:
 
     return (
         naca("naca", ErrorRate(3.75)),
-        *(naca(f"naca beside {key}", Ahead(f"{IID.name}-{key}", whose)) for key, whose in NAMES.items()),
-        *(
-            naca(f"naca sooner than {key}", Sooner(LEVELS, f"{IID.name}-{key}", NAMES[key]))
-            for key in ("backprop", "dfa")
-        ),
+        *(naca(f"over {key}", Ahead(f"{IID.name}-{key}", whose)) for key, whose in NAMES.items()),
+        *(naca(f"sooner than {key}", Sooner(LEVELS, f"{IID.name}-{key}", NAMES[key])) for key in ("backprop", "dfa")),
         *(IID.claim(key, rule, Control(), RATES[key], MLP) for key, rule in RULES.items()),
         IID.claim("frozen", "backprop", Control(), RATES["frozen"], FROZEN),
     )
@@ -211,14 +209,13 @@ COST = Protocol(
 )
 COUNTED = operations(SIZES, "label") / operations(SIZES, "backprop")
 
+ABOVE_TANH = Ahead(f"{MNIST.name}-sample-frozen-tanh", "a frozen hidden layer with the same gate, which cannot leak")
+
 CLAIMS = (
     *_claims(MNIST, 20.82, 90.01),
     *_controls(MNIST, ("batch", "sample", "none", "oracle"), SIGNALS),
-    *(
-        _networks(MNIST, f"{gate}-{name}-tanh", Control(), name, gate, units="tanh")
-        for gate in ("sample", "batch")
-        for name in SIGNALS[:4]
-    ),
+    *(_networks(MNIST, f"sample-{name}-tanh", Control(), name, "sample", units="tanh") for name in SIGNALS[1:4]),
+    _networks(MNIST, "tanh-over-frozen", ABOVE_TANH, "naca", "sample", units="tanh"),
     *_claims(CIFAR10, 39.16, 90.00),
     *_controls(CIFAR10, ("batch", "sample"), SIGNALS[:4]),
     *_shuffled(),

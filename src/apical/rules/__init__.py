@@ -20,6 +20,7 @@ from apical.rules.bursts.burstccn import BurstCCN as BurstCCN
 from apical.rules.bursts.burstprop import Burstprop as Burstprop
 from apical.rules.dendrites.microcircuit import DendriticMicrocircuit as DendriticMicrocircuit
 from apical.rules.dendrites.segregated import SegregatedDendrites as SegregatedDendrites
+from apical.rules.eligibility.eprop import EProp as EProp
 from apical.rules.energy.equilibrium import EquilibriumPropagation as EquilibriumPropagation
 from apical.rules.energy.predictive_coding import PredictiveCoding as PredictiveCoding
 from apical.rules.hebbian.rules import Oja as Oja

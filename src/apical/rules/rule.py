@@ -50,6 +50,12 @@ class LearningRule(nn.Module, ABC):
             "" everywhere, a limit in words, or None for nowhere.
         has_absolute_scale: whether its errors live on an absolute scale (bursts that saturate, nudging, targets), so
             that a multiplied loss changes more than the size of its updates; see `Circuit.loss_scale`.
+        takes_time: whether it teaches circuits whose neurons have a memory, moment by moment.
+        through_time: the weights by which errors travel back in time over recurrent synapses: "tied" for their own,
+            None for none, so that credit in time passes through the neurons' own memory alone; "refused" where
+            recurrent synapses have no meaning.
+        by_moment: whether it needs every layer's rates and signals at every moment, so that an input that stays the
+            same has to pass the first synapses as often.
         needs_batch: whether it needs to know the samples of a batch; rates without a batch axis are then refused.
         carries_costs: whether signals at rates are derivatives of the loss, to which a unit's own cost of firing adds
             (`apical.layers.FiringCost`).
@@ -72,6 +78,9 @@ class LearningRule(nn.Module, ABC):
     transposed_limit: str | None = None
     has_absolute_scale: ClassVar[bool] = False
     needs_batch: ClassVar[bool] = True
+    takes_time: ClassVar[bool] = False
+    through_time: ClassVar[str | None] = None
+    by_moment: ClassVar[bool] = False
     carries_costs: ClassVar[bool] = False
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"homeostatic": NO_HOMEOSTASIS, "direct": NO_DIRECT}
@@ -141,6 +150,18 @@ class LearningRule(nn.Module, ABC):
         pathway = self._modules.get("pathway")
         if isinstance(pathway, Pathway):
             pathway.setup(wiring)
+
+    def refuse_a_second_circuit(self) -> None:
+        """Refuse to become the rule of another circuit.
+
+        Raises:
+            CircuitError: it is the rule of one.
+        """
+        if getattr(self, "_attached", False):
+            raise CircuitError(
+                f"this {type(self).__name__} is the rule of another circuit, and its feedback weights belong to that "
+                f"one. Make a new one: {type(self).__name__}(...)."
+            )
 
     def index_parameters(self, places: Mapping[str, int]) -> None:
         """Give the rule's own synapses the indices of their parameters in the circuit, by the names in the rule."""
@@ -226,6 +247,7 @@ class Sweep(LearningRule):
     """
 
     needs_batch = False
+    takes_time = True
     carries_costs = True
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:

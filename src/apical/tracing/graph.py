@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from apical.errors import CircuitError
 from apical.functions import ByMode, is_size, works_in_place
-from apical.layers import kind_of
+from apical.layers import closed_form_of, kind_of
 from apical.layers.memory import undisturbed
 from apical.layers.steps import is_own
 from apical.tracing.refusals import REMEDIES
@@ -36,7 +36,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, _CONTAINERS):
             return False
-        if kind_of(m) is not None or m.__module__.startswith("torch.nn"):
+        if kind_of(m) is not None or m.__module__.startswith("torch.nn") or closed_form_of(m) is not None:
             return True
         # A module of the user's own without synapses is a kind of neuron: what it does inside is its business.
         return not any(kind_of(inner) for inner in m.modules()) and not any(

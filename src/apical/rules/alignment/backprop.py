@@ -25,6 +25,7 @@ class Backprop(Sweep):
     """
 
     name = "backprop"
+    through_time = "tied"
     title = "Backpropagation"
     transposed_limit = ""
     summary = "The true gradient: errors travel down a copy of the forward weights."

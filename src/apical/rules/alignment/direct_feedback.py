@@ -24,6 +24,7 @@ class DirectFeedback(LearningRule):
 
     needs = "any circuit; outputs of one size"
     propagates = False
+    takes_time = True
     carries_costs = True
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
         dict.fromkeys(("tied", "fixed", "sign_symmetric", "kolen_pollack", "weight_mirror", "homeostatic"), _SENDS_DOWN)
@@ -210,7 +211,9 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
                     "without label smoothing, or squared error to one-hot targets, or DirectFeedbackAlignment, which "
                     "needs no target."
                 )
-        return target.to(error.dtype) * (-1.0 / wiring.samples(state, error))
+        # Of an output that is a mean over time each moment receives its share, which samples() has in it already.
+        shares = state.moments if wiring.sequences.ends else 1
+        return target.to(error.dtype) * (-shares / wiring.samples(state, error))
 
 
 def _target(y: Tensor, error: Tensor) -> Tensor:

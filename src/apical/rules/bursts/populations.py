@@ -112,6 +112,8 @@ class Bursts(Sweep):
     has_absolute_scale = True
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = MappingProxyType({"burst_modulation": (-1.0, 1.0)})
     needs_batch = True
+    through_time = "refused"
+    by_moment = True
     saves_rates = True
 
     def __init__(

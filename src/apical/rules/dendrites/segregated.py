@@ -57,6 +57,7 @@ class SegregatedDendrites(DirectFeedback):
     Source: Guerguiev, Lillicrap and Richards, eLife 6, e22901 (2017).
     """
 
+    takes_time = False  # its plateaus compare two steady outputs
     name = "segregated_dendrites"
     title = "Segregated dendrites"
     summary = "The output reaches every layer's apical dendrites; plateau potentials with and without target differ."

@@ -144,6 +144,13 @@ class NACA(DirectRandomTargetProjection):
     the rule is direct random target projection with B_l = -phi(E Lambda_l), which a test compares to 1e-13. It
     reads the target as that rule does, and a sample whose error has vanished teaches the hidden layers nothing.
 
+    In circuits with spiking neurons (`apical.neurons.LIF`, `ALIF`) each synapse of a hidden layer changes once a
+    sequence of T moments, by what its neuron changes at the end:
+
+        dW_l = -eta phi(lambda_l) ([v_T > threshold - width] - s_(T-1)) s_(l-1),T^T      moments="last"
+
+    With moments="all" the signal teaches every moment through the surrogate's derivative, as an error would.
+
     Args:
         distribution: of Lambda: "uniform" (0 to 1), "normal" (mean 0.5, standard deviation 1, clamped to 0 ... 1) or
             "beta" (both parameters 0.5).
@@ -152,6 +159,8 @@ class NACA(DirectRandomTargetProjection):
         scale: multiplies phi. The output's error shrinks as it is learned, and phi does not: under plain SGD hidden
             layers want a smaller one, under Adam it makes no difference.
         seed: of Lambda; each layer's depends on the seed and the layer's name alone.
+        moments: of spiking circuits, "last" (the authors' form for shuffled data) or "all".
+        width: how far below the threshold a potential counts as one that fires, in "last".
 
     Shapes: Lambda_l is a buffer (2 C, units of layer l ...), with one level for every unit and position of a feature
     map, made with the circuit if it has an example, and otherwise at the first forward pass. Levels have no unit.
@@ -165,7 +174,8 @@ class NACA(DirectRandomTargetProjection):
     Departs from the authors' code: updates are a mean over the batch (there a sum); levels above 2 L are clamped (there
     the last parabola continues to large positive values); Lambda is in the `state_dict` (there a plain attribute, in
     the experiments on forgetting). The gate of those experiments is a module of its own, `ContextGate`, and off by
-    default. For spiking neurons the rule is not here yet.
+    default. In spikes the form of their experiments on forgetting, which unrolls the layer in time, is
+    not here.
 
     Source: Zhang, Cheng, Zhang, Xu and Poo, Science Advances 9, eadi2947 (2023); the equations are those of
     the authors' code (github.com/thomasaimondy/NACA).
@@ -176,6 +186,7 @@ class NACA(DirectRandomTargetProjection):
         >>> circuit = apical.Circuit(model, apical.NACA(distribution="beta"))
     """
 
+    through_time = "refused"
     name = "naca"
     title = "NACA"
     summary = "The label sets a modulator's level at every unit, and the level the sign and size of plasticity."
@@ -190,6 +201,8 @@ class NACA(DirectRandomTargetProjection):
         peak: float = 1.2,
         scale: float = 1.0,
         seed: int = 0,
+        moments: str = "last",
+        width: float = 0.5,
     ) -> None:
         super().__init__(
             feedback=Modulatory(distribution=distribution, inversion=inversion, peak=peak, scale=scale, seed=seed)
@@ -199,3 +212,13 @@ class NACA(DirectRandomTargetProjection):
         self.peak = peak
         self.scale = scale
         self.seed = seed
+        self.moments = moments
+        self.width = width
+        check_choice("NACA", "moments", moments, ("last", "all"))
+        check_positive("NACA", width=width)
+
+    def setup(self, wiring: Wiring) -> None:
+        super().setup(wiring)
+        if self.moments == "last":
+            readouts = wiring.readouts()
+            wiring.sequences.teach_at_end((node for node in wiring.nodes if node not in readouts), self.width)

@@ -1,0 +1,160 @@
+"""The moments of a sequence: which rates of a circuit have one row for each, and signals between such and others."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from apical.errors import CircuitError
+from apical.layers.nodes import Node
+
+
+class Clock(NamedTuple):
+    """The moments and the samples of the sequence that passes a network."""
+
+    moments: int
+    batch: int
+
+
+class Clocked(Protocol):
+    """A neuron with a memory."""
+
+    clock: Clock | None
+    ends_time: bool
+
+
+@contextmanager
+def clocked(neurons: Sequence[Clocked], clock: Clock | None) -> Iterator[None]:
+    """Run these neurons by a clock, and by the one before afterwards."""
+    before = [neuron.clock for neuron in neurons]
+    for neuron in neurons:
+        neuron.clock = clock
+    try:
+        yield
+    finally:
+        for neuron, own in zip(neurons, before, strict=True):
+            neuron.clock = own
+
+
+class Sequences:
+    """The neurons with a memory of a circuit, and where its rates stand in time.
+
+    Attributes:
+        neurons: with a memory; none: the circuit has no time.
+        ends: the output is one for the sequence, (batch, ...).
+        takes_constant: an input that stays the same may pass the first synapses once, since no merge joins a rate from
+            before the first neurons with a memory with one from behind them, and the rule does not need it by moment.
+
+    Args:
+        nodes: of the circuit.
+        output: the value that is the output.
+
+    Raises:
+        CircuitError: a rate that was averaged over time meets one that was not.
+    """
+
+    def __init__(self, nodes: Sequence[Node], output: int) -> None:
+        self.neurons: list[Any] = []
+        self._steps: list[Any] = []
+        self._joins = False
+        places = ["before"]  # of every value: before the first neurons with a memory, in time, or after it has ended
+        for node in nodes:
+            arriving = {places[source] for source in node.sources}
+            if "after" in arriving and len(arriving) > 1:
+                raise CircuitError(
+                    f"{node.name}: a rate that was averaged over time meets one of every moment. Average both, or "
+                    "neither."
+                )
+            self._joins |= len(arriving) > 1
+            place = "in time" if len(arriving) > 1 else next(iter(arriving))
+            for step in node.steps:
+                if step.traits.in_time:
+                    if place == "after":
+                        raise CircuitError(
+                            f"{node.name}: {step} stands behind a read-out that averages over time. Put it before, or "
+                            "pass average=False there."
+                        )
+                    self.neurons.append(step.module)
+                    self._steps.append(step)
+                    place = "after" if step.module.ends_time else "in time"
+            places.append(place)
+        self.ends = places[output] == "after"
+        self.takes_constant = not self._joins
+
+    def learn_by(self, rule: str, takes_time: bool, through_time: str | None, by_moment: bool) -> None:
+        """Learn by a rule, with its weights back in time; see `LearningRule`.
+
+        Raises:
+            CircuitError: the rule has no meaning for neurons with a memory, or for recurrent synapses.
+        """
+        recurrent = [step for step in self._steps if step.parameters]
+        if recurrent and through_time == "refused":
+            raise CircuitError(
+                f"{rule}: it has no update for the recurrent synapses of {recurrent[0]}. Leave them out, or use "
+                "another rule."
+            )
+        if self.neurons and not takes_time:
+            raise CircuitError(
+                f"{rule}: it has no meaning for neurons with a memory, such as {type(self.neurons[0]).__name__}. Use a "
+                "rule that carries errors in one pass, or averages of spikes as rates."
+            )
+        for step in self._steps:
+            step.through_time, step.late = through_time, None
+        self.takes_constant = not (by_moment or self._joins)
+
+    def teach_at_end(self, nodes: Iterable[Node], width: float) -> None:
+        """Teach the spiking neurons of these nodes once a sequence, by how they change at the end."""
+        own = [step for node in nodes for step in node.steps]
+        for step in self._steps:
+            if step in own:
+                step.late = width
+
+    def continue_state(self, continues: bool) -> None:
+        """Begin each sequence with the state in which the last one ended; False forgets it."""
+        for neuron in self.neurons:
+            neuron.continue_state(continues)
+
+    def fold(self, x: Tensor) -> tuple[Tensor, Clock]:
+        """A sequence, (time, batch, ...), with time x batch as one axis; the first moment of a constant one.
+
+        Without neurons that have a memory this is the input.
+
+        Raises:
+            CircuitError: it has no time, or no moment.
+        """
+        if not self.neurons:
+            return x, Clock(1, 1)
+        if x.dim() < 3 or not x.shape[0]:
+            raise CircuitError(
+                f"the input is {tuple(x.shape)}, and {type(self.neurons[0]).__name__} needs (time, batch, ...) with at "
+                "least one moment. Pass x.expand(time, *x.shape) for a constant input."
+            )
+        constant = x.stride(0) == 0 and self.takes_constant
+        return (x[0] if constant else x.flatten(0, 1)), Clock(x.shape[0], x.shape[1])
+
+    def run(self, x: Tensor, respond: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """The output of a sequence, of a function that takes it folded, with the number of moments."""
+        folded, clock = self.fold(x)
+        with self.clocked(clock):
+            y = respond(folded, clock.moments)
+        return y if self.ends else y.reshape(*clock, *y.shape[1:])
+
+    @contextmanager
+    def clocked(self, clock: Clock | None) -> Iterator[None]:
+        """Run the neurons by a clock, and by the one before afterwards."""
+        with clocked(self.neurons, clock):
+            yield
+
+
+def at_rows(signal: Tensor, rows: int, moments: int) -> Tensor:
+    """A signal, whose first axis holds time x batch or the batch, for a rate with so many rows.
+
+    A signal for the whole sequence reaches each moment as its share, 1 / moments; one for each moment reaches what is
+    the same at all of them as the sum.
+    """
+    if len(signal) == rows or moments == 1:
+        return signal
+    if len(signal) * moments == rows:
+        return (signal / moments).repeat(moments, *[1] * (signal.dim() - 1))
+    return signal.reshape(moments, rows, *signal.shape[1:]).sum(0)
