@@ -30,10 +30,14 @@ def hippocampus(
         typer.Option(
             "--test",
             metavar="N",
-            help="Also test the claims on N seeds, from 100 on: minutes for each. Stopped, it is resumed by the same "
-            "command. Example: --test 5",
+            help="Also test the claims on N seeds: minutes for each. Stopped, it is resumed by the same command. "
+            "Example: --test 5",
         ),
     ] = 0,
+    first: Annotated[
+        int,
+        typer.Option("--first", metavar="N", help="Seed of --test; below 100 is exploration. Example: --first 0"),
+    ] = FRESH,
     experiments: Annotated[
         str | None,
         typer.Option(
@@ -63,7 +67,7 @@ def hippocampus(
     runs: list[dict[str, Any]] = []
     if test:
         names = [word.strip() for word in experiments.split(",")] if experiments else list(EXPERIMENTS)
-        runs = run(names, range(FRESH, FRESH + test), out / RUNS, setup, _advance)
+        runs = run(names, range(first, first + test), out / RUNS, setup, _advance)
     shown = demonstrate(setup, seed, rule, lambda step: terminal.say(f"{step} ..."))
     path = page.write(shown, out / PAGE, runs)
     claims = [each for each in judged(runs) if each[2]]
