@@ -23,7 +23,7 @@ SIGNALS = ("naca", "frozen", "drtp", "backprop", "dfa", "fa")
 FLOORS = ("nearest_class_mean", "streaming_lda", "random_features")
 LEAK = (
     "The gate reads the class off a test batch of one class: the same networks on the same images in other batches are "
-    "`{0}-mixed` and `{0}-single`."
+    "`{0}-mixed` and `{0}-single`"
 )
 
 

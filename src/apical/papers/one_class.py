@@ -114,10 +114,10 @@ def run(
         model[1].requires_grad_(False)
     circuit = Circuit(model, SIGNALS[signal](seed), reduction="sum")
     taken = [learn(circuit, context, *_of_class(train, label), epochs, generator, advance) for label in order]
-    shuffled = accuracy(model, context, test, "mixed 256", generator)
-    found = dict.fromkeys(CUTS, shuffled)  # of networks that answer each image by itself
     if gate == "batch":
-        found |= {cut: accuracy(model, context, test, cut, generator) for cut in CUTS if cut != "mixed 256"}
+        found = {cut: accuracy(model, context, test, cut, generator) for cut in CUTS}
+    else:  # the network answers each image by itself
+        found = dict.fromkeys(CUTS, accuracy(model, context, test, "mixed 256", generator))
     return Outcome(found, fmean(taken))
 
 
