@@ -143,7 +143,7 @@ IID = Protocol(
     seeds=5,
 )
 MLP, FROZEN = "model=networks.py:modulated_mlp", "model=networks.py:frozen_mlp"
-RATES = {"naca": 1e-3, "drtp": 1e-3, "dfa": 1e-3, "fa": 1e-3, "backprop": 1e-3, "frozen": 1e-3}
+RATES = {"naca": 3e-3, "drtp": 3e-3, "dfa": 1e-3, "fa": 1e-3, "backprop": 1e-3, "frozen": 3e-3}
 RULES = {
     "drtp": "direct_random_target_projection",
     "dfa": "direct_feedback_alignment",
