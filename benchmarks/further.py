@@ -1,6 +1,7 @@
 """Does NACA's idea work without a leak? Gates that read the sample alone, and plasticity modulated by label or novelty.
 
-    python benchmarks/further.py             # MNIST, hours of one core; goes on where it stopped
+    python benchmarks/further.py             # MNIST: an hour of one core; goes on where it stopped
+    python benchmarks/further.py --small     # a sixth of its training images and small networks: a few minutes
     python benchmarks/further.py --digits    # a minute
 
 Networks learn streams class-incrementally, in one pass: five tasks of two classes, and one class a task. Every arm has
@@ -21,6 +22,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -56,9 +58,14 @@ class Size:
     tested: int = 500  # for leaks
     batch: int = 32
     rate: float = 1.0  # multiplies all learning rates: fewer examples want larger steps
+    images: int | None = None  # of each class in training; None: all
 
 
-SIZES = {False: Size(), True: Size("digits", (64, 64), 200, 100, 2, 2, 100, 8, 10.0)}
+SIZES = {
+    "full": Size(),
+    "small": Size(widths=(200, 200), wide=500, features=300, rate=2.0, images=1000),
+    "digits": Size("digits", (64, 64), 200, 100, 2, 2, 100, 8, 10.0),
+}
 
 
 class FirstTask(Protection):
@@ -254,6 +261,16 @@ def fit(stream: continual.Stream, size: Size, name: str, seed: int) -> Learned:
     return Learned(outcome, floor.predict, getattr(floor, "floor", floor).bytes + weights, random)
 
 
+@cache
+def load(size: Size) -> Task:
+    """The task, with some training images of each class."""
+    task = data.load(size.task)
+    if size.images is None:
+        return task
+    chosen = [(task.train.y == label).nonzero()[: size.images, 0] for label in range(task.classes)]
+    return Task(task.name, task.train.take(torch.cat(chosen)), task.test, task.classes)
+
+
 def budget_of(size: Size, inputs: int) -> int:
     """The bytes of streaming LDA on random features: their weights, the covariance, means and counts of classes."""
     return 4 * inputs * size.features + 8 * size.features**2 + 8 * 10 * (size.features + 1)
@@ -279,7 +296,7 @@ class Results:
         run = json.loads(json.dumps(run))
         if self._key(run) in self.known:
             return self.known[self._key(run)]
-        start, task = time.perf_counter(), data.load(self.size.task)
+        start, task = time.perf_counter(), load(self.size)
         if kind == "try":
             train, validation = data.split(task.train, 0.1, seed=TRIED)
             task = Task(task.name, train, validation, task.classes)
@@ -337,13 +354,14 @@ def table(rows: Mapping[str, list[dict[str, Any]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--digits", action="store_true", help="small networks on digits, two seeds, two tries")
+    parser.add_argument("--small", action="store_true", help="small networks and 1,000 images of each class")
+    parser.add_argument("--digits", action="store_true", help="smaller networks on digits, two seeds, two tries")
     parser.add_argument("--streams", nargs="+", default=list(STREAMS), choices=STREAMS)
     parser.add_argument("--arms", nargs="+", default=[*FLOORS, *ARMS], choices=[*FLOORS, *ARMS])
     parser.add_argument("--results", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    size = SIZES[chosen.digits]
+    size = SIZES["digits" if chosen.digits else "small" if chosen.small else "full"]
     results = Results(chosen.results, size)
     arms = list(dict.fromkeys([*COMPARED, *chosen.arms]))
     for stream in chosen.streams:
@@ -351,7 +369,7 @@ def main() -> None:
             arm: [results.get("run", stream, arm, results.best(arm), seed) for seed in range(size.seeds)]
             for arm in arms
         }
-        print(f"\n{STREAMS[stream](data.load(size.task), 0)}\n{table(rows)}\n", flush=True)
+        print(f"\n{STREAMS[stream](load(size), 0)}\n{table(rows)}\n", flush=True)
     print("options:", {arm: results.best(arm) for arm in arms if arm in ARMS})
 
 

@@ -187,3 +187,13 @@ def test_bad_options_are_refused(options, fact):
 def test_circuits_without_what_is_modulated_are_refused(circuit, fact):
     with pytest.raises(ConfigError, match=f"neuromodulation: .*{fact}"):
         make().attach(circuit(), F.cross_entropy)
+
+
+def test_a_backward_pass_without_the_factors_is_refused_before_the_step():
+    """As that of a compiled circuit, which keeps the backward pass that it was traced with."""
+    trainer = Trainer(make(), stream())
+    trainer.protection.circuit = trainer.circuit.model
+    before = trainer.weights()
+    with pytest.raises(ConfigError, match=r"neuromodulation: .*compiled"):
+        trainer.run(2)
+    assert torch.equal(trainer.weights(), before)

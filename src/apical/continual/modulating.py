@@ -52,7 +52,7 @@ class Neuromodulation(Replay):
     Raises:
         ConfigError: an option is out of range; when it is attached, the network has no hidden layer or no rule, the
             rule is Hebbian, whose decay no factor of a sample can scale, or the batch axis is not 0; in the first
-            step, the rule's signals have not one row for each example.
+            step, the rule's signals have not one row for each example, or the circuit is compiled.
 
     Source: ours. The level and its curve: Zhang et al., Science Advances 9, eadi2947 (2023). It is not ahead of plain
         replay: see `docs/naca.md` for the measurement.
@@ -87,6 +87,7 @@ class Neuromodulation(Replay):
         self._pathway = Modulatory(seed=seed)
         self._plasticity: dict[int, Tensor] = {}  # (classes, units ...) of each hidden layer
         self._typical, self._seen = torch.zeros(()), 0
+        self._pending = False  # factors that no backward pass has used
 
     def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
         super().attach(circuit, loss)
@@ -107,6 +108,10 @@ class Neuromodulation(Replay):
 
     def correct(self) -> None:
         self._wiring.modulate = None
+        if self._pending:
+            raise ConfigError(
+                f"{self.name}: the backward pass did not use the factors, as in a compiled circuit. Do not compile it."
+            )
 
     def assumptions(self) -> Assumptions:
         found = super().assumptions()
@@ -135,6 +140,7 @@ class Neuromodulation(Replay):
         classes = answer.shape[1]
 
         def modulate(credit: Credit) -> Credit:
+            self._pending = False
             if credit.post is None or credit.synapses is not None or credit.layer.index not in self._hidden:
                 return credit
             if len(credit.post) != len(y):
@@ -145,7 +151,7 @@ class Neuromodulation(Replay):
             factor = self._of_labels(credit, classes)[y] if novelty is None else _along(novelty, credit.post)
             return credit._replace(modulator=factor if credit.modulator is None else factor * credit.modulator)
 
-        self._wiring.modulate = modulate
+        self._wiring.modulate, self._pending = modulate, True
         return answer
 
     def _of_labels(self, credit: Credit, classes: int) -> Tensor:
