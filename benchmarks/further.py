@@ -1,6 +1,6 @@
 """Does NACA's idea work without a leak? Gates that read the sample alone, and plasticity modulated by label or novelty.
 
-    python benchmarks/further.py             # MNIST: an hour of one core; goes on where it stopped
+    python benchmarks/further.py             # MNIST: an hour of one core; continues where it stopped
     python benchmarks/further.py --small     # a sixth of its training images and small networks: a few minutes
     python benchmarks/further.py --digits    # a minute
 
