@@ -364,7 +364,7 @@ class Circuit(nn.Module):
         check = self.check_finite and not torch.compiler.is_compiling()
         signals = [error]
         propagates, needs_signal, observers = rule.propagates, state.plan.needs_signal, wiring.observers
-        for credit in rule.assign_credit(wiring, state, error):
+        for credit in wiring.modulated(rule.assign_credit(wiring, state, error)):
             if observers:
                 self._show(credit)
             updates = credit.updates(requires_grad)

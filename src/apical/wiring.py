@@ -6,7 +6,7 @@ show: give the quantities that a rule carries to the circuit's observers
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class Wiring:
         batch_axes: for inputs of so many axes, the batch axis of every value.
         sequences: the neurons with a memory, and where time ends. In a circuit with time `batch_axis` is that of the
             folded input, 0.
+        modulate: changes each credit before its update is made, such as by a third factor; None: nothing does.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class Wiring:
         self.batch_axes: dict[int, BatchAxes] = {}
         self._with_batch: set[int] = set()
         self.observers: OrderedDict[int, Observer] = OrderedDict()
+        self.modulate: Callable[[Credit], Credit] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Observers of a circuit do not observe its copies, and need not be picklable.
-        return {**self.__dict__, "observers": OrderedDict()}
+        # Observers and modulators of a circuit have no part in its copies, and need not be picklable.
+        return {**self.__dict__, "observers": OrderedDict(), "modulate": None}
 
     # Parameters
 
@@ -242,6 +244,10 @@ class Wiring:
             if isinstance(node, Junction):
                 pending.extend(node.sources)
         return found
+
+    def modulated(self, credits: Iterable[Credit]) -> Iterable[Credit]:
+        """The credits, each changed by `modulate` before its update is made."""
+        return credits if self.modulate is None else map(self.modulate, credits)
 
     # Observers
 

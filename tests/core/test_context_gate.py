@@ -54,6 +54,31 @@ def test_the_gate_in_loops(mode, options):
     torch.testing.assert_close(model[4](maps), (rates * expected(mode, x, 30, **options)).view(8, 5, 6))
 
 
+def test_winners_of_a_projection_are_open():
+    def gates(x: Tensor, seed: int, share: float, units: int) -> Tensor:
+        context = apical.Context("projection", share=share, seed=seed)
+        context(x)
+        return apical.ContextGate(context)(torch.ones(len(x), units))
+
+    x = inputs()
+    for share, units, count in ((0.2, 30, 6), (0.01, 30, 1), (1.0, 12, 12)):
+        found = gates(x, 4, share, units)
+        assert found.sum(1).tolist() == [count] * 8
+        assert set(found.unique().tolist()) <= {0.0, 1.0}
+    found = gates(x, 4, 0.2, 30)
+    assert torch.equal(gates(x, 4, 0.2, 30), found)
+    assert torch.equal(gates(3 * x + 2, 4, 0.2, 30), found)  # neither contrast nor brightness matters
+    assert not torch.equal(gates(x, 5, 0.2, 30), found)
+    # Drives are linear: those of the 18 inputs, one at a time, give those of x, and the largest are open.
+    context = apical.Context("projection", share=0.2, seed=4)
+    context(torch.eye(18))
+    apical.ContextGate(context)(torch.ones(18, 30))
+    drives = x.flatten(1) @ context._projections[30]
+    for row, opened in zip(drives, found, strict=True):
+        assert {*row.argsort()[-6:].tolist()} == {*opened.nonzero()[:, 0].tolist()}
+    torch.testing.assert_close(context._projections[30].sum(0), torch.zeros(30), atol=1e-5, rtol=0)
+
+
 def test_it_is_off_by_default():
     _, model = network()
     assert apical.Context().mode == "none"
@@ -61,7 +86,9 @@ def test_it_is_off_by_default():
     assert torch.equal(model(inputs()), plain(inputs()))
 
 
-@pytest.mark.parametrize(("mode", "leaks"), [("none", False), ("sample", False), ("batch", True)])
+@pytest.mark.parametrize(
+    ("mode", "leaks"), [("none", False), ("sample", False), ("projection", False), ("batch", True)]
+)
 @pytest.mark.parametrize("size", [1, 3])
 def test_what_the_other_samples_of_a_batch_change(mode, leaks, size):
     _, model = network(mode)
@@ -82,7 +109,7 @@ def test_the_oracle_depends_on_the_label_alone():
     assert not torch.allclose(model(inputs()), together, atol=1e-3)
 
 
-@pytest.mark.parametrize("mode", ["none", "batch", "sample", "oracle"])
+@pytest.mark.parametrize("mode", ["none", "batch", "sample", "projection", "oracle"])
 def test_backprop_through_the_gate_is_autograds(mode):
     _, model = network(mode)
     circuit = apical.Circuit(copy.deepcopy(model), "backprop")
@@ -139,6 +166,9 @@ def test_a_copy_has_a_context_of_its_own():
 def test_wrong_options_are_refused():
     with pytest.raises(ConfigError, match="mode='mean'"):
         apical.Context("mean")
+    for share in (0, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match="share"):
+            apical.Context("projection", share=share)
     for options in ({"mode": "oracle"}, {"mode": "batch", "contexts": 3}, {"mode": "oracle", "contexts": 0}):
         with pytest.raises(ConfigError, match="contexts="):
             apical.Context(**options)

@@ -5,6 +5,7 @@ from apical.continual.floors import NearestClassMean, RandomFeatures, StreamingL
 from apical.continual.gating import Freeze, XdG
 from apical.continual.learning import Learner, Outcome, joint, run
 from apical.continual.matrix import Metrics, metrics
+from apical.continual.modulating import Neuromodulation
 from apical.continual.replaying import AGEM, DER, DERpp, Remembering, Replay
 from apical.continual.stream import Stream, StreamTask, single
 from apical.continual.streams import from_tasks, one_class, permuted, rotated, split
@@ -18,6 +19,7 @@ __all__ = [
     "LwF",
     "Metrics",
     "NearestClassMean",
+    "Neuromodulation",
     "Outcome",
     "RandomFeatures",
     "Remembering",

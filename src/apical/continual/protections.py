@@ -17,6 +17,7 @@ _HOMES: Mapping[str, str] = {
     "agem": "apical.continual.replaying:AGEM",
     "lwf": "apical.continual.distilling:LwF",
     "xdg": "apical.continual.gating:XdG",
+    "neuromodulation": "apical.continual.modulating:Neuromodulation",
     "ewc": "apical.optim.consolidation:EWC",
     "online_ewc": "apical.optim.consolidation:OnlineEWC",
     "si": "apical.optim.consolidation:SI",

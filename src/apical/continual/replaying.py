@@ -109,9 +109,14 @@ class Replay(Remembering):
         current = len(y)
         old = self._draw(current)
         joined, labels = (torch.cat([x, old[0]]), torch.cat([y, old[1]])) if old else (x, y)
-        answer = self.circuit(joined)
+        answer = self._answer(joined, labels)
         self.memory.add(x, y)
         return answer[:current] if old else answer, self._loss(answer, labels)
+
+    def _answer(self, x: Tensor, y: Tensor) -> Tensor:
+        """The output for current and drawn examples with their labels."""
+        answer: Tensor = self.circuit(x)
+        return answer
 
 
 class DER(Remembering):

@@ -11,7 +11,7 @@ from apical.layers.steps import ParameterFree, Saved, closed_form
 from apical.layers.traits import Traits
 from apical.options import check_choice, check_positive, check_ranges
 
-MODES = ("none", "batch", "sample", "oracle")
+MODES = ("none", "batch", "sample", "projection", "oracle")
 
 
 class Context(nn.Module):
@@ -19,18 +19,22 @@ class Context(nn.Module):
 
     Where the gates of a network get their context decides whether its accuracy means anything:
 
-        "none"     no context: gates are open (the default)
-        "batch"    the mean of the batch, in training and in evaluation. It leaks: the output for a sample depends on
-                   the other samples of a test batch, and a batch of one class shows which one it is
-        "sample"   the sample itself. It cannot leak
-        "oracle"   the label (or the task), given by `tell`. It leaks the label itself: a bound, and not a result
+        "none"        no context: gates are open (the default)
+        "batch"       the mean of the batch, in training and in evaluation. It leaks: the output for a sample depends on
+                      the other samples of a test batch, and a batch of one class shows which one it is
+        "sample"      the sample itself. It cannot leak
+        "projection"  a fixed random projection of the sample itself, whose winners are open. It cannot leak
+        "oracle"      the label (or the task), given by `tell`. It leaks the label itself: a bound, and not a result
 
     Args:
-        mode: one of the four.
+        mode: one of the five.
         contexts: of "oracle", how many labels there are.
+        share: of "projection", the share of a layer's units that are open for a sample; at least one unit is.
+        seed: of the projection, which depends on it and on the numbers of inputs and units alone.
 
-    Shapes: inputs (batch, ...). Raises: ConfigError for an unknown mode, or an oracle without contexts. DataError for
-    labels outside 0 ... contexts - 1. CircuitError for an oracle that has no labels, or those of another batch.
+    Shapes: inputs (batch, ...). Raises: ConfigError for an unknown mode, a share out of range, or an oracle without
+    contexts. DataError for labels outside 0 ... contexts - 1. CircuitError for an oracle that has no labels, or those
+    of another batch.
 
     Source: "batch": the authors' code for Zhang et al., Science Advances 9, eadi2947 (2023); "oracle": as context
         signals in Masse, Grant and Freedman, PNAS 115, E10467 (2018).
@@ -45,9 +49,12 @@ class Context(nn.Module):
         torch.Size([4, 3])
     """
 
-    def __init__(self, mode: str = "none", *, contexts: int | None = None) -> None:
+    def __init__(self, mode: str = "none", *, contexts: int | None = None, share: float = 0.1, seed: int = 0) -> None:
         super().__init__()
         check_choice("Context", "mode", mode, MODES)
+        self.share = share
+        self.seed = seed
+        check_ranges("Context", self, {"share": (0 < share <= 1, "above 0 and at most 1")})
         if (mode == "oracle") != (contexts is not None) or (contexts is not None and contexts < 1):
             raise ConfigError(
                 f"Context: contexts={contexts!r} with mode={mode!r}. Pass contexts, the number of labels, with "
@@ -55,6 +62,7 @@ class Context(nn.Module):
             )
         self.mode = mode
         self.contexts = contexts
+        self._projections: dict[int, Tensor] = {}  # (inputs, units), by the number of units
         self._read: Tensor | None = None  # (1 or batch, inputs) of an image, or (1 or batch,) of labels
 
     def tell(self, labels: Tensor | int) -> None:
@@ -80,7 +88,7 @@ class Context(nn.Module):
 
     def read(self, x: Tensor) -> None:
         """Read the context off an input (batch, ...)."""
-        if self.mode in ("batch", "sample"):
+        if self.mode in ("batch", "sample", "projection"):
             image = x.detach().flatten(1) if x.dim() > 1 else x.detach()[:, None]
             self._read = image.mean(0, keepdim=True) if self.mode == "batch" else image
         elif self.mode == "oracle" and (self._read is None or len(self._read) not in (1, len(x))):
@@ -103,13 +111,29 @@ class Context(nn.Module):
         read = self._read
         if read is None:
             raise CircuitError("ContextGate: its context has read no input. Put the Context before the first layer.")
+        if self.mode == "projection":
+            drives = read @ self._projection(read, units)
+            losers = units - max(1, round(self.share * units))
+            return drives >= drives.kthvalue(losers + 1, dim=1, keepdim=True).values
         places = torch.arange(units, device=read.device)
         if self.contexts is not None:
             return places % self.contexts == read[:, None]
         image = read[:, places * read.shape[1] // units]
         return torch.sigmoid(sharpness * (image - (image.amax(1, keepdim=True) - margin)))
 
+    def _projection(self, read: Tensor, units: int) -> Tensor:
+        """R^T, (inputs, units)."""
+        known = self._projections.get(units)
+        wanted = (read.shape[1], read.dtype, read.device)
+        if known is None or (len(known), known.dtype, known.device) != wanted:
+            like = torch.zeros(read.shape[1], units)
+            drawn = uniform(like, 1.0, self.seed, f"{read.shape[1]} to {units}/projection")
+            known = self._projections[units] = (drawn - drawn.mean(0)).to(read)
+        return known
+
     def extra_repr(self) -> str:
+        if self.mode == "projection":
+            return f"'projection', share={self.share}, seed={self.seed}"
         return repr(self.mode) + ("" if self.contexts is None else f", contexts={self.contexts}")
 
 
@@ -118,12 +142,14 @@ class ContextGate(nn.Module):
 
         g_j = sigmoid(1000 (m_j - (max_k m_k - margin))),   h <- h * g
         m_j = the context's image at floor(j D / H),   D inputs, H units            "batch", "sample"
+        g_j = 1 for the share * H units with the largest (R x)_j, else 0            "projection"
         g_j = 1 where j mod contexts is the label, else 0                           "oracle"
 
     Place it after the neurons of any layer of any network, with a `Context` before the first layer; several gates may
     share one. A gated layer of any rule learns through its gate, as `dW_l = -eta (delta_l * g) h_(l-1)^T`. The image is
     read by position, which has a meaning where the layer's units lie as the inputs do, and works as a code of the
-    input elsewhere.
+    input elsewhere. R (units, inputs) is fixed and random, and the weights of each unit add up to 0, so that none is
+    open for brightness alone; layers of as many units share R, and so their gates.
 
     Args:
         context: the network's context, whose mode says what the gate leaks.
