@@ -124,6 +124,10 @@ def test_a_single_task_has_nothing_to_protect(config, tmp_path):
     for options in ({"protect": ["none"]}, {"joint": True}, {"floors": True}):
         with pytest.raises(ConfigError, match="nothing to protect"):
             compare(config, PAIR, 1, tmp_path, **options)
+    with pytest.raises(ConfigError, match="nothing to protect"):
+        compare(config.with_settings(["protect=replay"]), PAIR, 1, tmp_path)
+    with pytest.raises(ConfigError, match="one task"):
+        compare(config.with_settings(["stream=permuted", "stream.tasks=1"]), PAIR, 1, tmp_path)
 
 
 def test_each_run_is_what_training_alone_would_give(config, tmp_path):

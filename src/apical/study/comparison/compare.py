@@ -105,7 +105,13 @@ def compare(
     words = _words_of_streams(config, guarded, joint, floors, equal_compute, memory)
     shared = _shared(config)
     task = data.load(shared.task, progress=display.visible(progress))
-    settings = _settings(shared, guarded, make_stream(shared, task), joint, equal_compute, memory)
+    stream = make_stream(shared, task)
+    if len(stream) == 1 and not shared.stream.is_single:
+        raise ConfigError(
+            f"{stream.name}: the stream has one task, so there is nothing to forget. Cut it into more, or compare with "
+            "stream=single."
+        )
+    settings = _settings(shared, guarded, stream, joint, equal_compute, memory)
     plan = [(rule, [_job(own, rule, seed, folder) for seed in numbers]) for rule in chosen for own in settings]
     files.make_folder(folder)
     with files.locked(folder, "comparing"):
@@ -168,7 +174,7 @@ def _rules(rules: Sequence[str | RuleConfig] | None, lender: RuleConfig) -> list
 
 
 def _protections(protect: Sequence[str | ProtectConfig] | None, config: Config, *, joint: bool) -> list[ProtectConfig]:
-    if config.stream.is_single and (protect is not None or joint):
+    if config.stream.is_single and (protect is not None or joint or config.protect.name != "none"):
         raise ConfigError(
             "a comparison on a single task has nothing to protect. Set stream, such as stream=split, or leave protect, "
             "joint and floors out."
