@@ -79,8 +79,8 @@ def compare(
         joint: on a stream, also each rule on all tasks at once, which is the ceiling.
         floors: on a stream, also learners of one pass without a network, which every method has to exceed.
         equal_compute: on a stream, each arm gets as many epochs as cost the forward and backward passes of the dearest.
-        memory: on a stream, the bytes that a protection or floor may keep; those that keep examples keep as many as
-            fit.
+        memory: on a stream, the bytes for kept examples: protections that keep some keep as many as fit, and floors
+            that keep more are left out. Other protections keep what they do.
         cost: also measure what a training step costs beside plain PyTorch, after training.
         overwrite: remove runs that were made with other settings.
         progress: show a bar on standard error; None: when that is a terminal.
@@ -197,11 +197,12 @@ def _settings(
 ) -> list[Config]:
     """What each rule is run with: one configuration for each protection, and one for all tasks at once."""
     settings = [shared.with_values({"protect": each.model_dump()}) for each in guarded]
+    settings += [shared.with_values({"stream.joint": True, "protect": "none"})] * joint
     if memory is not None:
         settings = at_equal_memory(settings, memory, stream)
     if equal_compute:
-        settings = at_equal_compute(settings)
-    return settings + [shared.with_values({"stream.joint": True, "protect": "none"})] * joint
+        settings = at_equal_compute(settings, stream)
+    return settings
 
 
 def _title(chosen: Sequence[RuleConfig], config: Config, task: data.Task) -> str:
