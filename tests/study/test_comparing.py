@@ -108,11 +108,21 @@ def test_equal_compute_and_equal_memory(file, tmp_path):
     config = Config().with_settings(
         [f"task=npz:{file}", "model=mlp:6", "epochs=2", "validation=0", "stream=split", "stream.classes_per_task=1"]
     )
-    options = {"jobs": 1, "protect": ["none", "replay", "online_ewc"], "floors": True}
-    made = compare(config, ["backprop"], 1, tmp_path, memory=300, equal_compute=True, **options)
-    none, replay, _ = made.arms
-    assert [arm.settings.epochs for arm in made.arms] == [4, None, 3]  # a pass over the data is consolidation's own
-    assert replay.runs[0].stream.assumptions["samples"] == 300 // (3 * 4 + 8)
+    protect = ["none", "replay", "replay:batch=64", "online_ewc", "online_ewc:fisher=empirical"]
+    options = {"jobs": 1, "protect": protect, "floors": True}
+    made = compare(config, ["backprop"], 1, tmp_path, memory=300, equal_compute=True, joint=True, **options)
+    none, replay, more, *_ = made.arms
+    # The tasks have fewer examples than a batch, so that replay:batch=64 takes 1 + 64 / examples passes a step.
+    most = 2 * more.runs[0].stream.assumptions["passes"]
+    assert most > 6
+    # Consolidation takes passes over the data: forward and backward, once or once for each of three classes.
+    expected = {"none": most, "replay": most / 2, "exact": most - 7 / 3, "empirical": most - 1, "joint": most}
+    found = [arm.settings.epochs for arm in made.arms if arm is not more]
+    assert found == [round(epochs) for epochs in expected.values()]
+    assert more.settings.epochs is None
+    for arm in (replay, more):
+        assert arm.runs[0].stream.assumptions["samples"] == 300 // (16 + 8 + 8)  # words of eight bytes, label, number
+        assert arm.runs[0].stream.assumptions["bytes"] <= 300
     assert none.runs[0].stream.assumptions["samples"] == 0
     assert all(run.assumptions["bytes"] <= 300 for floor in made.floors for run in floor.runs)
     assert len(made.floors) == 3
@@ -124,6 +134,10 @@ def test_a_single_task_has_nothing_to_protect(config, tmp_path):
     for options in ({"protect": ["none"]}, {"joint": True}, {"floors": True}):
         with pytest.raises(ConfigError, match="nothing to protect"):
             compare(config, PAIR, 1, tmp_path, **options)
+    with pytest.raises(ConfigError, match="nothing to protect"):
+        compare(config.with_settings(["protect=replay"]), PAIR, 1, tmp_path)
+    with pytest.raises(ConfigError, match="one task"):
+        compare(config.with_settings(["stream=permuted", "stream.tasks=1"]), PAIR, 1, tmp_path)
 
 
 def test_each_run_is_what_training_alone_would_give(config, tmp_path):

@@ -114,13 +114,36 @@ def test_a_stream_of_ones_own(tmp_path):
         resume(tmp_path / "run", task=other)
 
 
-@pytest.mark.parametrize("changes", [(), ("stream.scenario=task",), ("stream=single",)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("stream.scenario=task",),
+        ("stream.scenario=domain",),
+        ("stream=permuted", "stream.tasks=2"),
+        ("stream=permuted", "stream.tasks=2", "stream.scenario=class"),
+        ("stream=single",),
+    ],
+)
 def test_evaluating_a_run_finds_what_it_tested(changes, tmp_path):
     result = train(settings(*changes), tmp_path / "run", task=doomed.blobs())
     evaluation = evaluate(tmp_path / "run", task=doomed.blobs())
     assert evaluation.accuracy == pytest.approx(result.test_accuracy)  # tasks of one size: the mean is the mean
     assert evaluation.loss == pytest.approx(result.test_loss)
     assert evaluation.leakage["leaks"] is False
+
+
+def test_a_protection_sees_the_scenario_of_a_stream_of_ones_own(tmp_path):
+    stream = continual.split(doomed.blobs(), scenario="task")
+    result = train(settings("stream=single", "protect=xdg"), tmp_path / "run", task=stream)
+    assert result.stream.assumptions["identity"] is True
+    with pytest.raises(ConfigError, match="xdg"):
+        train(settings("stream=single", "protect=xdg"), tmp_path / "other", task=continual.split(doomed.blobs()))
+
+
+def test_a_rule_with_a_loss_of_its_own_learns_where_the_outputs_of_one_task_compete(tmp_path):
+    given = settings("rule=equilibrium_propagation", "stream.scenario=task", "epochs=1")
+    assert len(train(given, tmp_path / "run", task=doomed.blobs()).stream.matrix) == 2
 
 
 def test_evaluating_finds_a_leak(tmp_path):
@@ -140,7 +163,17 @@ def test_evaluating_finds_a_leak(tmp_path):
     ("changes", "error", "fact"),
     [
         (["stream.classes_per_task=3"], ConfigError, "cannot be cut"),
-        (["stream.scenario=time"], ConfigError, "stream.scenario"),
+        (["stream.classes_per_task=2.0"], ConfigError, "classes_per_task"),
+        (["stream.classes=[0, 1]"], ConfigError, "stream.classes"),
+        (["stream.classes=[[0, 1], [2.5]]"], ConfigError, "stream.classes"),
+        (["stream=permuted", "stream.tasks=2.0"], ConfigError, "stream.tasks"),
+        (["stream=rotated", "stream.angles=45"], ConfigError, "stream.angles"),
+        (["stream.scenario=time"], ConfigError, "stream.scenario.*allowed: task, domain, class$"),
+        (["protect=ewc", "protect.samples=10.0"], ConfigError, "protect.samples"),
+        (["protect=ewc", "stream.joint=true"], ConfigError, "ewc"),
+        (["protect=xdg", "stream.scenario=task", "stream.joint=true"], ConfigError, "xdg"),
+        (["protect=replay", "stream=single"], ConfigError, "nothing to protect"),
+        (["protect=replay", "stream.classes_per_task=4"], ConfigError, "nothing to protect"),
         (["stream.size=3"], ConfigError, "size"),
         (["stream=one_class", "stream.scenario=task"], ConfigError, "one scenario"),
         (["stream=rotated"], DataError, "rotated"),

@@ -83,7 +83,11 @@ def continual(
     ] = False,
     memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="What a protection or floor may keep. Example: --memory 100kB"),
+        typer.Option(
+            metavar="SIZE",
+            help="For kept examples: protections that keep some keep as many as fit, and floors that keep more are "
+            "left out. Example: --memory 100kB",
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -164,7 +164,8 @@ class Learner:
     ) -> None:
         self.stream, self.network, self.optimizer, self.clip = stream, network, optimizer, clip
         self.protection = Protection() if protection is None else protection
-        check_protection(type(self.protection), stream.scenario, boundaries=stream.boundaries)
+        asks = None if stream.joint else stream.scenario
+        check_protection(type(self.protection), asks, boundaries=stream.boundaries and not stream.joint)
         self.parameters = list(network.parameters())
         self._in_task = -1
         self.protection.attach(network, stream.loss(loss))
@@ -221,8 +222,13 @@ class Learner:
             return torch.cat([self.network(x.to(device)).cpu() for x, _ in data.batches(examples, TESTED_AT_ONCE)])
 
 
-def check_protection(kind: type[Protection], scenario: str, *, boundaries: bool) -> None:
+def check_protection(kind: type[Protection], scenario: str | None, *, boundaries: bool) -> None:
     """Refuse a protection that needs what a stream does not tell.
+
+    Args:
+        kind: of the protection.
+        scenario: of the stream; None where all tasks are learned at once.
+        boundaries: whether a learner knows where a task begins and ends.
 
     Raises:
         ConfigError: it needs task boundaries, or the task's identity in testing, and does not get it.
@@ -233,9 +239,10 @@ def check_protection(kind: type[Protection], scenario: str, *, boundaries: bool)
             "boundaries, or a protection without this need, such as replay."
         )
     if kind.needs_identity and scenario != "task":
+        what = f"the scenario {scenario!r}" if scenario else "learning all tasks at once"
         raise ConfigError(
-            f"{kind.name} needs the task's identity in testing, which the scenario {scenario!r} does not give. Use the "
-            "scenario 'task', or another protection."
+            f"{kind.name} needs the task's identity, which {what} does not give. Use the scenario 'task', one task "
+            "after another, or another protection."
         )
 
 

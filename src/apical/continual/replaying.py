@@ -36,7 +36,7 @@ class Remembering(Protection):
         right = batch is None or (isinstance(batch, int) and batch >= 1)
         check_ranges(self.name, self, {"batch": (right, "a whole number of at least 1, or None")})
         self.memory = Reservoir(size, seed)
-        self._share = 1.0  # of the current batch, how many examples a draw has
+        self._largest = 0  # of the batches so far
 
     def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
         require_mean(self.name, circuit)
@@ -45,30 +45,34 @@ class Remembering(Protection):
     @classmethod
     def bytes_of_example(cls, x: Tensor, outputs: int) -> int:
         """What one kept example takes: its input x, its label, and its output where that is kept."""
-        return x.numel() * x.element_size() + 8
+        return Reservoir.bytes_of_example(x, torch.tensor(0))
+
+    def expect(self, current: int) -> None:
+        """Batches of this size come: `assumptions` has the passes that their steps take."""
+        self._largest = max(self._largest, current)
 
     def _draw(self, current: int) -> list[Tensor]:
         """The parts of some kept examples; an empty list where none is kept."""
-        count = self.batch or current
-        self._share = count / current
-        return self.memory.draw(count)
+        self.expect(current)
+        return self.memory.draw(self.batch or current)
 
     def _draws(self) -> int:
         """How often a step draws."""
         return 1
 
     def assumptions(self) -> Assumptions:
-        passes = 1 + self._share * self._draws() if self.size else 1
-        return replace(super().assumptions(), samples=self.size, passes=passes)
+        share = self.batch / self._largest if self.batch and self._largest else 1.0
+        passes = 1 + share * self._draws() if self.size else 1
+        return replace(super().assumptions(), samples=self.size, bytes=self.memory.bytes, passes=passes)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"memory": self.memory.state_dict(), "share": self._share}
+        return {"memory": self.memory.state_dict(), "largest": self._largest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if set(state) != {"memory", "share"}:
-            raise CheckpointError(f"{self.name}: the state has {sorted(state)}, and must have 'memory' and 'share'.")
+        if set(state) != {"memory", "largest"}:
+            raise CheckpointError(f"{self.name}: the state has {sorted(state)}, and must have 'memory' and 'largest'.")
         self.memory.load_state_dict(state["memory"], next(self.circuit.parameters()).device)
-        self._share = state["share"]
+        self._largest = state["largest"]
 
 
 class Replay(Remembering):
@@ -153,7 +157,7 @@ class DER(Remembering):
 
     @classmethod
     def bytes_of_example(cls, x: Tensor, outputs: int) -> int:
-        return super().bytes_of_example(x, outputs) + outputs * x.element_size()
+        return Reservoir.bytes_of_example(x, torch.tensor(0), x.new_zeros(outputs))
 
     def __init__(self, *, size: int = 500, batch: int | None = None, alpha: float = 0.05, seed: int = 0) -> None:
         super().__init__(size=size, batch=batch, seed=seed)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from apical.errors import CheckpointError, DataError
+from apical.optim.consolidation.protection import bytes_of
 
 _WORD = 8  # bytes
 
@@ -43,6 +44,16 @@ class Reservoir:
 
     def __len__(self) -> int:
         return min(self.seen, self.size)
+
+    @staticmethod
+    def bytes_of_example(*parts: Tensor) -> int:
+        """What an example with these parts takes, its number among all included."""
+        return _WORD * (1 + sum(_words_of(part.numel(), part) for part in parts))
+
+    @property
+    def bytes(self) -> int:
+        """What it takes now, but for the state of its generator."""
+        return bytes_of([self.entered, self._rows])
 
     def add(self, *parts: Tensor) -> None:
         """Add a batch of examples, one after the other.
@@ -124,9 +135,13 @@ class Reservoir:
         self._like = like
         self._kinds = [(part.shape[1:], part.dtype) for part in like]
         self._lengths = [math.prod(part.shape[1:]) for part in like]
-        sizes = zip(self._lengths, like, strict=True)
-        self._widths = [-(-length * part.element_size() // _WORD) for length, part in sizes]
+        self._widths = [_words_of(length, part) for length, part in zip(self._lengths, like, strict=True)]
         self._rows = torch.zeros(self.size, sum(self._widths), dtype=torch.int64, device=device)
+
+
+def _words_of(length: int, like: Tensor) -> int:
+    """The words that so many numbers of a tensor's type take."""
+    return -(-length * like.element_size() // _WORD)
 
 
 def _words(part: Tensor) -> Tensor:

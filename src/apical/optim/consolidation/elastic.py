@@ -93,6 +93,11 @@ class EWC(_Measured):
             anchor.lerp_(own, torch.where(total > 0, found / total, 0.0))
             self.importance[name] = total
 
+    def assumptions(self) -> Assumptions:
+        found = super().assumptions()
+        backward = len(self.outputs or ()) if self.fisher == "exact" else 1
+        return replace(found, epochs=found.epochs * (1 + 2 * backward) / 3 if backward else found.epochs)
+
     def measured(self, examples: Data) -> Importance:
         """The Fisher information of the task that ends."""
         x, y = self.chosen(examples)

@@ -122,7 +122,7 @@ class OWM(SynapticProtection):
         self._projectors = {}
 
     def assumptions(self) -> Assumptions:
-        return replace(super().assumptions(), epochs=1)
+        return replace(super().assumptions(), epochs=1 / 3)  # a forward pass
 
     def _learns(self, name: str) -> bool:
         """Whether a layer's weight learns, and its bias with it."""

@@ -31,7 +31,8 @@ class Assumptions:
         boundaries: it needs to know where a task begins and ends.
         identity: it needs the task of an example in testing.
         samples: examples of earlier tasks that it keeps, at most.
-        epochs: passes over each task's data besides those of training.
+        epochs: passes over each task's data besides those of training; a forward pass counts as a third, a backward
+            pass as two thirds.
         bytes: of what it keeps, now.
         passes: forward and backward passes of a step, in those of plain training: 2 means twice the compute.
     """

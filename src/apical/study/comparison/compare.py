@@ -79,8 +79,8 @@ def compare(
         joint: on a stream, also each rule on all tasks at once, which is the ceiling.
         floors: on a stream, also learners of one pass without a network, which every method has to exceed.
         equal_compute: on a stream, each arm gets as many epochs as cost the forward and backward passes of the dearest.
-        memory: on a stream, the bytes that a protection or floor may keep; those that keep examples keep as many as
-            fit.
+        memory: on a stream, the bytes for kept examples: protections that keep some keep as many as fit, and floors
+            that keep more are left out. Other protections keep what they do.
         cost: also measure what a training step costs beside plain PyTorch, after training.
         overwrite: remove runs that were made with other settings.
         progress: show a bar on standard error; None: when that is a terminal.
@@ -105,7 +105,13 @@ def compare(
     words = _words_of_streams(config, guarded, joint, floors, equal_compute, memory)
     shared = _shared(config)
     task = data.load(shared.task, progress=display.visible(progress))
-    settings = _settings(shared, guarded, make_stream(shared, task), joint, equal_compute, memory)
+    stream = make_stream(shared, task)
+    if len(stream) == 1 and not shared.stream.is_single:
+        raise ConfigError(
+            f"{stream.name}: the stream has one task, so there is nothing to forget. Cut it into more, or compare with "
+            "stream=single."
+        )
+    settings = _settings(shared, guarded, stream, joint, equal_compute, memory)
     plan = [(rule, [_job(own, rule, seed, folder) for seed in numbers]) for rule in chosen for own in settings]
     files.make_folder(folder)
     with files.locked(folder, "comparing"):
@@ -168,7 +174,7 @@ def _rules(rules: Sequence[str | RuleConfig] | None, lender: RuleConfig) -> list
 
 
 def _protections(protect: Sequence[str | ProtectConfig] | None, config: Config, *, joint: bool) -> list[ProtectConfig]:
-    if config.stream.is_single and (protect is not None or joint):
+    if config.stream.is_single and (protect is not None or joint or config.protect.name != "none"):
         raise ConfigError(
             "a comparison on a single task has nothing to protect. Set stream, such as stream=split, or leave protect, "
             "joint and floors out."
@@ -191,11 +197,12 @@ def _settings(
 ) -> list[Config]:
     """What each rule is run with: one configuration for each protection, and one for all tasks at once."""
     settings = [shared.with_values({"protect": each.model_dump()}) for each in guarded]
+    settings += [shared.with_values({"stream.joint": True, "protect": "none"})] * joint
     if memory is not None:
         settings = at_equal_memory(settings, memory, stream)
     if equal_compute:
-        settings = at_equal_compute(settings)
-    return settings + [shared.with_values({"stream.joint": True, "protect": "none"})] * joint
+        settings = at_equal_compute(settings, stream)
+    return settings
 
 
 def _title(chosen: Sequence[RuleConfig], config: Config, task: data.Task) -> str:

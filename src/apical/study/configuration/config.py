@@ -142,27 +142,17 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _protection_fits(self) -> Self:
-        if self.protect.name != "none":
+        if self.protect.name != "none" and not self.stream.is_single:  # a stream of the user's own may come
             from apical.continual import protections
             from apical.continual.learning import check_protection
 
             kind = protections.get(self.protect.name)
             try:
-                check_protection(kind, self.stream.asks, boundaries=self.stream.boundaries)
+                asks = None if self.stream.joint else self.stream.asks
+                check_protection(kind, asks, boundaries=self.stream.boundaries and not self.stream.joint)
             except ConfigError as error:
                 raise SettingError(str(error), key="protect") from error
-            if self.stream.is_single and self.task_is_named:
-                raise SettingError(
-                    f"{self.protect.name} has nothing to protect, since the task is learned alone. Set stream, such as "
-                    "stream=split",
-                    key="protect",
-                )
         return self
-
-    @property
-    def task_is_named(self) -> bool:
-        """Whether the data can be loaded by name; data of the user's own, a stream perhaps, cannot."""
-        return not self.task.startswith(OWN_TASK)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -8,7 +8,7 @@ meant, and what is allowed.
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -143,8 +143,10 @@ def _sentence(path: KeyPath, item: Mapping[str, Any], cause: object, model: type
         kind = f"setting in [{'.'.join(path[:-1])}]" if path[:-1] else "setting"
         return unknown(kind, path[-1], inside.model_fields)
     if item["type"] == "literal_error":
-        field = _table(model, path[:-1]).model_fields[path[-1]]
-        return f"{key}: {unknown('value', str(item['input']), map(str, get_args(field.annotation)))}"
+        hint: Any = _table(model, path[:-1]).model_fields[path[-1]].annotation
+        while get_origin(hint) is not Literal:  # that of an optional setting
+            hint = get_args(hint)[0]
+        return f"{key}: {unknown('value', str(item['input']), map(str, get_args(hint)))}"
     message = item["msg"]
     return f"{key} = {item['input']!r}: {message[:1].lower()}{message[1:]}"
 

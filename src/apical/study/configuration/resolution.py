@@ -58,7 +58,9 @@ def resolve(config: Config, *, shared: bool = False) -> Resolved:
     if config.protect.takes("seed") and "seed" not in config.protect.options:
         values["protect.seed"] = config.seed
     loss = _NAMES.get(values.get("loss", config.loss))
-    if rule.follows_loss and "loss" not in config.rule.options and loss is not None:
+    # Where the outputs of one task compete, dL/dy is not that of the loss of all outputs.
+    among_all = config.stream.asks != "task"
+    if rule.follows_loss and "loss" not in config.rule.options and loss is not None and among_all:
         values["rule.loss"] = loss
     if not config.threads:
         values["threads"] = torch.get_num_threads()

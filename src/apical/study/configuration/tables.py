@@ -42,7 +42,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "adaptation": {"lr": 0.1, "gain": 0.1, "slope": 10.0, "relaxation": 0.07},
 }
 NAMED_TABLES = ("rule", "optimizer", "schedule", "feedback", "stream", "protect")
-_OF_EVERY_STREAM = {"task", "scenario", "validation", "seed"}
+_OF_EVERY_STREAM = {"task", "scenario", "validation", "seed", "return"}
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -204,15 +204,14 @@ class StreamConfig(OpenTable):
     def _options_fit(self) -> Self:
         from apical import continual
 
-        known = inspect.signature(getattr(continual, self.name)).parameters.values()
-        defaults = {each.name: each.default for each in known if each.name not in _OF_EVERY_STREAM}
+        hints = get_type_hints(getattr(continual, self.name))
+        known = [key for key in hints if key not in _OF_EVERY_STREAM]
         for key, value in self.options.items():
-            if key not in defaults:
-                allowed = ["scenario", "boundaries", "joint", *defaults]
+            if key not in known:
+                allowed = ["scenario", "boundaries", "joint", *known]
                 raise SettingError(unknown(f"option of the stream {self.name}", key, allowed), key=key)
-            if defaults[key] is not None:
-                _check_like(key, value, defaults[key])
-        if self.scenario and "scenario" not in {each.name for each in known}:
+            _check_type(self.name, key, value, hints[key])
+        if self.scenario and "scenario" not in hints:
             raise SettingError(f"the stream {self.name} has one scenario: leave it out", key="scenario")
         return self
 
@@ -331,7 +330,7 @@ def validate(model: type[Model], table: Mapping[str, Any], place: Callable[[KeyP
 
 def _check_type(rule: str, key: str, value: Any, hint: Any) -> None:
     try:
-        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True)).validate_python(value)
     except ValidationError as error:
         reasons = "; ".join(item["msg"] for item in error.errors())
         raise SettingError(f"{rule} cannot take {value!r}: {reasons}", key=key) from error

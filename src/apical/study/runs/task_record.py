@@ -58,6 +58,7 @@ def describe(
     if len(stream) > 1:
         record["stream"] = {
             "name": stream.name,
+            "classes": task.classes if isinstance(task, data.Task) else stream.outputs,  # before they were cut
             "scenario": stream.scenario,
             "tasks": [each.name for each in stream],
             "labels": [list(own) for own in stream.labels],

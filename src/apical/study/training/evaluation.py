@@ -44,10 +44,11 @@ def evaluate(folder: str | Path, *, task: str | data.Task | continual.Stream | N
         tried = data.load(task, scaling=task_record.scaling_of(run))
     else:
         tried = task_record.load(config, task, progress=None)
-    _check_fit(tried, trained_on)
+    classes = trained_on.get("stream", trained_on)["classes"]
+    _check_fit(tried, trained_on, classes)
     content, loss = checkpoint.content, LOSSES[config.loss]
     if isinstance(tried, data.Task):
-        tried = replace(tried, classes=trained_on["classes"])  # the data may lack the last ones
+        tried = replace(tried, classes=classes)  # the data may lack the last ones
     stream, protection = make_stream(config, tried), config.protect.make()
     with reproducible(config):
         circuit = make_circuit(config, stream, protection)
@@ -75,7 +76,7 @@ def evaluate(folder: str | Path, *, task: str | data.Task | continual.Stream | N
     )
 
 
-def _check_fit(tried: data.Task | continual.Stream, trained_on: dict[str, Any]) -> None:
+def _check_fit(tried: data.Task | continual.Stream, trained_on: dict[str, Any], classes: int) -> None:
     shape = tuple(trained_on["input_shape"])
     if tried.input_shape != shape:
         raise DataError(
@@ -86,8 +87,8 @@ def _check_fit(tried: data.Task | continual.Stream, trained_on: dict[str, Any]) 
     if not sum(map(len, parts)):
         raise DataError(f"{tried.name}: its test part is empty")
     largest = max(int(part.y.max()) for part in parts)
-    if largest >= trained_on["classes"]:
+    if largest >= classes:
         raise DataError(
-            f"{tried.name}: has the class {largest}, and the network knows the classes 0 to "
-            f"{trained_on['classes'] - 1}; leave the others out"
+            f"{tried.name}: has the class {largest}, and the network knows the classes 0 to {classes - 1}; leave the "
+            "others out"
         )

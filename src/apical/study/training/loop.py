@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from apical import continual, data, measure
-from apical.errors import NonFiniteError
+from apical.errors import ConfigError, NonFiniteError
 from apical.study.configuration import Config
 from apical.study.runs import task_record
 from apical.study.runs.results import Tested
@@ -62,6 +62,11 @@ class Training:
         self._choices = torch.Generator().manual_seed(seed_for(config.seed, "choices"))
         self._loss = teaching(config.loss, exploration=config.exploration, generator=self._choices)
         protection = config.protect.make()
+        if len(self.stream) == 1 and config.protect.name != "none":
+            raise ConfigError(
+                f"protect: {config.protect.name} has nothing to protect, since the task is learned alone. Set stream, "
+                "such as stream=split."
+            )
         self.circuit = make_circuit(config, self.stream, protection)
         optimizer = config.optimizer.make(list(self.circuit.parameters()))
         self.learner = continual.Learner(self.stream, self.circuit, optimizer, self._loss, protection, clip=config.clip)
