@@ -14,7 +14,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # Lines of code of src without comments, docstrings and blank lines. Raise it on purpose only, with the reason in the
 # commit that does.
-BUDGET = 24_500
+BUDGET = 25_000
 LONGEST = 400
 MOST_BRANCHED = 15
 PRIVATE = re.compile(r"\btorch\._C\b")
