@@ -149,9 +149,17 @@ def test_an_outcome_shows_its_matrix():
         (network(), {"epochs": 0}, ConfigError, "epochs=0"),
         (network(), {"batch_size": 0}, ConfigError, "batch_size=0"),
         (NearestClassMean(), {"epochs": 2}, ConfigError, "epochs=2"),
-        (network(), {"optimizer": lambda p: torch.optim.SGD(p, lr=1e30)}, NonFiniteError, "loss"),
+        (network(), {"optimizer": lambda p: torch.optim.SGD(p, lr=1e30), "epochs": 2}, NonFiniteError, "loss"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(learner, options, error, fact):
     with pytest.raises(error, match=fact):
         continual.run(continual.split(blobs()), learner, **options)
+
+
+def test_answers_that_are_nan_are_refused():
+    """The loss of the only step is finite, and the step leads to infinity."""
+    with pytest.raises(NonFiniteError, match="NaN"):
+        continual.joint(
+            continual.split(blobs()), network(), batch_size=1000, optimizer=lambda p: torch.optim.SGD(p, lr=1e38)
+        )

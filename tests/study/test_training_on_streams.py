@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from apical import continual, data
-from apical.errors import ConfigError, DataError, RunError
+from apical.errors import ConfigError, DataError, NonFiniteError, RunError
 from apical.models import build
 from apical.study import Config, RunFolder, evaluate, resume, train
 from apical.study.training.making import seed_for
@@ -144,6 +144,11 @@ def test_a_protection_sees_the_scenario_of_a_stream_of_ones_own(tmp_path):
 def test_a_rule_with_a_loss_of_its_own_learns_where_the_outputs_of_one_task_compete(tmp_path):
     given = settings("rule=equilibrium_propagation", "stream.scenario=task", "epochs=1")
     assert len(train(given, tmp_path / "run", task=doomed.blobs()).stream.matrix) == 2
+
+
+def test_divergence_names_the_protection(tmp_path):
+    with pytest.raises(NonFiniteError, match="apical protections ewc"):
+        train(settings("protect=ewc", "protect.strength=1e20"), tmp_path / "run", task=doomed.blobs())
 
 
 def test_evaluating_finds_a_leak(tmp_path):

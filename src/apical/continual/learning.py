@@ -93,7 +93,7 @@ def run(
         ConfigError: the module's output does not have `stream.outputs` columns, nothing can be trained, a floor is
             asked for several epochs or for a protection, the protection needs what the stream does not tell, or a
             number is not positive.
-        NonFiniteError: the loss is NaN or infinite at the end of an epoch.
+        NonFiniteError: the loss is NaN or infinite at the end of an epoch, or an answer to the test data has NaN.
 
     Example:
         >>> import torch, apical
@@ -204,13 +204,22 @@ class Learner:
         return [(task, task.test) for task in self.stream]
 
     def test(self) -> list[float]:
-        """The accuracy on each task's test data, in evaluation mode."""
+        """The accuracy on each task's test data, in evaluation mode.
+
+        Raises:
+            NonFiniteError: an answer has NaN.
+        """
         during, mode = self._in_task, self.network.training
         self.network.eval()
         accuracies = []
         for task, examples in self.tests:
             self.select(task.index)
-            accuracies.append(_right(self.answers(examples), examples.y, task))
+            answers = self.answers(examples)
+            if answers.isnan().any():
+                raise NonFiniteError(
+                    f"{task.name}: an answer to the test data has NaN. Lower the learning rate.", layer="output"
+                )
+            accuracies.append(_right(answers, examples.y, task))
         self.network.train(mode)
         self.select(max(during, 0))
         return accuracies

@@ -223,12 +223,14 @@ class _Session:
             ]
             if not config.schedule.warmup:
                 advice.append("a warm-up (schedule.warmup = 1)")
+            if config.protect.name != "none":
+                advice.append(f"other options of protect (apical protections {config.protect.name})")
             kept = (
                 f"the checkpoint of step {self.saved_step} is kept" if self.saved_step else "no checkpoint was due yet"
             )
             raise NonFiniteError(
                 f"training stopped at step {self.training.step + 1} of {self.run.path}, in layer {error.layer!r}: "
-                f"{error}. Try {', '.join(advice)}; {kept}.",
+                f"{str(error).rstrip('.')}. Try {', '.join(advice)}; {kept}.",
                 layer=error.layer,
             ) from error
 
