@@ -170,6 +170,11 @@ def with_nan(part: str) -> Task:
     return tiny(**{part: broken})
 
 
+def doubled() -> Task:
+    task = tiny()
+    return tiny(**{part: Examples(getattr(task, part).x.double(), getattr(task, part).y) for part in ("train", "test")})
+
+
 @pytest.mark.parametrize(
     ("options", "fact"),
     [
@@ -205,6 +210,7 @@ def test_a_split_that_cannot_be_is_refused(options, fact):
         (lambda: continual.from_tasks([tiny(), tiny(shape=(16,))], "domain"), r"task 1 .*\(16,\)"),
         (lambda: continual.from_tasks([tiny(train=tiny(classes=5).train)]), "task 0 .* class 5"),
         (lambda: continual.from_tasks([with_nan("train")]), "task 0 .*example 7"),
+        (lambda: continual.from_tasks([tiny(), doubled()], "domain"), "task 1 .*float64"),
         (lambda: continual.from_tasks([tiny(train=tiny().train.take([]))]), "task 0 .*no training"),
     ],
 )
@@ -219,6 +225,7 @@ def test_data_that_cannot_be_learned_are_refused_before_training(make, fact):
         (lambda: continual.from_tasks([tiny(), tiny()]), "class 0 is in task 0 and in task 1"),
         (lambda: continual.from_tasks([tiny(), 3]), "task 1"),
         (lambda: continual.from_tasks([]), "no task"),
+        (lambda: continual.from_tasks([tiny(), tiny()], "domain", separate=True), "task 1 has the labels 6, 7"),
         (lambda: continual.permuted(tiny(), tasks=0), "no task"),
         (lambda: continual.rotated(tiny(), angles=[math.inf]), "inf"),
         (lambda: continual.split(3), "int"),

@@ -11,6 +11,7 @@ from apical import continual, data
 from apical.errors import ConfigError, DataError, NonFiniteError, RunError
 from apical.models import build
 from apical.study import Config, RunFolder, evaluate, resume, train
+from apical.study.comparison.gathering import gather
 from apical.study.training.making import seed_for
 
 
@@ -137,6 +138,11 @@ def test_a_protection_sees_the_scenario_of_a_stream_of_ones_own(tmp_path):
     stream = continual.split(doomed.blobs(), scenario="task")
     result = train(settings("stream=single", "protect=xdg"), tmp_path / "run", task=stream)
     assert result.stream.assumptions["identity"] is True
+    (found,) = gather([tmp_path / "run"])
+    assert "context-dependent gating" in found.arms[0].title.lower()
+    for changes, fact in ((["stream=split"], "stream"), (["stream=single", "patience=2"], "patience")):
+        with pytest.raises(ConfigError, match=f"^{fact}: "):
+            train(settings(*changes), tmp_path / "other", task=stream)
     with pytest.raises(ConfigError, match="xdg"):
         train(settings("stream=single", "protect=xdg"), tmp_path / "other", task=continual.split(doomed.blobs()))
 

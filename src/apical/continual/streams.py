@@ -171,9 +171,10 @@ def from_tasks(
         seed: of the validation part.
 
     Raises:
-        ConfigError: two tasks have the same class, or a task has a single class (in "task" and "domain").
+        ConfigError: two tasks have the same class (in "task" and "class"), a task shares no label with those before (in
+            "domain"), or a task has a single class (in "task" and "domain").
         DataError: a task is empty, holds NaN or infinity, tests a class that it does not train, or has inputs of
-            another shape than the first.
+            another shape or type than the first.
     """
     name = "own tasks"
     loaded = [_own(i, each) for i, each in enumerate(tasks)]
@@ -183,6 +184,11 @@ def from_tasks(
             raise DataError(
                 f"{name}: task {i} ({own.name}) has examples of the shape {own.input_shape}, task 0 of "
                 f"{loaded[0].input_shape}. One network learns all of them: bring them to one shape."
+            )
+        if own.train.x.dtype != loaded[0].train.x.dtype:
+            raise DataError(
+                f"{name}: task {i} ({own.name}) has examples of {own.train.x.dtype}, task 0 of "
+                f"{loaded[0].train.x.dtype}. Convert them to one type."
             )
         if unseen := set(_present(own.test)) - set(_present(own.train)):
             raise DataError(
@@ -196,6 +202,8 @@ def from_tasks(
         labels = [tuple(range(start, start + len(own))) for start, own in zip(starts, classes, strict=True)]
     elif scenario != "domain":
         _check_overlap(name, classes, "Pass separate=True if these are different classes, or scenario='domain'.")
+    if scenario == "domain":
+        _check_shared(name, labels)
     outputs = 1 + max((max(own) for own in labels), default=0)
     rows = ((own.name, old, new, partial(getattr, own)) for own, old, new in zip(loaded, classes, labels, strict=True))
     return stream_of(name, scenario, outputs, loaded[0].input_shape if loaded else (), rows, validation, seed)
@@ -269,6 +277,17 @@ def _check_overlap(name: str, parts: Sequence[tuple[int, ...]], remedy: str) -> 
             if label in owner:
                 raise ConfigError(f"{name}: class {label} is in task {owner[label]} and in task {i}. {remedy}")
             owner[label] = i
+
+
+def _check_shared(name: str, labels: Sequence[tuple[int, ...]]) -> None:
+    seen = set(labels[0]) if labels else set()
+    for i, own in enumerate(labels):
+        if seen.isdisjoint(own):
+            raise ConfigError(
+                f"{name}: task {i} has the labels {', '.join(map(str, own))}, and the tasks before none of them, so "
+                "that they share no question. Pass scenario='class', or number the classes within each task."
+            )
+        seen.update(own)
 
 
 def _transformed(

@@ -26,9 +26,10 @@ def arm(
     equal = [f"equals backpropagation {limit}"] if limit and rule.name != "backprop" else []
     options = ", ".join(f"{key}={value}" for key, value in rule.options.items())
     title = f"{kind.title} ({options})" if options else kind.title
+    single = config.stream.is_single and config.protect.name == "none"  # else it is a stream, perhaps the user's own
     return Arm(
         rule=rule.name,
-        title=title if config.stream.is_single else f"{title}, {_protection(config)}",
+        title=title if single else f"{title}, {_protection(config)}",
         summary=kind.summary,
         paper=kind.paper,
         settings=ArmSettings(
@@ -36,8 +37,8 @@ def arm(
             weight_decay=config.optimizer.weight_decay or 0.0,
             loss=None if shared is None or shared.loss == config.loss else config.loss,
             epochs=None if shared is None or shared.epochs == config.epochs else config.epochs,
-            protection=None if config.stream.is_single else config.protect.without_seed().label,
-            joint=None if config.stream.is_single else config.stream.joint,
+            protection=None if single else config.protect.without_seed().label,
+            joint=None if single else config.stream.joint,
             options=rule.options,
         ),
         notes=[*equal, *notes],

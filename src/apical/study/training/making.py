@@ -12,6 +12,7 @@ from apical.circuit import Circuit
 from apical.errors import CheckpointError, ConfigError
 from apical.optim.consolidation import Protection
 from apical.study.configuration import Config
+from apical.study.configuration.tables import StreamConfig
 
 
 def seed_for(seed: int, purpose: str) -> int:
@@ -47,8 +48,21 @@ def reproducible(config: Config) -> Iterator[None]:
 
 
 def make_stream(config: Config, task: data.Task | continual.Stream) -> continual.Stream:
-    """What a run learns: a task as its configuration cuts it, or a stream of the user's own."""
+    """What a run learns: a task as its configuration cuts it, or a stream of the user's own.
+
+    Raises:
+        ConfigError: the configuration asks of a stream of the user's own what only the stream can have.
+    """
     if isinstance(task, continual.Stream):
+        if config.stream.model_dump() != StreamConfig().model_dump():
+            raise ConfigError(
+                f"stream: the task is a stream already ({task.name}). Leave the setting out, and pass a stream that is "
+                "cut, joined (at_once) or without boundaries as you want it."
+            )
+        if config.patience and any(own.validation is None for own in task):
+            raise ConfigError(
+                f"patience: {task.name} has no validation part to watch. Make the stream with validation=0.1."
+            )
         return task
     return config.stream.make(task, validation=config.validation, seed=seed_for(config.seed, "validation"))
 

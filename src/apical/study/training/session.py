@@ -44,7 +44,8 @@ def train(
     Args:
         config: what to do.
         folder: for the run; see `apical.study.runs.folder`.
-        task: data or a stream of your own instead of `config.task`; `resume` and `evaluate` then need it again.
+        task: data or a stream of your own instead of `config.task`; `resume` and `evaluate` then need it again. A
+            stream is taken as it is, with its own validation parts.
         overwrite: remove a run that is in the folder.
         progress: show a bar on standard error; None: when that is a terminal.
 
