@@ -28,6 +28,11 @@ def test_continual_shows_forgetting_beside_floors(apical, answer):
     assert page.count('class="heatmap"') == 5
 
 
+def test_equal_compute_names_its_epochs(apical):
+    shown = apical(*FAST, "--protect", "none,derpp", "--equal-compute", "--no-floors", "--out", "equal").stdout
+    assert "1 to 3 epochs" in " ".join(shown.split())
+
+
 def test_a_leak_is_named_everywhere(apical, answer):
     with open("net.py", "w") as file:
         file.write(

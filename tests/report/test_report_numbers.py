@@ -224,6 +224,24 @@ def test_protocol_says_what_validation_was_for(document):
     assert "No part" in protocol(document)["Validation accuracy"]
 
 
+def test_protocol_of_a_stream_is_of_its_tasks(document):
+    sizes = [f"{document['task'][part]:,}" for part in ("train", "validation", "test")]
+    plain = protocol(document)
+    document["task"]["stream"] = {
+        "name": "split",
+        "scenario": "class",
+        "tasks": ["a", "b"],
+        "labels": [[0], [1]],
+        "boundaries": True,
+    }
+    streamed = protocol(document)
+    for term, size in zip(("Training loss", "Validation accuracy", "Test accuracy"), sizes, strict=True):
+        assert size in plain[term]
+        assert size not in streamed[term]
+        assert "task" in streamed[term]
+    assert "measured it once" not in streamed["Test accuracy"]
+
+
 def test_who_learned_from_a_reward_is_told_from_who_saw_labels(document):
     assert not any("reward" in sentence for sentence in details(read(document)))
     document["arms"][2]["settings"]["loss"] = "reward_prediction"

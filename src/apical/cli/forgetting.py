@@ -255,7 +255,10 @@ def show(comparison: "Comparison") -> None:
     terminal.table(columns, rows, title=comparison.title)
     stream, config = comparison.task.stream, comparison.config
     tasks = len(stream.tasks) if stream else 1
-    length = f"{terminal.count(tasks, 'task')}, {terminal.count(config['epochs'], 'epoch')} each"
+    epochs = sorted({arm.settings.epochs or config["epochs"] for arm in comparison.arms})
+    most = terminal.count(epochs[-1], "epoch")
+    most = most if len(epochs) == 1 else f"{epochs[0]} to {most}, at equal compute,"
+    length = f"{terminal.count(tasks, 'task')}, {most} each"
     terminal.paragraph(
         f"{config['model']}, {length}. Accuracy: mean over tasks at the end, in %. Forgetting: the best accuracy on a "
         "task before the last one minus that at the end, in points (Chaudhry et al. 2018). Both: mean ± standard "
