@@ -64,7 +64,7 @@ def test_train_on_a_stream_shows_its_matrix(apical):
 def test_settings_are_checked_together(apical):
     apical(
         *("train", "--task", "npz:clouds.npz", "--model", "mlp:6:relu", "--epochs", "1", "--set", "protect=xdg"),
-        *("--set", "stream=split", "--set", "stream.classes=[[0, 1]]", "--set", "stream.scenario=task"),
+        *("--set", "stream=permuted", "--set", "stream.tasks=2", "--set", "stream.scenario=task"),
         *("--set", "validation=0", "--out", "a"),
     )
     assert study.RunFolder("a").config().protect.name == "xdg"
