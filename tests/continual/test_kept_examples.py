@@ -436,6 +436,15 @@ def test_bad_options_are_refused(name, options, fact):
         protections.make(name, **options)
 
 
+@pytest.mark.parametrize("name", ["replay", "derpp", "agem", "lwf"])
+def test_a_protection_that_is_attached_again_begins_again(name):
+    """What the first run kept are tasks that the second has not seen."""
+    first, other = (protections.make(name) for _ in range(2))
+    learned = [Trainer(each, stream(scenario_of(name))).run().weights() for each in (first, first, other)]
+    assert torch.equal(learned[0], learned[2])
+    assert torch.equal(learned[0], learned[1])
+
+
 def test_assumptions_are_data():
     found = {name: Trainer(protections.make(name), stream(scenario_of(name))).run() for name in OWN}
     assumed = {name: trainer.protection.assumptions() for name, trainer in found.items()}

@@ -59,6 +59,7 @@ class LwF(Protection):
     def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
         require_free_error(self.name, circuit, "the divergence from earlier outputs")
         super().attach(circuit, loss)
+        self._outputs, self._labels, self._before, self._heads = (), {}, None, []
 
     def begin_task(self, outputs: Sequence[int]) -> None:
         self._outputs = tuple(outputs)

@@ -36,11 +36,13 @@ class Remembering(Protection):
         right = batch is None or (isinstance(batch, int) and batch >= 1)
         check_ranges(self.name, self, {"batch": (right, "a whole number of at least 1, or None")})
         self.memory = Reservoir(size, seed)
-        self._largest = 0  # of the batches so far
+        self._largest = 0  # of the batches since it was attached
 
     def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
         require_mean(self.name, circuit)
         super().attach(circuit, loss)
+        self.memory = Reservoir(self.size, self.seed)
+        self._largest = 0
 
     @classmethod
     def bytes_of_example(cls, x: Tensor, outputs: int) -> int:

@@ -97,7 +97,7 @@ class Protection:
         return model
 
     def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
-        """Work on this network from now on.
+        """Work on this network from now on, and forget what an earlier one left.
 
         Args:
             circuit: the network, with its rule if it has one, on its device.
