@@ -78,7 +78,7 @@ class NearestClassMean:
         return labels[scores[:, places].argmax(1) if places else scores.new_zeros(len(scores), dtype=torch.int64)]
 
     @property
-    def bytes(self) -> int:
+    def kept_bytes(self) -> int:
         """What it keeps of the examples, in bytes."""
         return bytes_of([self.counts, self.means])
 
@@ -165,9 +165,9 @@ class StreamingLDA(NearestClassMean):
         self._solved: Tensor | None = None
 
     @property
-    def bytes(self) -> int:
+    def kept_bytes(self) -> int:
         """What it keeps of the examples, in bytes: the means and the covariance."""
-        return super().bytes + bytes_of(self._scatter)
+        return super().kept_bytes + bytes_of(self._scatter)
 
     @property
     def covariance(self) -> Tensor:
@@ -235,9 +235,9 @@ class RandomFeatures:
         return self.floor.predict(self.transform(x), among=among)
 
     @property
-    def bytes(self) -> int:
+    def kept_bytes(self) -> int:
         """What the floor keeps of the examples, in bytes; W is drawn from the seed."""
-        return self.floor.bytes
+        return self.floor.kept_bytes
 
     def __repr__(self) -> str:
         return f"RandomFeatures({self.floor}, features={self.features}, seed={self.seed})"

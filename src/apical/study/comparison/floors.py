@@ -61,5 +61,5 @@ def _run(config: Config, task: data.Task, floor: AnyFloor) -> StreamRun:
     outcome = continual.run(make_stream(config, task), floor)
     metrics = asdict(outcome.metrics)
     del metrics["tasks"]
-    keeps = Assumptions(boundaries=False, identity=False, samples=0, epochs=0, bytes=floor.bytes, passes=0)
+    keeps = Assumptions(boundaries=False, identity=False, samples=0, epochs=0, bytes=floor.kept_bytes, passes=0)
     return StreamRun(matrix=outcome.matrix.tolist(), metrics=metrics, assumptions=asdict(keeps))
