@@ -10,7 +10,7 @@ from apical.cli import options, terminal
 from apical.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from apical.statistics import Spread
     from apical.study import Comparison, Config
@@ -30,13 +30,7 @@ def compare(
             "Example: --rules backprop,sign_symmetry:magnitude=fixed",
         ),
     ] = None,
-    seeds: Annotated[
-        str,
-        typer.Option(
-            metavar="N",
-            help="How many, or which (a single one with a comma behind it). Example: --seeds 5, or --seeds 0,7",
-        ),
-    ] = "3",
+    seeds: options.Seeds = "3",
     epochs: options.Epochs = None,
     lr: options.Rate = None,
     batch_size: options.BatchSize = None,
@@ -58,9 +52,7 @@ def compare(
     cost: Annotated[
         bool, typer.Option("--cost/--no-cost", help="Time the training steps, after training. Example: --no-cost")
     ] = True,
-    title: Annotated[
-        str | None, typer.Option(metavar="TEXT", help='Of the page. Example: --title "My network"')
-    ] = None,
+    title: options.Title = None,
     json: options.Json = False,
 ) -> None:
     """Train by many rules from many seeds, and show accuracy, angle to the gradient and cost of each.
@@ -70,7 +62,6 @@ def compare(
 
     Example: apical compare --task mnist --model mlp:500,500 --rules backprop,feedback_alignment --seeds 5
     """
-    from apical import report as page
     from apical import study
 
     given: dict[str, Any] = {"task": task, "model": model, "epochs": epochs, "batch_size": batch_size, "device": device}
@@ -82,9 +73,28 @@ def compare(
     comparison = study.compare(
         chosen, names, read_seeds(seeds), folder, jobs=jobs, cost=cost, overwrite=overwrite, title=title
     )
+    deliver(comparison, folder, None if json else show, summary)
+
+
+def deliver(
+    comparison: "Comparison",
+    folder: Path,
+    show: "Callable[[Comparison], None] | None",
+    summarise: "Callable[[Comparison], dict[str, Any]]",
+) -> None:
+    """Write the page of a comparison into its folder, and say what was found.
+
+    Args:
+        comparison: that has ended; where no run of it has, the exit code is 1.
+        folder: of the comparison.
+        show: shows it on the terminal; None: JSON is printed instead.
+        summarise: what the JSON has.
+    """
+    from apical import report as page
+
     path = page.write(comparison, folder / PAGE)
-    if json:
-        terminal.as_json({**summary(comparison), "folder": folder, "page": path})
+    if show is None:
+        terminal.as_json({**summarise(comparison), "folder": folder, "page": path})
     else:
         show(comparison)
         terminal.line(f"page  {path}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apical.cli import options, terminal
-from apical.cli.comparing import PAGE, read_seeds, usual_folder
+from apical.cli.comparing import deliver, read_seeds, usual_folder
 from apical.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,13 +53,7 @@ def continual(
         ),
     ] = None,
     model: options.Model = None,
-    seeds: Annotated[
-        str,
-        typer.Option(
-            metavar="N",
-            help="How many, or which (a single one with a comma behind it). Example: --seeds 5, or --seeds 0,7",
-        ),
-    ] = "3",
+    seeds: options.Seeds = "3",
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over each task. Example: --epochs 5")] = None,
     lr: options.Rate = None,
     batch_size: options.BatchSize = None,
@@ -99,9 +93,7 @@ def continual(
     ] = None,
     overwrite: options.Overwrite = False,
     jobs: options.Jobs = None,
-    title: Annotated[
-        str | None, typer.Option(metavar="TEXT", help='Of the page. Example: --title "My network"')
-    ] = None,
+    title: options.Title = None,
     json: options.Json = False,
 ) -> None:
     """Learn tasks one after another, and show what is forgotten, by rule and protection, beside the floors.
@@ -111,7 +103,6 @@ def continual(
 
     Example: apical continual --stream split-mnist --scenario class --rules backprop,burst_ccn --protect none,ewc,replay
     """
-    from apical import report as page
     from apical import study
 
     kind, task = read_stream(stream)
@@ -134,14 +125,7 @@ def continual(
         overwrite=overwrite,
         title=title,
     )
-    path = page.write(comparison, folder / PAGE)
-    if json:
-        terminal.as_json({**summary(comparison), "folder": folder, "page": path})
-    else:
-        show(comparison)
-        terminal.line(f"page  {path}")
-    if not any(arm.finished() for arm in comparison.arms):
-        raise typer.Exit(1)
+    deliver(comparison, folder, None if json else show, summary)
 
 
 def protections(

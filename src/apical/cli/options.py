@@ -39,6 +39,14 @@ Optimizer = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="sgd, adam, adamw, rmsprop, rprop, adaptation. Example: --optimizer adam"),
 ]
+Seeds = Annotated[
+    str,
+    typer.Option(
+        metavar="N",
+        help="How many, or which (a single one with a comma behind it). Example: --seeds 5, or --seeds 0,7",
+    ),
+]
+Title = Annotated[str | None, typer.Option(metavar="TEXT", help='Of the page. Example: --title "My network"')]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ... Example: --device cuda")]
 Log = Annotated[
     str | None, typer.Option(metavar="NAME", help="Write scalars into each run's folder. Example: --log tensorboard")

@@ -66,7 +66,7 @@ class TemporalNeuron(nn.Module, ABC):
             output, state = self.advance(x[moment], state)
             outputs.append(output)
         if self.continues:
-            self.kept = _detached(state)
+            self.kept = detached(state)
         stacked = torch.stack(outputs)
         return stacked.mean(0) if self.ends_time else stacked.flatten(0, 1)
 
@@ -96,7 +96,8 @@ class TemporalNeuron(nn.Module, ABC):
             self.kept = None
 
 
-def _detached(state: Any) -> Any:
+def detached(state: Any) -> Any:
+    """A state, a tensor or several, without its graph."""
     return state.detach() if isinstance(state, Tensor) else tuple(part.detach() for part in state)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from apical.layers.steps import Saved, Step, closed_form
 from apical.layers.traits import Traits
-from apical.neurons.moments import TemporalNeuron, _detached
+from apical.neurons.moments import TemporalNeuron, detached
 from apical.neurons.spiking import ALIF, IF, LIF, LeakyReadout
 
 _PIECE = 2**16  # potentials of one moment that are kept in the cache
@@ -66,7 +66,7 @@ class SpikingStep(_OverMoments):
             self._fire(drive, v, s, a, state, piece)
         if neuron.continues:
             last = (v[-1], s[-1]) if a is None else (v[-1], s[-1], neuron.adaptation * a[-1] + s[-1])
-            neuron.kept = _detached(tuple(part.clone() for part in last))
+            neuron.kept = detached(tuple(part.clone() for part in last))
         first = state[1] if neuron.recurrent is not None else None
         return s.flatten(0, 1), (v, s, a, first, constant)
 

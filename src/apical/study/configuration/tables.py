@@ -74,6 +74,19 @@ class OpenTable(NamedTable):
         """These options, as they were given."""
         return dict(self.model_extra or {})
 
+    def _check_options(self, constructor: Callable[..., Any], allowed: Sequence[str], make: Callable[[], Any]) -> None:
+        """Refuse options that a constructor does not take, of another type, or with values that it refuses."""
+        hints = get_type_hints(constructor)
+        for key, value in self.options.items():
+            if key not in allowed:
+                raise SettingError(unknown(f"option of {self.name}", key, allowed), key=key)
+            if key in hints:
+                _check_type(self.name, key, value, hints[key])
+        try:
+            make()
+        except (ApicalError, ValueError, TypeError) as error:
+            raise SettingError(str(error), key=_named_in(str(error), self.options)) from error
+
     @property
     def label(self) -> str:
         """The name and its options on one line, the reverse of `parse`: `sign_symmetry:magnitude=fixed`."""
@@ -113,18 +126,8 @@ class RuleConfig(OpenTable):
         known = rules.names()
         if self.name not in known:
             raise SettingError(unknown("rule", self.name, known), key="name")
-        constructor = rules.get(self.name).__init__
-        allowed = rules.get(self.name).option_names()
-        hints = get_type_hints(constructor)
-        for key, value in self.options.items():
-            if key not in allowed:
-                raise SettingError(unknown(f"option of {self.name}", key, allowed), key=key)
-            if key in hints:
-                _check_type(self.name, key, value, hints[key])
-        try:
-            self.make()
-        except (ApicalError, ValueError, TypeError) as error:
-            raise SettingError(str(error), key=_named_in(str(error), self.options)) from error
+        kind = rules.get(self.name)
+        self._check_options(kind.__init__, kind.option_names(), self.make)
         return self
 
     def make(self) -> "LearningRule":
@@ -258,17 +261,8 @@ class ProtectConfig(OpenTable):
 
         if self.name not in protections.names():
             raise SettingError(unknown("protection", self.name, protections.names()), key="name")
-        known = inspect.signature(protections.get(self.name).__init__).parameters
-        hints = get_type_hints(protections.get(self.name).__init__)
-        for key, value in self.options.items():
-            if key not in known:
-                raise SettingError(unknown(f"option of {self.name}", key, list(known)[1:]), key=key)
-            if key in hints:
-                _check_type(self.name, key, value, hints[key])
-        try:
-            self.make()
-        except (ApicalError, ValueError, TypeError) as error:
-            raise SettingError(str(error), key=_named_in(str(error), self.options)) from error
+        constructor = protections.get(self.name).__init__
+        self._check_options(constructor, list(inspect.signature(constructor).parameters)[1:], self.make)
         return self
 
     def make(self) -> "Protection":
