@@ -1,6 +1,7 @@
 """Arms and runs of a comparison document, from the folders of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from apical import rules
 from apical.continual import protections
@@ -24,8 +25,7 @@ def arm(
     kind = rules.get(rule.name)
     limit = rule.make().equals_backprop
     equal = [f"equals backpropagation {limit}"] if limit and rule.name != "backprop" else []
-    options = ", ".join(f"{key}={value}" for key, value in rule.options.items())
-    title = f"{kind.title} ({options})" if options else kind.title
+    title = _with_options(kind.title, rule.options)
     single = config.stream.is_single and config.protect.name == "none"  # else it is a stream, perhaps the user's own
     return Arm(
         rule=rule.name,
@@ -77,8 +77,13 @@ def _protection(config: Config) -> str:
     protect = config.protect.without_seed()
     if protect.name == "none":
         return "unprotected"
-    options = ", ".join(f"{key}={value}" for key, value in protect.options.items())
     title = protections.get(protect.name).title
     if title[1:2].islower():  # not an abbreviation
         title = title[0].lower() + title[1:]
-    return title + (f" ({options})" if options else "")
+    return _with_options(title, protect.options)
+
+
+def _with_options(title: str, options: Mapping[str, Any]) -> str:
+    """A title, and the options that were given behind it."""
+    given = ", ".join(f"{key}={value}" for key, value in options.items())
+    return f"{title} ({given})" if given else title
