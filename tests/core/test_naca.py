@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import apical
 from apical.errors import CircuitError, ConfigError
+from apical.papers import one_class
 from apical.rules.neuromodulation.naca import expectation_units, modulation
 
 PATHS = ("0", "2", "4")
@@ -222,3 +223,45 @@ def test_a_loss_without_a_class_is_refused():
 def test_neurons_that_do_not_saturate_are_named():
     with pytest.warns(UserWarning, match=r"^1, 3: NACA"):
         circuit_of("mlp", "naca")
+
+
+def test_in_spikes_a_signal_reaches_the_last_spike_and_runs_back_through_the_neuron_itself():
+    """NACA's update in spikes, beside autograd on V_t = 0.2 V_(t-1) (1 - s_(t-1)) + sigmoid(W x_t), layer by layer."""
+    torch.manual_seed(0)
+    context, model = one_class.network(6, 12, 3, gate="batch", margin=0.3, units="spikes")
+    model.double()
+    x = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    y = torch.tensor([0, 1, 2, 0, 1])
+    context.read(x)
+    circuit = apical.Circuit(model, one_class.SIGNALS["naca"](0), reduction="sum", example=x.expand(20, 5, 6))
+    answer = one_class.spikes_of(circuit, context, torch.Generator().manual_seed(3))
+    output = answer(x)
+    (output - F.one_hot(y, 3)).square().sum().div(2).backward()
+
+    drawn = torch.rand(20, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    spikes = (x > drawn * (x.max() - x.min()) + x.min()).double()
+    weights = [copy.deepcopy(model[1]), copy.deepcopy(model[4])]
+    opened = context.openness(12, 0.3, 1000.0)
+
+    def fire(synapses, arriving):
+        v = s = torch.zeros(5, synapses.out_features, dtype=torch.float64)
+        fired = []
+        for moment in arriving:
+            v = 0.2 * v * (1 - s) + torch.sigmoid(synapses(moment))
+            near = ((v - 0.5).abs() < 0.2).double().detach()
+            s = (v >= 0.5).double() + near * (v - v.detach())
+            fired.append(s)
+        return torch.stack(fired)
+
+    hidden = fire(weights[0], spikes)
+    last = fire(weights[1], (hidden * opened).detach())
+    rate = last.mean(0).detach() * (1 - 1e-6)
+    torch.testing.assert_close(output.detach(), rate)
+    (levels,) = (each for name, each in circuit.state_dict().items() if name.startswith(LEVELS))
+    push = torch.tensor(np.stack([naca_reference.told(levels.numpy(), int(each), 0.5, 1.2) for each in y]))
+    (hidden[-1] * push * opened).sum().backward()
+    (last[-1] * (rate - F.one_hot(y, 3))).sum().backward()
+    assert 0 < hidden.mean() < 1
+    for own, expected in zip((model[1], model[4]), weights, strict=True):
+        assert expected.weight.grad.any()
+        torch.testing.assert_close(own.weight.grad, expected.weight.grad, rtol=1e-10, atol=1e-12)

@@ -51,7 +51,7 @@ def test_a_gate_that_reads_the_batch_does_well_on_batches_of_one_class_alone(dig
     assert found["pure 256"] > found["mixed 256"] + 0.1
 
 
-@pytest.mark.parametrize("units", one_class.UNITS)
+@pytest.mark.parametrize("units", ["sigmoid", "tanh"])
 def test_backprop_is_plain_descent_on_the_summed_squared_error(units):
     context, model, test = built("sample", units)
     plain = copy.deepcopy(model)
@@ -111,7 +111,7 @@ def test_a_floor_is_the_floor_of_all_classes_at_once(digits):
 @pytest.mark.parametrize("claim", [each for each in naca.CLAIMS if each.protocol.one_class], ids=lambda each: each.name)
 def test_a_claim_names_networks_that_exist(claim, tmp_path):
     jobs = one_class_jobs.jobs_of(claim, tmp_path, None, None)
-    assert [job.seed for job in jobs] == [0, 1, 2, 3, 4]
+    assert [job.seed for job in jobs] == list(range(claim.protocol.seeds))
     assert claim.rule in {**one_class.SIGNALS, **one_class.FLOORS}
     assert one_class_jobs.settings_of(claim)["test"] in one_class.CUTS
     assert jobs[0].units in one_class.UNITS

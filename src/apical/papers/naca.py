@@ -54,6 +54,21 @@ def _one_class(task: str, title: str, hidden: int, margin: float, theirs: str) -
 MNIST = _one_class("mnist", "MNIST", 1000, 0.2, "NACA 79.18 ± 3.78 %, SGD 9.99 %, EWC 10.03 %")
 CIFAR10 = _one_class("cifar10", "CIFAR-10", 4000, 0.1, "NACA 60.84 ± 2.60 %, SGD and EWC 10.00 %")
 
+SPIKING = dataclasses.replace(
+    MNIST,
+    name="naca-spiking",
+    where="notebooks, MNIST, one class a task, spiking networks",
+    theirs=MNIST.theirs.replace("1000 sigmoid units", "1000 spiking units, 20 moments,").partition(" Accuracy:")[0]
+    + " Accuracy: NACA 60.06 ± 4.45 %, SGD 10.26 %, EWC 10.01 %.",
+    departures=(
+        *MNIST.departures,
+        "The authors' code, run with its defaults from one seed, has 32.3 %. Where its gate reads a spiking network's "
+        "input is not known: here, the pixels.",
+        "3 seeds.",
+    ),
+    seeds=3,
+)
+
 
 def _networks(
     protocol: Protocol,
@@ -109,6 +124,26 @@ def _controls(protocol: Protocol, gates: Sequence[str], signals: Sequence[str]) 
         _networks(protocol, "frozen-single", Control(), "frozen", "batch", SINGLE),
         *(_networks(protocol, f"{gate}-{name}", Control(), name, gate) for name, gate in cells),
         *(_networks(protocol, name, Control(), name) for name in FLOORS),
+    )
+
+
+def _spiking() -> Sequence[Claim]:
+    own, figure = SPIKING.name, ErrorRate(39.94)
+
+    def claim(row: str, says: Expectation, gate: str = "batch", test: str = PURE, signal: str = "naca") -> Claim:
+        return _networks(SPIKING, row, says, signal, gate, test, "spikes")
+
+    return (
+        claim("naca", figure),
+        claim("mixed", figure, test=SHUFFLED),
+        claim("single", figure, test=SINGLE),
+        claim("descent", ErrorRate(89.74), "none", signal="backprop"),
+        claim("over-descent", Ahead(f"{own}-descent", "descent without a gate")),
+        claim("over-frozen", Ahead(f"{own}-batch-frozen", "a frozen hidden layer with the same gate")),
+        claim("none-over-descent", Ahead(f"{own}-descent", "descent without a gate"), "none"),
+        *(claim(f"batch-{name}", Control(), signal=name) for name in ("frozen", "drtp", "backprop")),
+        claim("frozen-mixed", Control(), test=SHUFFLED, signal="frozen"),
+        claim("frozen-single", Control(), test=SINGLE, signal="frozen"),
     )
 
 
@@ -218,6 +253,7 @@ CLAIMS = (
     _networks(MNIST, "tanh-over-frozen", ABOVE_TANH, "naca", "sample", units="tanh"),
     *_claims(CIFAR10, 39.16, 90.00),
     *_controls(CIFAR10, ("batch", "sample"), SIGNALS[:4]),
+    *_spiking(),
     *_shuffled(),
     *(
         dataclasses.replace(CONVOLUTIONAL.claim(row, rule, ErrorRate(error), 1e-4), out_of_reach=TWO_DAYS)

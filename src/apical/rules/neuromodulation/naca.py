@@ -149,7 +149,9 @@ class NACA(DirectRandomTargetProjection):
 
         dW_l = -eta phi(lambda_l) ([v_T > threshold - width] - s_(T-1)) s_(l-1),T^T      moments="last"
 
-    With moments="all" the signal teaches every moment through the surrogate's derivative, as an error would.
+    With moments="all" the signal teaches every moment that has an error, through the surrogate's derivative and the
+    neuron's own potential, as an error would. Where the loss reaches the last spike alone, this is the form of the
+    authors' experiments on forgetting.
 
     Args:
         distribution: of Lambda: "uniform" (0 to 1), "normal" (mean 0.5, standard deviation 1, clamped to 0 ... 1) or
@@ -174,8 +176,7 @@ class NACA(DirectRandomTargetProjection):
     Departs from the authors' code: updates are a mean over the batch (there a sum); levels above 2 L are clamped (there
     the last parabola continues to large positive values); Lambda is in the `state_dict` (there a plain attribute, in
     the experiments on forgetting). The gate of those experiments is a module of its own, `ContextGate`, and off by
-    default. In spikes the form of their experiments on forgetting, which unrolls the layer in time, is
-    not here.
+    default.
 
     Source: Zhang, Cheng, Zhang, Xu and Poo, Science Advances 9, eadi2947 (2023); the equations are those of
     the authors' code (github.com/thomasaimondy/NACA).
