@@ -13,12 +13,13 @@ from torch.utils.hooks import RemovableHandle
 
 from apical import compat, rules
 from apical.autograd import Parameters, connect, empty_gradients, standing_in
-from apical.errors import CircuitError, ConfigError
+from apical.errors import CircuitError
 from apical.finiteness import check_input, finite, name_the_layer, to_check
 from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.layers.axes import Reduction, check_reduction, divisor, find_batch_axes
 from apical.layers.effective import EffectiveWeights
 from apical.layers.memory import undisturbed, warn_of_lasting_state
+from apical.layers.over_time import written_for_one_moment
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
 from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch, mismatch_of, refuse_own_input
@@ -41,7 +42,8 @@ class Circuit(nn.Module):
         torch.Size([8, 4])
 
     Args:
-        model: any module that `torch.fx` can trace, one tensor in, one out.
+        model: any module that `torch.fx` can trace, one tensor in, one out. Of an `apical.neurons.OverTime` it is the
+            model inside, whose input is encoded as there.
         rule: a learning rule, or the name of one.
         example: an input, from which state is made whose shape only a forward pass shows (direct feedback). Without it,
             the first forward pass makes that state, outside of compilers.
@@ -83,6 +85,7 @@ class Circuit(nn.Module):
         teach_input: bool = False,
     ) -> None:
         super().__init__()
+        model, self.encode = written_for_one_moment(model)
         if not isinstance(model, nn.Module):
             raise CircuitError(f"a circuit is made of an nn.Module, not of {type(model).__name__}.")
         inner = [path or "the model" for path, module in model.named_modules() if isinstance(module, Circuit)]
@@ -91,9 +94,7 @@ class Circuit(nn.Module):
                 f"{inner[0]}: circuits cannot be nested, because a layer can follow one rule only. Build one circuit "
                 "of the plain models, or apply two circuits one after the other."
             )
-        check_reduction(reduction)
-        if not isinstance(batch_axis, int) or isinstance(batch_axis, bool) or batch_axis < 0:
-            raise ConfigError(f"batch_axis={batch_axis!r} is unknown. Pass the number of the input's axis, from 0 on.")
+        check_reduction(reduction, batch_axis)
         self.check_finite = check_finite
         self.loss_scale = loss_scale
         self.model = model
@@ -105,7 +106,7 @@ class Circuit(nn.Module):
         self._rule_version = 0
         self.set_rule(rule)
         if example is not None:
-            self.initialize(self.wiring.sequences.fold(example)[0])
+            self.initialize(self.wiring.sequences.fold(self.encode(example))[0])
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -230,7 +231,7 @@ class Circuit(nn.Module):
             CircuitError: the input requires a gradient that the rule cannot send, or has no time.
         """
         sequences = self.wiring.sequences
-        return sequences.run(x, self._respond) if sequences.neurons else self._respond(x, 1)
+        return sequences.run(self.encode(x), self._respond) if sequences.neurons else self._respond(x, 1)
 
     def continue_state(self, continues: bool = True) -> None:
         """Begin each sequence with the state in which the last one ended; credit ends there. False forgets it."""
@@ -298,8 +299,7 @@ class Circuit(nn.Module):
         if self.training and self._acts_between_passes:
             rule.before_forward(wiring)
         y, state = rule.forward(wiring, source, plan)
-        if moments != 1:
-            state.moments = moments
+        state.moments = moments
         if rule.needs_batch:
             state.batch_axes = wiring.batch_axes_of(x, state)
             wiring.require_batch(x, y, state, type(rule).__name__)

@@ -1,5 +1,6 @@
 """Networks by name: their shapes, their seeds, what they refuse."""
 
+import copy
 import os
 import sys
 from itertools import pairwise
@@ -10,6 +11,8 @@ from torch import nn
 
 from apical import Circuit
 from apical.errors import ConfigError
+from apical.models.named import MOMENTS
+from apical.neurons import OverTime
 from apical.study import build
 
 MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
@@ -52,6 +55,25 @@ def test_every_network_can_become_a_circuit_and_learn(spec, shape):
     circuit = Circuit(make(spec, shape), "feedback_alignment")
     circuit(torch.randn(2, *shape)).sum().backward()
     assert all(parameter.grad is not None for parameter in circuit.model.parameters())
+
+
+@pytest.mark.parametrize("spec", ["mlp:9,8:lif", "conv:3:alif", "resnet20:lif"])
+def test_a_spiking_network_takes_a_constant_current_and_answers_alone_as_it_does_in_a_circuit(spec):
+    model, x = make(spec, DIGITS).double(), 3 * torch.rand(4, *DIGITS, dtype=torch.float64)
+    alone = copy.deepcopy(model)
+    sequence = OverTime(copy.deepcopy(model.model))(x.expand(MOMENTS, *x.shape))
+    circuit = Circuit(model, "backprop", example=x)
+    with torch.no_grad():
+        torch.testing.assert_close(circuit.eval()(x), alone.eval()(x))
+    circuit.train()
+    alone.train()
+    for answer in (alone(x), circuit(x), sequence):
+        assert answer.shape == (4, 10)
+        torch.testing.assert_close(answer, sequence)
+    circuit(x).square().sum().backward()
+    alone(x).square().sum().backward()
+    for own, expected in zip(circuit.model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, expected.grad, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("spec", ["mlp:9,8:tanh", "conv:3,4:tanh", "lenet:tanh"])

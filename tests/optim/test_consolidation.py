@@ -12,7 +12,8 @@ from torch.nn import functional as F
 import apical
 from apical import continual, measure
 from apical.continual import protections
-from apical.errors import CheckpointError, ConfigError
+from apical.errors import CheckpointError, CircuitError, ConfigError
+from apical.neurons import LIF, LeakyReadout
 from apical.optim.consolidation import EWC, MAS, SI, OnlineEWC, Protection
 
 OUTPUTS = ((0, 1), (2, 3), (0, 3))
@@ -377,6 +378,14 @@ def retained(
 @pytest.fixture(scope="module")
 def unprotected() -> list[tuple[float, float]]:
     return [retained("none", seed) for seed in range(2)]
+
+
+@pytest.mark.parametrize("name", ["ewc", "online_ewc", "mas", "owm"])
+def test_what_needs_samples_apart_refuses_a_network_in_time_before_it_learns(name):
+    """A sample has parts at several moments, whose squares are not the square of their sum."""
+    model = nn.Sequential(nn.Linear(4, 6), LIF(), nn.Linear(6, 3), LeakyReadout())
+    with pytest.raises(CircuitError, match="LIF has a memory"):
+        protections.make(name).attach(apical.Circuit(model, "backprop"), F.cross_entropy)
 
 
 @pytest.mark.parametrize("name", BENEFIT)

@@ -38,7 +38,7 @@ BELOW: dict[str, set[str]] = {
     "autograd": {"compat", "layers"},
     "circuit": {"compat", "layers", "tracing", "wiring", "rules", "finiteness", "vigilance", "autograd"},
     "neurons": {"options", "compat", "kernels", "layers"},
-    "models": {"options"},
+    "models": {"options", "neurons"},
     "optim": CORE | {"losses", "measure"},
     "losses": {"options"},
     "reinforcement": {"options", "interrupts"},

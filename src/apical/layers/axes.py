@@ -18,12 +18,14 @@ BatchAxes = tuple[int | None, ...]
 """For every value of a circuit the axis of its rate that holds the batch, or None where it has none."""
 
 
-def check_reduction(reduction: Reduction) -> None:
-    """Refuse a reduction that is not "mean", "sum", a positive number or a callable.
+def check_reduction(reduction: Reduction, batch_axis: int) -> None:
+    """Refuse a reduction that is not "mean", "sum", a positive number or a callable, and an axis below 0.
 
     Raises:
         ConfigError: it is none of these.
     """
+    if not isinstance(batch_axis, int) or isinstance(batch_axis, bool) or batch_axis < 0:
+        raise ConfigError(f"batch_axis={batch_axis!r} is unknown. Pass the number of the input's axis, from 0 on.")
     if reduction in ("mean", "sum") or callable(reduction):
         return
     number = isinstance(reduction, int | float) and not isinstance(reduction, bool)

@@ -11,6 +11,7 @@ from apical.circuit import Circuit
 from apical.errors import CircuitError, ConfigError, DataError, NonFiniteError
 from apical.finiteness import check_input
 from apical.layers import Credit, ForwardState, Layer, Synapses
+from apical.layers.over_time import refuse_time
 from apical.layers.samples import per_sample, pieces, raised
 from apical.options import check_choice, check_positive
 from apical.rules import Backprop
@@ -211,6 +212,7 @@ class _Twin:
                 "derivative. Pass by_rule=False."
             )
         self.circuit, self.wiring, self.rule = circuit.eval(), circuit.wiring, circuit.rule
+        refuse_time(network, "importance")
         self.wiring.reduction = "sum"
         for node in self.wiring.nodes:
             node.separate_samples()

@@ -9,8 +9,10 @@
 | `tree3:6,16`        | images 28x28 or 32x32; the tree of `apical.models.tree`, 6 filters a colour, 16 branches  |
 | `file.py:function`  | `function(input_shape=..., classes=...)` of your own, returning any `nn.Module`        |
 
-An activation may follow after another colon (`mlp:500,500:tanh`); without one it is ReLU. Weights and biases
-start as PyTorch initialises its layers (uniform within 1/sqrt(fan-in)), except in a residual network and in a tree.
+An activation may follow after another colon (`mlp:500,500:tanh`); without one it is ReLU. With `lif` or `alif` the
+network spikes: its input is a constant current over 25 moments, and a leaky read-out averages over them. Weights and
+biases start as PyTorch initialises its layers (uniform within 1/sqrt(fan-in)), except in a residual network and in a
+tree.
 """
 
 import math
@@ -18,6 +20,7 @@ import runpy
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from torch import nn
 from apical.errors import ConfigError
 from apical.models.resnet import DEPTHS, ResNet
 from apical.models.tree import BANDS, Tree3
+from apical.neurons import ALIF, LIF, LeakyReadout, OverTime, encoders
 from apical.options import unknown
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
@@ -38,7 +42,11 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "leaky_relu": nn.LeakyReLU,
     "softplus": nn.Softplus,
+    "lif": partial(LIF, reset="subtract"),
+    "alif": partial(ALIF, reset="subtract"),
 }
+SPIKING = ("lif", "alif")
+MOMENTS = 25  # of a spiking network
 RESNETS: Mapping[str, int] = {f"resnet{depth}": depth for depth in DEPTHS}
 FORMS = ("mlp:500,500", "conv:32,64", "lenet", *RESNETS, "tree3:6,16", "file.py:function")
 
@@ -114,23 +122,29 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
             user's own that is missing, fails, or returns something else than such a network.
     """
     parsed = parse(spec)
-    shape = tuple(input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if parsed.kind == "mlp":
-            return _mlp(parsed, shape, classes)
-        if parsed.kind == "file":
-            return _own(parsed, shape, classes)
-        channels, height, width = _image(parsed, shape)
-        if parsed.kind == "conv":
-            return _conv(parsed, channels, height, width, classes)
-        if parsed.kind == "lenet":
-            return _lenet(parsed, channels, height, width, classes)
-        if parsed.kind == "tree3":
-            return _tree(parsed, channels, height, width, classes)
-        if min(height, width) < 8:
-            raise ConfigError(f"model {spec!r} halves an image twice and needs 8x8 at least, not {height}x{width}")
-        return ResNet(RESNETS[parsed.kind], channels, classes, ACTIVATIONS[parsed.activation])
+        model = _build(parsed, tuple(input_shape), classes)
+    if parsed.activation not in SPIKING:
+        return model
+    return OverTime(nn.Sequential(model, LeakyReadout()), partial(encoders.constant, moments=MOMENTS))
+
+
+def _build(spec: Spec, shape: tuple[int, ...], classes: int) -> nn.Module:
+    if spec.kind == "mlp":
+        return _mlp(spec, shape, classes)
+    if spec.kind == "file":
+        return _own(spec, shape, classes)
+    channels, height, width = _image(spec, shape)
+    if spec.kind == "conv":
+        return _conv(spec, channels, height, width, classes)
+    if spec.kind == "lenet":
+        return _lenet(spec, channels, height, width, classes)
+    if spec.kind == "tree3":
+        return _tree(spec, channels, height, width, classes)
+    if min(height, width) < 8:
+        raise ConfigError(f"model {spec.text!r} halves an image twice and needs 8x8 at least, not {height}x{width}")
+    return ResNet(RESNETS[spec.kind], channels, classes, ACTIVATIONS[spec.activation])
 
 
 def _image(spec: Spec, shape: tuple[int, ...]) -> tuple[int, int, int]:

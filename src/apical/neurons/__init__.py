@@ -4,6 +4,7 @@ spikes = TwoCompartmentNeuron()(soma_current, dendrite_current).spikes      # a 
 events, bursts = events_and_bursts(spikes, step=0.1)                        # two messages in one train
 """
 
+from apical.layers.over_time import OverTime
 from apical.neurons import encoders, spiking_steps, surrogates
 from apical.neurons.asynchronous import (
     AsynchronousNetwork,
@@ -14,7 +15,7 @@ from apical.neurons.asynchronous import (
 )
 from apical.neurons.bursting import TwoCompartmentNeuron
 from apical.neurons.interneurons import AdaptiveExponentialNeuron, AdaptiveExponentialState
-from apical.neurons.moments import OverTime, SequenceDropout, TemporalNeuron
+from apical.neurons.moments import SequenceDropout, TemporalNeuron
 from apical.neurons.neuron import Run, SpikingNeuron
 from apical.neurons.plasticity import BurstDependentPlasticity, SynapseState
 from apical.neurons.protocols import burst_poisson, periodic_pairing

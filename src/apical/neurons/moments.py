@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from apical.errors import CircuitError
-from apical.layers.moments import Clock, clocked
+from apical.layers.moments import Clock
 from apical.layers.traits import has_traits
 from apical.options import check_ranges
 
@@ -101,11 +101,6 @@ def detached(state: Any) -> Any:
     return state.detach() if isinstance(state, Tensor) else tuple(part.detach() for part in state)
 
 
-def temporal_neurons(model: nn.Module) -> list[TemporalNeuron]:
-    """The neurons with a memory in a model."""
-    return [module for module in model.modules() if isinstance(module, TemporalNeuron)]
-
-
 class SequenceDropout(TemporalNeuron):
     """Dropout with one mask for a sequence; `nn.Dropout` draws one for every moment.
 
@@ -126,35 +121,3 @@ class SequenceDropout(TemporalNeuron):
 
     def advance(self, drive: Tensor, state: Any) -> tuple[Tensor, Any]:
         return drive * state, state
-
-
-class OverTime(nn.Module):
-    """Runs a model that is written for one moment over (time, batch, ...), in plain PyTorch.
-
-    Time is folded into the batch, time slowest, so that synapses, pools and norms pass all moments at once (a batch
-    norm normalises over time x batch), and neurons with a memory unfold it.
-
-    Args:
-        model: with neurons such as `LIF`.
-
-    Shapes: (time, batch, ...) to (time, batch, outputs), or to (batch, outputs) where a read-out averages over time.
-
-    Example:
-        >>> import torch, apical
-        >>> from apical import neurons
-        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), neurons.LIF(), torch.nn.Linear(8, 3))
-        >>> neurons.OverTime(model)(torch.rand(10, 5, 4)).shape
-        torch.Size([10, 5, 3])
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        neurons = temporal_neurons(self.model)
-        clock = Clock(*x.shape[:2])
-        with clocked(neurons, clock):
-            y: Tensor = self.model(x.flatten(0, 1))
-        ends = any(neuron.ends_time for neuron in neurons)
-        return y if ends else y.reshape(*clock, *y.shape[1:])

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from apical.layers.over_time import refuse_time
 from apical.measure.importance import KINDS, Importance, fisher, sensitivity
-from apical.optim.consolidation.protection import Assumptions, Data
+from apical.optim.consolidation.protection import Assumptions, Data, LossOfLabels
 from apical.optim.consolidation.synaptic import Quadratic
 from apical.options import check_choice, check_ranges
 
@@ -26,6 +27,10 @@ class _Measured(Quadratic):
                 "samples": (samples is None or samples >= 1, "at least 1, or None for all"),
             },
         )
+
+    def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
+        refuse_time(circuit, self.name)
+        super().attach(circuit, loss)
 
     def assumptions(self) -> Assumptions:
         return replace(super().assumptions(), epochs=1 if self.strength else 0)

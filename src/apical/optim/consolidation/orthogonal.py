@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from apical.circuit import Circuit
 from apical.errors import ConfigError
+from apical.layers.over_time import refuse_time
 from apical.measure.importance import inputs
 from apical.optim.consolidation.protection import Assumptions, Data, LossOfLabels
 from apical.optim.consolidation.synaptic import SynapticProtection
@@ -69,6 +70,7 @@ class OWM(SynapticProtection):
         self.alpha, self.batch_size = alpha, batch_size
 
     def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
+        refuse_time(circuit, self.name)
         super().attach(circuit, loss)
         model = circuit.model if isinstance(circuit, Circuit) else circuit
         layers = Circuit(copy.deepcopy(model), Backprop()).layers

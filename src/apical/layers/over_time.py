@@ -1,0 +1,86 @@
+"""A model that is written for one moment, run over a sequence in plain PyTorch."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from apical.errors import CircuitError
+from apical.layers.moments import Clock, clocked
+
+
+def temporal_neurons(model: nn.Module) -> list[Any]:
+    """The neurons with a memory in a model."""
+    return [module for module in model.modules() if hasattr(module, "ends_time")]
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    """The input itself, which is a sequence."""
+    return x
+
+
+class OverTime(nn.Module):
+    """Runs a model that is written for one moment over a sequence, in plain PyTorch.
+
+    Time is folded into the batch, time slowest, so that synapses, pools and norms pass all moments at once (a batch
+    norm normalises over time x batch), and neurons with a memory unfold it.
+
+    Args:
+        model: with neurons such as `LIF`.
+        encode: makes the sequence (time, batch, ...) from an input (batch, ...), such as
+            `functools.partial(apical.neurons.encoders.constant, moments=25)`; by default the input is one.
+
+    Shapes: (time, batch, ...), or what `encode` takes, to (time, batch, outputs), or to (batch, outputs) where a
+    read-out averages over time.
+
+    `apical.Circuit(OverTime(model, encode), rule)` is a circuit of `model` that encodes its input in the same way.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch, apical
+        >>> from apical import neurons
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), neurons.LIF(), torch.nn.Linear(8, 3))
+        >>> neurons.OverTime(model)(torch.rand(10, 5, 4)).shape
+        torch.Size([10, 5, 3])
+        >>> model.append(neurons.LeakyReadout())
+        >>> constant = neurons.OverTime(model, partial(neurons.encoders.constant, moments=10))
+        >>> constant(torch.rand(5, 4)).shape, apical.Circuit(constant, "e_prop")(torch.rand(5, 4)).shape
+        (torch.Size([5, 3]), torch.Size([5, 3]))
+    """
+
+    def __init__(self, model: nn.Module, encode: Callable[[Tensor], Tensor] = as_it_is) -> None:
+        super().__init__()
+        self.model = model
+        self.encode = encode
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encode(x)
+        neurons = temporal_neurons(self.model)
+        clock = Clock(*x.shape[:2])
+        with clocked(neurons, clock):
+            y: Tensor = self.model(x.flatten(0, 1))
+        ends = any(neuron.ends_time for neuron in neurons)
+        return y if ends else y.reshape(*clock, *y.shape[1:])
+
+
+def written_for_one_moment(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The model inside an `OverTime`, or a model itself, and how its input is encoded."""
+    return (model.model, model.encode) if isinstance(model, OverTime) else (model, as_it_is)
+
+
+def refuse_time(network: nn.Module, what: str) -> None:
+    """Refuse networks in time, in which a sample has parts at several moments that are not kept together.
+
+    Args:
+        network: a circuit or a module.
+        what: the name of what needs samples apart.
+
+    Raises:
+        CircuitError: a neuron has a memory.
+    """
+    neurons = temporal_neurons(network)
+    if neurons:
+        raise CircuitError(
+            f"{what}: {type(neurons[0]).__name__} has a memory, and the moments of one sample are not kept together. "
+            "Protect a spiking network by replay or si, which need no samples apart."
+        )
