@@ -1,4 +1,4 @@
-"""Measurements: alignment with the gradient, cost, locality, importance of parameters, contents of signals, leaks."""
+"""Measurements: alignment, cost, locality, importance of parameters, contents of signals, leaks, spikes."""
 
 from apical.measure.alignment import alignment, angle
 from apical.measure.carried import carried
@@ -6,10 +6,12 @@ from apical.measure.cost import StepCost, step_cost
 from apical.measure.importance import fisher, sensitivity
 from apical.measure.leakage import Leakage, leakage
 from apical.measure.locality import Locality, locality
+from apical.measure.spikes import Spikes, spikes
 
 __all__ = [
     "Leakage",
     "Locality",
+    "Spikes",
     "StepCost",
     "alignment",
     "angle",
@@ -18,5 +20,6 @@ __all__ = [
     "leakage",
     "locality",
     "sensitivity",
+    "spikes",
     "step_cost",
 ]

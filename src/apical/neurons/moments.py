@@ -1,7 +1,7 @@
 """Neurons with a memory: modules written for one moment, that run over the moments of a sequence."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class TemporalNeuron(nn.Module, ABC):
         clock: of the sequence that passes; None: one moment.
         continues: the state is kept, detached, for the next sequence (`Circuit.continue_state`).
         ends_time: the output is one for the sequence, (batch, ...).
+        fires: the output is 1 where a neuron fires and 0 elsewhere.
 
     Example:
         >>> import torch, apical
@@ -42,6 +43,7 @@ class TemporalNeuron(nn.Module, ABC):
     """
 
     ends_time: bool = False
+    fires: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -48,6 +48,7 @@ class LIF(TemporalNeuron):
     """
 
     adapts: ClassVar[bool] = False
+    fires: ClassVar[bool] = True
     adaptation = strength = 0.0
 
     def __init__(

@@ -1,0 +1,123 @@
+"""Spikes: when the neurons of a network in time fire, and the synaptic events that this costs."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apical.circuit import Circuit
+from apical.errors import CircuitError, DataError
+from apical.layers.over_time import OverTime, temporal_neurons, written_for_one_moment
+from apical.layers.synapses import kind_of
+
+
+@dataclass(frozen=True)
+class Spikes:
+    """The spikes of a network while it responds to some samples.
+
+    Attributes:
+        trains: by the path of the spiking neurons in the model, 1 where a neuron fires, (time, samples, units ...).
+        events: by the path of the synapses, synaptic events for a sample: the sum over moments of the synapses whose
+            input is not 0. A constant input counts once, since it passes the first synapses once.
+        synapses: by the same path, the products that the same synapses take for one sample in a network of rates.
+    """
+
+    trains: Mapping[str, Tensor]
+    events: Mapping[str, float]
+    synapses: Mapping[str, float]
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """By the path of the neurons, spikes for a neuron and moment, mean over neurons, moments and samples."""
+        return {name: train.double().mean().item() for name, train in self.trains.items()}
+
+    @property
+    def silent(self) -> dict[str, float]:
+        """By the path of the neurons, the share that fires for no sample."""
+        return {
+            name: 1 - train.flatten(0, 1).bool().any(0).double().mean().item() for name, train in self.trains.items()
+        }
+
+
+@torch.no_grad()
+def spikes(network: nn.Module, x: Tensor) -> Spikes:
+    """When the neurons of a spiking network fire, and how many synaptic events a sample takes.
+
+    The network is evaluated in `eval()` mode and left as it was.
+
+    Args:
+        network: a circuit or an `apical.neurons.OverTime`.
+        x: what the network takes: (samples, ...) where it encodes its input, and (time, samples, ...) otherwise.
+
+    Raises:
+        CircuitError: no neuron of the network fires.
+        DataError: no samples were given.
+
+    Example:
+        >>> import torch, apical
+        >>> network = apical.models.build("mlp:20:lif", input_shape=(6,), classes=3, seed=0)
+        >>> found = apical.measure.spikes(network, torch.rand(4, 6))
+        >>> found.trains["0.2"].shape
+        torch.Size([25, 4, 20])
+    """
+    if isinstance(network, Circuit):
+        model, encode = network.model, network.encode
+    else:
+        model, encode = written_for_one_moment(network)
+    model = copy.deepcopy(model).eval()
+    firing = [neuron for neuron in temporal_neurons(model) if neuron.fires]
+    if not firing:
+        raise CircuitError(f"{type(model).__name__}: no neuron fires, such as LIF and ALIF do. Give it some.")
+    sequence = encode(x)
+    if not sequence.numel():
+        raise DataError(f"spikes: the input is {tuple(x.shape)}. Pass at least one sample and one moment.")
+    moments, samples = sequence.shape[:2]
+    once = sequence.stride(0) == 0
+    trains: dict[str, Tensor] = {}
+    events: dict[str, float] = {}
+    synapses: dict[str, float] = {}
+    names = {module: name for name, module in model.named_modules()}
+
+    def fired(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        trains[names[module]] = output.reshape(moments, samples, *output.shape[1:]).bool()
+
+    def delivered(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        arriving, name = arguments[0], names[module]
+        active = _products(module, arriving != 0) / samples
+        if len(arriving) == samples:  # recurrent synapses, moment by moment
+            events[name] = events.get(name, 0.0) + active
+            synapses[name] = _products(module, torch.ones_like(arriving[:1]))
+            return
+        constant = once and bool((arriving.reshape(moments, samples, *arriving.shape[1:]) == arriving[:samples]).all())
+        events[name] = events.get(name, 0.0) + (active / moments if constant else active)
+        synapses[name] = synapses.get(name, 0.0) + _products(module, torch.ones_like(arriving[:1]))
+
+    with _hooked(model, firing, fired, delivered), torch.random.fork_rng(devices=[]):
+        OverTime(model)(sequence)
+    return Spikes(trains, events, synapses)
+
+
+def _products(module: nn.Module, active: Tensor) -> float:
+    """How many products with an active input the synapses take, of all samples together."""
+    ones = copy.deepcopy(module).double()
+    for parameter in ones.parameters():
+        parameter.fill_(1.0)
+    if isinstance(bias := getattr(ones, "bias", None), Tensor):
+        bias.zero_()
+    total: Tensor = ones.forward(active.double()).sum()
+    return total.item()
+
+
+@contextmanager
+def _hooked(model: nn.Module, firing: list[Any], fired: Any, delivered: Any) -> Iterator[None]:
+    handles = [neuron.register_forward_hook(fired) for neuron in firing]
+    handles += [module.register_forward_hook(delivered) for module in model.modules() if kind_of(module) is not None]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
