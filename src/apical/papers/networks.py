@@ -8,6 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from apical.neurons import LIF, LeakyReadout, OverTime
+from apical.neurons.encoders import bernoulli
+from apical.neurons.surrogates import Boxcar
+
 
 def lenet(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """The LeNet of BioTorch 0.0.16, its images scaled up to 32x32 and its weights as Glorot has them."""
@@ -82,6 +86,28 @@ def frozen_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     for parameter in list(model.parameters())[:2]:
         parameter.requires_grad_(False)
     return model
+
+
+def spiking_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Zhang et al.'s fully connected spiking network for shuffled data: 20 moments, pixels that fire at random."""
+    hidden, output = (LIF(0.2, 0.5, detach_reset=True, surrogate=Boxcar(0.5)) for _ in range(2))
+    synapses = nn.Linear(math.prod(input_shape), 1000), nn.Linear(1000, classes)
+    inside = nn.Sequential(nn.Flatten(), synapses[0], hidden, synapses[1], output, LeakyReadout(0.0))
+    return OverTime(inside, partial(fire_at_random, moments=20))
+
+
+def frozen_spiking_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """The same with a hidden layer that never learns."""
+    model = spiking_mlp(input_shape=input_shape, classes=classes)
+    for parameter in list(model.parameters())[:2]:
+        parameter.requires_grad_(False)
+    return model
+
+
+def fire_at_random(x: Tensor, moments: int) -> Tensor:
+    """Spikes, (moments, batch, ...): a pixel fires with its share of the way from the darkest to the brightest."""
+    low, high = x.aminmax()
+    return bernoulli(((x - low) / (high - low).clamp(min=1e-12)).clamp(0, 1), moments)
 
 
 def modulated_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
