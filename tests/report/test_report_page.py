@@ -208,3 +208,34 @@ def test_what_rules_carry_has_a_panel_a_quantity(document):
     titles = [note["text"] for note in figure["wide"]["annotations"]]
     assert "<b>Event rate</b>" in titles
     assert "<b>Burst rate</b>" in titles
+
+
+def firing(rate):
+    """Three neurons of two layers over four moments."""
+    raster = [[0, 2], [], [3]]
+    layers = {name: {"neurons": 3, "rate": rate, "silent": 0.25, "raster": raster} for name in ("1", "3")}
+    synapses = {"0": 1000.0, "2": 500.0}
+    return {"samples": 8, "moments": 4, "layers": layers, "events": {"0": 900.0, "2": 300.0}, "products": synapses}
+
+
+def test_spikes_have_a_raster_and_their_cost(document):
+    document = copy.deepcopy(document)
+    for seed, run in enumerate(document["arms"][1]["runs"]):
+        run["spikes"] = firing(0.1 * (seed + 1))
+    page = Page(render([document]))
+    figure = page.specs["section-1-raster"]
+    (trace,) = figure["data"]
+    assert list(zip(trace["x"], trace["y"], strict=True)) == [(0, 0), (2, 0), (3, 2), (0, 5), (2, 5), (3, 7)]
+    assert trace["meta"] == 1
+    for layout in (figure["wide"], figure["narrow"]):
+        go.Figure({"data": figure["data"], "layout": layout})
+        assert layout["yaxis"]["ticktext"] == ["layer 1", "layer 3"]
+    words = " ".join(page.text.split())
+    assert "Firing rates and synaptic events" in words
+    assert "0.200 ± 0.1000.200 ± 0.10025 ± 0 %25 ± 0 % 1,200 layer 0: 900, layer 2: 300 80 ± 0 %" in words
+
+
+def test_networks_without_spikes_have_no_raster(document):
+    page = Page(render([document]))
+    assert "section-1-raster" not in page.specs
+    assert "synaptic events" not in page.text

@@ -322,3 +322,18 @@ def test_an_epoch_has_whole_batches_alone():
         training = Training(config, data.load("digits"))
         training.run_epoch(lambda: None)
     assert training.step == training.steps_per_epoch == len(training.train) // 500
+
+
+def test_a_spiking_network_keeps_its_spikes(run, tmp_path):
+    result = run("model=mlp:30:lif", "rule=e_prop")
+    kept = json.loads((tmp_path / "run" / "result.json").read_text())["spikes"]
+    (layer,) = result.spikes.layers.values()
+    assert (kept["moments"], layer.neurons, len(layer.raster)) == (25, 30, 24)
+    assert 0 < layer.rate < 1
+    rates = [len(moments) / 25 for moments in layer.raster]
+    assert 0 < sum(rates) / len(rates) < 1
+    assert result.spikes.products == {"0.1": 10 * 30, "0.3": 30 * 4}
+    assert result.spikes.events["0.3"] == pytest.approx(layer.rate * 25 * 30 * 4, rel=1e-9)
+    assert "spikes" not in json.loads(
+        (RunFolder(run("rule=backprop", name="rates").folder).path / "result.json").read_text()
+    )

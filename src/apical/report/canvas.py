@@ -1,8 +1,27 @@
 """What all figures share: an empty layout in the page's own colours and type."""
 
+from dataclasses import dataclass
 from typing import Any
 
 Spec = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and the words around it; `legend` numbers the rules that its legend lists."""
+
+    name: str
+    heading: str
+    caption: str
+    legend: tuple[int, ...]
+    data: list[Spec]
+    wide: Spec
+    narrow: Spec
+
+    @property
+    def spec(self) -> Spec:
+        """What the page's script draws."""
+        return {"data": self.data, "wide": self.wide, "narrow": self.narrow}
 
 
 def canvas(*, height: int, left: int, right: int, top: int, narrow: bool) -> Spec:

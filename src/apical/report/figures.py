@@ -6,13 +6,13 @@ dark page. Traces carry the number of their rule in `meta`, which is what a lege
 
 import functools
 import math
-from dataclasses import dataclass
 
-from apical.report.canvas import Spec
+from apical.report.canvas import Figure, Spec
 from apical.report.curve import angle_curve, carried_curve, curve, quantities
 from apical.report.document import layer_title
 from apical.report.dotplot import Line, bar, dots, lines
 from apical.report.panels import Panel, arms_with_curves, curves, grid
+from apical.report.spikes import raster
 from apical.report.styles import Styles
 from apical.study.comparison.schema import Comparison
 
@@ -20,27 +20,9 @@ TRAINING_LOSS = functools.partial(curve, quantity="train_loss")
 VALIDATION_ACCURACY = functools.partial(curve, quantity="validation_accuracy")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A figure and the words around it; `legend` numbers the rules that its legend lists."""
-
-    name: str
-    heading: str
-    caption: str
-    legend: tuple[int, ...]
-    data: list[Spec]
-    wide: Spec
-    narrow: Spec
-
-    @property
-    def spec(self) -> Spec:
-        """What the page's script draws."""
-        return {"data": self.data, "wide": self.wide, "narrow": self.narrow}
-
-
 def figures(comparison: Comparison, styles: Styles) -> list[Figure]:
     """Every figure that the comparison has numbers for."""
-    makers = (learning_curves, final_accuracy, angles, carried, cost)
+    makers = (learning_curves, final_accuracy, angles, carried, raster, cost)
     return [figure for make in makers if (figure := make(comparison, styles)) is not None]
 
 

@@ -11,8 +11,10 @@ from plotly.offline import get_plotlyjs
 
 from apical.errors import DataError
 from apical.report import findings, styles
+from apical.report.canvas import Figure
 from apical.report.document import layer_title, read
-from apical.report.figures import Figure, figures
+from apical.report.figures import figures
+from apical.report.spikes import firing
 from apical.study.comparison.schema import Arm, Comparison, flatten
 
 Document = Mapping[str, Any] | Comparison
@@ -85,7 +87,7 @@ def environment() -> jinja2.Environment:
     )
     # JSON has no NaN: a browser would refuse the whole page, so refuse to write it.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"date": _date, "setting": _setting, "layer_title": layer_title}
+    environment.filters |= {"date": _date, "setting": _setting, "layer_title": layer_title, "firing": firing}
     environment.globals |= {
         "headline": findings.headline,
         "details": findings.details,

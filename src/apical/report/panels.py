@@ -32,6 +32,39 @@ class Panel:
     log: bool = False
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Where a panel is: the suffix of its axes, and the parts of the figure's width and height that it takes."""
+
+    suffix: str
+    across: list[float]
+    up: list[float]
+    at_left: bool
+    at_bottom: bool
+
+
+def cells(panels: int, *, columns: int, height: int, between: int, gap: float) -> tuple[int, list[Cell]]:
+    """The height of a grid in pixels, and the places of its panels.
+
+    Args:
+        panels: how many there are.
+        columns: how many stand side by side.
+        height: of a panel, in pixels.
+        between: pixels between two rows.
+        gap: between two columns, as a part of the width.
+    """
+    rows = math.ceil(panels / columns)
+    total = rows * height + (rows - 1) * between
+    width = (1 - gap * (columns - 1)) / columns
+    found = []
+    for position in range(panels):
+        row, column = divmod(position, columns)
+        left, above = column * (width + gap), row * (height + between)
+        across, up = [left, min(1.0, left + width)], [max(0.0, 1 - (above + height) / total), 1 - above / total]
+        found.append(Cell(_suffix(position), across, up, column == 0, position + columns >= panels))
+    return total, found
+
+
 def arms_with_curves(comparison: Comparison, panels: Sequence[Panel]) -> tuple[int, ...]:
     """The numbers of the rules that have a curve in any of the panels."""
     return tuple(i for i, arm in enumerate(comparison.arms) if any(panel.curve(arm) for panel in panels))
@@ -64,40 +97,35 @@ def grid(
 
     `shared`: one vertical scale for all, written beside the left column only.
     """
-    rows = math.ceil(len(panels) / columns)
-    between = 52 if shared else 66
-    total = rows * height + (rows - 1) * between
     gap = (0.025 if shared else 0.075) * (2 if narrow else 1)
-    width = (1 - gap * (columns - 1)) / columns
+    total, places = cells(len(panels), columns=columns, height=height, between=52 if shared else 66, gap=gap)
     last = _last_epoch(comparison, panels)
     layout = canvas(height=total, left=44, right=8, top=30, narrow=narrow)
     layout["hovermode"] = "x unified"
-    for position, panel in enumerate(panels):
-        suffix = _suffix(position)
-        row, column = divmod(position, columns)
-        left, above = column * (width + gap), row * (height + between)
+    for place, panel in zip(places, panels, strict=True):
+        suffix = place.suffix
         layout[f"xaxis{suffix}"] = axis(
             narrow,
-            domain=[left, min(1.0, left + width)],
+            domain=place.across,
             anchor=f"y{suffix}",
             showgrid=False,
             tickmode="linear",
             tick0=0,
             unifiedhovertitle={"text": "epoch %{x}"},
             dtick=_step(last, 4 if narrow or columns > 2 else 8),
-            title="epoch" if position + columns >= len(panels) else "",
-            **({"matches": "x"} if position else {}),
+            title="epoch" if place.at_bottom else "",
+            **({"matches": "x"} if suffix else {}),
         )
         layout[f"yaxis{suffix}"] = axis(
             narrow,
-            domain=[max(0.0, 1 - (above + height) / total), 1 - above / total],
+            domain=place.up,
             anchor=f"x{suffix}",
             ticksuffix=panel.unit,
-            showticklabels=not shared or column == 0,
+            showticklabels=not shared or place.at_left,
             **_scale(panel),
-            **({"matches": "y"} if shared and position else {}),
+            **({"matches": "y"} if shared and suffix else {}),
         )
-        layout["annotations"].append(_heading(panel, suffix))
+        layout["annotations"].append(heading(panel.title, suffix))
         layout["shapes"] += _reference(panel, suffix)
     return layout
 
@@ -155,9 +183,10 @@ def _mean(curve: Curve, panel: Panel, arm: Arm, style: Style) -> Spec:
     }
 
 
-def _heading(panel: Panel, suffix: str) -> Spec:
+def heading(title: str, suffix: str) -> Spec:
+    """The title above the panel whose axes have the suffix."""
     return {
-        "text": f"<b>{html.escape(panel.title)}</b>",
+        "text": f"<b>{html.escape(title)}</b>",
         "xref": f"x{suffix} domain",
         "yref": f"y{suffix} domain",
         "x": 0,

@@ -60,6 +60,7 @@ def run_record(run: RunFolder, *, seed: int, folder: str, error: str) -> Run:
     stream = (result or {}).get("stream")
     if stream:
         measured["stream"] = {key: stream[key] for key in StreamRun.model_fields}
+    measured["spikes"] = (result or {}).get("spikes")
     return Run(
         seed=seed,
         status="finished" if result else "failed",

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from apical.errors import RunError
 from apical.statistics import Spread, number, paired
 from apical.study.runs import files
+from apical.study.runs.results import Activity
 
 FILE = "comparison.json"
 
@@ -105,6 +106,7 @@ class Run(Part):
     test_loss: Number = None
     angles: dict[str, Number] | None = None
     stream: StreamRun | None = None
+    spikes: Activity | None = None
 
 
 class Cost(Part):
@@ -182,6 +184,10 @@ class Arm(Part, Streamed):
     def angle(self, layer: str) -> Spread | None:
         """Degrees to the true gradient at the end of training, over the finished runs that have one."""
         return Spread.of((run.angles or {}).get(layer) for run in self.finished())
+
+    def activities(self) -> list[Activity]:
+        """How the neurons of the finished runs fire, where they are of the kind that does."""
+        return [run.spikes for run in self.finished() if run.spikes is not None]
 
     def angles(self) -> dict[str, float]:
         """The mean angle at the end of training, by layer."""

@@ -27,6 +27,42 @@ class StreamResult:
 
 
 @dataclass(frozen=True)
+class SpikingLayer:
+    """The neurons of one layer of a spiking network.
+
+    Attributes:
+        neurons: how many there are.
+        rate: spikes for a neuron and moment, mean over neurons, moments and samples.
+        silent: the share of neurons that fire for no sample.
+        raster: the moments in which a neuron fires while the network responds to one sample, of some neurons.
+    """
+
+    neurons: int
+    rate: float
+    silent: float
+    raster: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """The spikes of a network on some of the data that it learned from (`apical.measure.spikes`).
+
+    Attributes:
+        samples: how many the means are over.
+        moments: of a sample.
+        layers: of spiking neurons, by their path in the model.
+        events: synaptic events for a sample, by the path of the synapses.
+        products: that the same synapses take for a sample in a network of rates.
+    """
+
+    samples: int
+    moments: int
+    layers: dict[str, SpikingLayer]
+    events: dict[str, float]
+    products: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Tested:
     """The test at the end of a run."""
 
@@ -51,6 +87,7 @@ class Result:
         angles: between the rule's update and the true gradient, of the same weights, by layer; None: not asked
             for, or for a layer where either is zero.
         stream: the matrix and what follows from it, where there are several tasks.
+        spikes: of the same weights, where the network has spiking neurons.
         notes: facts that readers of the numbers need, a sentence each.
     """
 
@@ -65,14 +102,16 @@ class Result:
     validation_accuracy: float | None
     angles: dict[str, float | None] | None
     stream: StreamResult | None = None
+    spikes: Activity | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The content of result.json: all but the folder, which may move."""
         content = asdict(self)
         del content["folder"]
-        if self.stream is None:
-            del content["stream"]
+        for of_some in ("stream", "spikes"):
+            if content[of_some] is None:
+                del content[of_some]
         return content
 
 

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from apical import continual, data, measure
 from apical.errors import ConfigError, NonFiniteError
+from apical.layers.over_time import temporal_neurons
 from apical.study.configuration import Config
 from apical.study.runs import task_record
-from apical.study.runs.results import Tested
+from apical.study.runs.results import Activity, Tested
 from apical.study.training import schedules, testing
 from apical.study.training.criteria import LOSSES, teaching
 from apical.study.training.making import explained, make_circuit, make_stream, seed_for
@@ -265,6 +266,12 @@ class Training:
             layer: {name: mean if math.isfinite(mean) else None for name, mean in quantities.items()}
             for layer, quantities in found.items()
         }
+
+    def spikes(self) -> Activity | None:
+        """How the neurons fire on the same part of the data; None: none of them are of the kind that fires."""
+        if not any(neuron.fires for neuron in temporal_neurons(self.circuit.model)):
+            return None
+        return testing.activity(measure.spikes(self.circuit, self._probe.x))
 
     def _probing(self, answer: Tensor, y: Tensor) -> Tensor:
         """The loss as it teaches, with the same draws each time, so that two updates are of the same choices."""

@@ -257,6 +257,7 @@ class _Session:
             validation_accuracy=record["validation_accuracy"],
             angles=training.angles() if training.config.alignment else None,
             stream=tested_on.stream,
+            spikes=training.spikes(),
             notes=self.run.notes(),
         )
         self.run.finish(result.to_dict())

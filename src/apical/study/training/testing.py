@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from apical import continual, data, measure
 from apical.errors import DataError, NonFiniteError
 from apical.losses import Loss
-from apical.study.runs.results import StreamResult
+from apical.study.runs.results import Activity, SpikingLayer, StreamResult
 
 # Examples that a network answers at once when it is only measured; large enough to be quick, small enough for memory.
 MEASURED_AT_ONCE = 1000
 # Examples on which a leak is looked for, each of which is also answered alone.
 LOOKED_AT = 1000
+# Neurons of a layer whose spikes are kept one by one.
+IN_RASTER = 24
 
 Answered = tuple[float, Tensor]
 """The mean loss, and which examples were answered correctly, (n,) bool."""
@@ -107,6 +109,19 @@ def leakage(learner: continual.Learner) -> dict[str, Any] | None:
         return None
     worst = min(found, key=lambda each: (not each.leaks, each.p_value))
     return {**asdict(worst), "leaks": worst.leaks}
+
+
+def activity(found: measure.Spikes) -> Activity:
+    """What a run keeps of a network's spikes."""
+    layers = {}
+    for name, train in found.trains.items():
+        moments, samples = train.shape[:2]
+        of_one = train[:, 0].flatten(1)
+        neurons = of_one.shape[1]
+        some = torch.linspace(0, neurons - 1, min(neurons, IN_RASTER)).round().long()
+        raster = tuple(tuple(of_one[:, neuron].nonzero().flatten().tolist()) for neuron in some.tolist())
+        layers[name] = SpikingLayer(neurons, found.rates[name], found.silent[name], raster)
+    return Activity(samples, moments, layers, dict(found.events), dict(found.synapses))
 
 
 class _Competing(nn.Module):
