@@ -1,27 +1,25 @@
 """The loop as an estimator with scikit-learn's conventions; it works without scikit-learn, too."""
 
-import inspect
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from apical import rules
 from apical.circuit import Circuit
 from apical.errors import ConfigError
+from apical.hippocampus.conventions import Array, Estimator, rule_of
 from apical.hippocampus.loop import Areas, TrisynapticLoop
-from apical.options import check_choice, check_positive, unknown
+from apical.options import check_choice, check_positive
 from apical.rules import LearningRule
 
-Array = NDArray[Any]
 _AT_ONCE = 4096  # samples of one evaluation
 _RECTIFIED = ("relu", "softplus", "sigmoid")
 
 
-class HippocampalLoop:
+class HippocampalLoop(Estimator):
     """Self-supervised learning, recall from incomplete cues and novelty, by the entorhinal-hippocampal loop.
 
     `fit` lets a `TrisynapticLoop` learn to return its input by a learning rule. `transform` then gives the rates of an
@@ -148,19 +146,12 @@ class HippocampalLoop:
                 X.shape[1], self.dentate, self.ca3, self.ca1, **{name: getattr(self, name) for name in own}
             )
         loop = loop.to(device=self.device, dtype=torch.float32 if X.dtype == np.float32 else torch.float64)
-        self.circuit_ = Circuit(loop, self._new_rule(seed))
+        self.circuit_ = Circuit(loop, rule_of(self.rule, seed))
         decay = self.weight_decay
         if decay is None:
             decay = self.circuit_.rule.recommends().get("weight_decay", 0.0)
         self._optimizer = torch.optim.AdamW(self.circuit_.parameters(), lr=self.learning_rate, weight_decay=decay)
         self.loss_curve_: list[float] = []
-
-    def _new_rule(self, seed: int) -> LearningRule:
-        if isinstance(self.rule, LearningRule):
-            return type(self.rule)(**self.rule.options())
-        options = {"seed": seed} if "seed" in rules.get(self.rule).option_names() else {}
-        rule = rules.make(self.rule, **options)
-        return rules.make(self.rule, **options, loss="squared_error") if rule.follows_loss else rule
 
     def _learn(self, X: Array, epochs: int) -> Self:
         x = self._tensor(X)
@@ -225,86 +216,14 @@ class HippocampalLoop:
     def _tensor(self, X: Array) -> Tensor:
         return torch.from_numpy(X / X.dtype.type(self.scale_)).to(self.device, next(self._loop.parameters()).dtype)
 
-    # Checks
-
     def _rates(self, X: ArrayLike, *, first: bool = False, least: int = 1) -> Array:
-        """The input as an array of floating-point numbers, checked."""
-        if not first and not self.__sklearn_is_fitted__():
-            raise _not_fitted()
-        least = 2 if first else least
-        try:
-            from sklearn.utils.validation import validate_data
-        except ImportError:
-            rates = self._check(X, first, least)
-        else:
-            rates = validate_data(self, X, reset=first, dtype=(np.float64, np.float32), ensure_min_samples=least)
+        rates = super()._rates(X, first=first, least=least)
         if self.readout in _RECTIFIED and rates.min() < 0:
             raise ValueError(
                 f"HippocampalLoop: X has negative values, and readout={self.readout!r} never answers with one. Use "
                 "readout='linear'."
             )
-        return np.ascontiguousarray(rates)
-
-    def _check(self, X: ArrayLike, first: bool, least: int) -> Array:
-        rates = np.asarray(X)
-        if np.iscomplexobj(rates):
-            raise ValueError("HippocampalLoop: X is complex. Pass real numbers.")
-        if rates.dtype != np.float32:
-            rates = rates.astype(np.float64)
-        if rates.ndim != 2:
-            raise ValueError(f"HippocampalLoop: X has {rates.ndim} axes. Reshape your data to (samples, features).")
-        if len(rates) < least or not rates.shape[1]:
-            raise ValueError(
-                f"HippocampalLoop: X has {len(rates)} sample(s) and {rates.shape[1]} feature(s). Pass at least {least} "
-                "and 1."
-            )
-        if not np.isfinite(rates).all():
-            raise ValueError("HippocampalLoop: X contains NaN or infinity. Fill them in; 0 is a lost entry of a cue.")
-        if first:
-            self.n_features_in_ = rates.shape[1]
-        elif rates.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {rates.shape[1]} features, but HippocampalLoop is expecting {self.n_features_in_} features as "
-                "input."
-            )
         return rates
-
-    # What scikit-learn asks of an estimator
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The options by name."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-    def set_params(self, **params: Any) -> Self:
-        """Set options by name."""
-        known = self.get_params()
-        for name, value in params.items():
-            if name not in known:
-                raise ValueError(f"HippocampalLoop: {unknown('option', name, known)}.")
-            setattr(self, name, value)
-        return self
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "mismatch_")
-
-    def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import Tags, TargetTags, TransformerTags
-
-        transformer = TransformerTags(preserves_dtype=["float64", "float32"])
-        return Tags(estimator_type=None, target_tags=TargetTags(required=False), transformer_tags=transformer)
-
-    def __repr__(self) -> str:
-        defaults = inspect.signature(type(self)).parameters
-        own = {name: value for name, value in self.get_params().items() if value is not defaults[name].default}
-        return f"HippocampalLoop({', '.join(f'{name}={value!r}' for name, value in own.items())})"
-
-
-def _not_fitted() -> Exception:
-    """scikit-learn's error for estimators that have learned nothing, or one like it."""
-    message = "HippocampalLoop: it has learned nothing yet. Call fit or partial_fit first."
-    try:
-        from sklearn.exceptions import NotFittedError
-    except ImportError:
-        return ValueError(message)
-    error: Exception = NotFittedError(message)
-    return error
