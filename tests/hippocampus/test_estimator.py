@@ -12,7 +12,7 @@ import pytest
 
 import apical
 from apical.errors import CircuitError, ConfigError
-from apical.hippocampus import HippocampalLoop
+from apical.hippocampus import AHAMemory, HippocampalLoop
 
 SMALL = {"dentate": 60, "ca3": 30, "ca1": 40, "share": 0.1, "epochs": 30, "batch_size": 20, "learning_rate": 5e-3}
 ABSENT = ("sklearn", "sklearn.utils", "sklearn.utils.validation", "sklearn.exceptions")
@@ -43,11 +43,16 @@ def without_sklearn(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
 
 
-@pytest.mark.filterwarnings("ignore:Estimator HippocampalLoop does not inherit:UserWarning")
-@pytest.mark.parametrize("options", [{}, {"rule": "kolen_pollack", "sparsity": "none", "homeostasis": False}], ids=str)
-def test_scikit_learns_own_checks(options):
+ESTIMATORS = [
+    HippocampalLoop(dentate=12, ca3=6, ca1=6, epochs=1, share=0.3),
+    AHAMemory(cells=120, active=3, hidden=10, readout=10, steps=2),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Estimator .* does not inherit:UserWarning")
+@pytest.mark.parametrize("small", ESTIMATORS, ids=lambda each: type(each).__name__)
+def test_scikit_learns_own_checks(small):
     checks = pytest.importorskip("sklearn.utils.estimator_checks", reason="scikit-learn is not installed")
-    small = HippocampalLoop(dentate=12, ca3=6, ca1=6, epochs=1, share=0.3, **options)
     if "on_skip" not in inspect.signature(checks.check_estimator).parameters:
         pytest.skip("scikit-learn is older than 1.6")
     done = checks.check_estimator(small, on_skip=None)

@@ -4,11 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from apical.hippocampus.aha import AHAMemory as AHAMemory
+    from apical.hippocampus.aha import DentateCode as DentateCode
     from apical.hippocampus.arenas import Arena as Arena
     from apical.hippocampus.arenas import CircularTrack as CircularTrack
     from apical.hippocampus.arenas import Disc as Disc
     from apical.hippocampus.arenas import LinearTrack as LinearTrack
     from apical.hippocampus.arenas import Square as Square
+    from apical.hippocampus.attractor import HopfieldCA3 as HopfieldCA3
     from apical.hippocampus.baselines import NMF as NMF
     from apical.hippocampus.baselines import PCA as PCA
     from apical.hippocampus.baselines import NearestNeighbour as NearestNeighbour
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from apical.hippocampus.worlds import rat_in_a_box as rat_in_a_box
 
 _PLACES = {
+    "aha": ("AHAMemory", "DentateCode"),
     "arenas": ("Arena", "CircularTrack", "Disc", "LinearTrack", "Square"),
+    "attractor": ("HopfieldCA3",),
     "baselines": ("NMF", "PCA", "NearestNeighbour"),
     "cells": ("CueCells", "GridCells", "ObjectCells", "Rotated"),
     "estimator": ("HippocampalLoop",),
