@@ -87,9 +87,10 @@ class AHAMemory(Estimator):
 
         study:    c = dentate(x), of 0 and 1;   CA3 stores 2 c - 1
                   cue path:   p(x) → c           sigmoid cross-entropy     (perforant path, PR)
-                  read-out:   m(2 c - 1) → x     mean squared error        (CA1 and entorhinal cortex, PM)
+                  read-out:   m(c) → x           mean squared error        (CA1 and entorhinal cortex, PM)
         recall:   q = sigmoid(p(x)),   q ← active q / Σ q,   u = 2 q - 1
-                  y = CA3(u - the (active + 1)-th largest of u),   recalled = m(y)
+                  y = CA3(u - threshold),   recalled = m((y + 1) / 2)
+                  threshold: the mean of the active-th and the next largest of u
 
     The dentate code is fixed and separates: similar samples have different codes. It depends on the batch, so that the
     cue path, which has learned the codes of the study, takes its place in recall. Cue path and read-out are circuits of
@@ -97,7 +98,9 @@ class AHAMemory(Estimator):
 
     Departures from the source: features are of the caller's choice, and divided by their largest absolute value; no
     salt noise on the cue path's input beside its dropout; weight decay is decoupled (AdamW); learning takes the whole
-    study in every step. Numbers of cells, steps and rates are those of the authors' code.
+    study in every step. The source's threshold is the (active + 1)-th largest: cells that are silent in a perfect cue
+    then receive 0, and CA3 turns many of them on. The read-out takes rates from 0 to 1: from -1 and 1, of which nearly
+    all are the same, it learns little but the mean sample. Other numbers are those of the authors' code.
 
     Args:
         cells: of the dentate gyrus and of CA3; more than studied samples.
@@ -188,7 +191,7 @@ class AHAMemory(Estimator):
         self.ca3_ = HopfieldCA3(seed=seed).fit(2 * codes - 1)
         self.losses_: dict[str, list[float]] = {}
         self.cue_ = self._learn("cue", self.hidden, x, codes, F.binary_cross_entropy_with_logits, self.dropout, seed)
-        self.readout_ = self._learn("readout", self.readout, 2 * codes - 1, x, F.mse_loss, 0.0, seed)
+        self.readout_ = self._learn("readout", self.readout, codes, x, F.mse_loss, 0.0, seed)
         return self
 
     def _learn(
@@ -240,7 +243,7 @@ class AHAMemory(Estimator):
     def recall(self, cue: ArrayLike) -> Array:
         """The episode that belongs to a cue, in the units of the samples: (samples, features) to the same shape."""
         rates = self._recalled(self._rates(cue))
-        recalled: Array = self.readout_(rates).cpu().numpy()
+        recalled: Array = self.readout_((rates + 1) / 2).cpu().numpy()
         return recalled * self.scale_
 
     def match(self, X: ArrayLike) -> Array:
@@ -253,7 +256,7 @@ class AHAMemory(Estimator):
     def _recalled(self, X: Array) -> Tensor:
         cue = self.cue_(self._tensor(X)).sigmoid()
         cue = 2 * self.active * cue / cue.sum(1, keepdim=True).clamp_min(torch.finfo(cue.dtype).tiny) - 1
-        return self.ca3_.recall(cue - cue.topk(self.active + 1).values[:, -1:])
+        return self.ca3_.recall(cue - cue.topk(self.active + 1).values[:, -2:].mean(1, keepdim=True))
 
     def _tensor(self, X: Array) -> Tensor:
         return torch.from_numpy(X / X.dtype.type(self.scale_)).to(self.device)

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from apical import rules
 from apical.options import unknown
@@ -25,6 +26,8 @@ class Estimator:
         if not first and not self.__sklearn_is_fitted__():
             raise self._not_fitted()
         least = 2 if first else least
+        if isinstance(X, Tensor):  # of which scikit-learn would make float64
+            X = X.detach().cpu().numpy()
         try:
             from sklearn.utils.validation import validate_data
         except ImportError:
