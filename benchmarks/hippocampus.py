@@ -3,16 +3,17 @@
     python benchmarks/hippocampus.py speed        # a whole step beside plain PyTorch's, alternating
     python benchmarks/hippocampus.py angles       # counter-current inhibition against its gain and its tonic rate
     python benchmarks/hippocampus.py fields       # error, and the share of cells with one field, rule by rule
+    python benchmarks/hippocampus.py figures --out docs/images     # the figures of docs/hippocampus.md, as SVG
 
 The input is that of 300 grid and 300 cue cells in a square of 2,500 places (`apical.hippocampus.World`). `--seeds` is
-the number of worlds, `--out` a folder for the figures as JSON. Angles and fields take some ten seconds for each arm and
-seed on one thread.
+the number of worlds, `--out` a folder for numbers as JSON, or for figures. Angles and fields take some ten seconds for
+each arm and seed on one thread, the figures about a minute: they show what `apical hippocampus` computes, seed 0.
 """
 
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,12 +23,22 @@ from torch import Tensor
 
 import apical
 from apical.hippocampus import Square, TrisynapticLoop, World
+from apical.hippocampus.demonstration import Demonstration, demonstrate
 from apical.hippocampus.fields import find
 from apical.measure import StepCost, alignment, step_cost
+from apical.report.drawing import Chart, raster
+from apical.report.hippocampus import charts
+from apical.report.styles import LIGHT
 
 AREAS = ("dentate", "ca3", "ca1")
 EPOCHS, BATCH, LEARNING_RATE = 10, 64, 1e-3
 DENSE = {"sparsity": "none", "homeostasis": False}
+INK, SOFT, FAINT, BLUE = LIGHT[0], "#5b6068", "#d9dade", LIGHT[1]
+SHOWN = {
+    "CA3, untrained": "CA3 before learning",
+    "CA3, trained": "CA3 after learning",
+    "sparse coding": "sparse coding",
+}
 Inhibition = apical.CountercurrentInhibition
 Arm = tuple[str, dict[str, Any], Callable[[], apical.LearningRule]]
 
@@ -146,9 +157,76 @@ def trained(arms: Iterator[Arm], seeds: int, parts: tuple[str, ...]) -> dict[str
     return found
 
 
+def text(x: float, y: float, words: str, more: str = 'text-anchor="middle"') -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{SOFT}" {more}>{words}</text>'
+
+
+def plot(each: Chart, x: float) -> str:
+    """A chart with its legend below, moved to the right by x."""
+    middle = (each.left + each.right) / 2, (each.top + each.bottom) / 2
+    parts = [f'<g transform="translate({x} 0)" fill="none">']
+    for place, label in each.x_ticks:
+        parts.append(f'<path stroke="{FAINT}" d="M{place} {each.top}V{each.bottom}"/>')
+        parts.append(text(place, each.bottom + 16, label))
+    for place, label in each.y_ticks:
+        parts.append(f'<path stroke="{FAINT}" d="M{each.left} {place}H{each.right}"/>')
+        parts.append(text(each.left - 7, place + 4, label, 'text-anchor="end"'))
+    parts.append(text(middle[0], each.height - 6, each.x_label))
+    turned = f'text-anchor="middle" transform="translate(13 {middle[1]}) rotate(-90)"'
+    parts.append(text(0, 0, each.y_label, turned))
+    parts.append(f'<path stroke="{SOFT}" stroke-dasharray="4 4" d="{each.diagonal}"/>' if each.diagonal else "")
+    for number, line in enumerate(each.lines):
+        color, below = LIGHT[1 + number % (len(LIGHT) - 1)], each.height + 16 + 18 * number
+        parts.append(f'<path stroke="{color}" stroke-width="1.8" d="{line.path}"/>')
+        for at in [*line.points, (each.left + 6, below - 4)]:
+            parts.append(f'<path fill="{color}" transform="translate({at[0]} {at[1]}) scale(.7)" d="{line.marker}"/>')
+        parts.append(text(each.left + 18, below, line.title, 'text-anchor="start"'))
+    return "".join([*parts, "</g>"])
+
+
+def sheet(shown: Demonstration, side: int = 66, gap: int = 6, count: int = 9) -> str:
+    """Rate maps of some cells before and after learning, and of sparse coding, a row each."""
+    parts = []
+    for row, (group, title) in enumerate(SHOWN.items()):
+        top = row * (side + 30)
+        parts.append(text(0, top + 14, f"{title}: {shown.cells[group]['single']:.0%} of cells with one field", ""))
+        for column, values in enumerate(shown.maps[group][:count]):
+            each = raster(values)
+            corner = f"translate({column * (side + gap)} {top + 20}) scale({side / each.columns:.4f})"
+            parts.append(
+                f'<g transform="{corner}"><path fill="#f4f3ef" d="M0 0h{each.columns}v{each.rows}h-{each.columns}z"/>'
+            )
+            parts += [f'<path fill="{BLUE}" fill-opacity="{shade}" d="{path}"/>' for shade, path in each.shades]
+            parts.append("</g>")
+    return document(count * (side + gap) - gap, len(SHOWN) * (side + 30), "".join(parts))
+
+
+def document(width: float, height: float, content: str) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 -4 {width + 16} {height + 8}"'
+    ground = f'<rect x="-8" y="-4" width="{width + 16}" height="{height + 8}" fill="#ffffff"/>'
+    return f'{head} font-family="sans-serif" font-size="12">{ground}{content}</svg>\n'
+
+
+def figures_of(shown: Demonstration) -> dict[str, str]:
+    """The figures as SVG by file name."""
+    found = charts(shown)
+
+    def beside(*names: str) -> str:
+        some: Sequence[Chart] = [found[name] for name in names]
+        height = max(each.height + 18 * len(each.lines) + 6 for each in some)
+        parts = [plot(each, number * (each.width + 16)) for number, each in enumerate(some)]
+        return document(len(some) * (some[0].width + 16) - 16, height, "".join(parts))
+
+    return {
+        "hippocampus-maps.svg": sheet(shown),
+        "hippocampus-rooms.svg": beside("mismatch"),
+        "hippocampus-codes.svg": beside("separation", "completion"),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "angles", "fields"))
+    parser.add_argument("what", choices=("speed", "angles", "fields", "figures"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
@@ -156,6 +234,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore")
+    if given.what == "figures":
+        for name, drawn in figures_of(demonstrate()).items():
+            ((given.out or Path()) / name).write_text(drawn, encoding="utf-8")
+        return
     if given.what == "speed":
         found: Any = speed(given.repeats)
     elif given.what == "angles":

@@ -29,7 +29,7 @@ def render(shown: Demonstration, runs: Sequence[Mapping[str, Any]] = ()) -> str:
             shown=shown,
             maps={name: [raster(each) for each in maps] for name, maps in shown.maps.items()},
             matrices=_matrices(shown),
-            charts=_charts(shown),
+            charts=charts(shown),
             claims=claims,
             seeds=sorted({each["seed"] for each in runs}),
             palette={"light": styles.LIGHT, "dark": styles.DARK},
@@ -50,7 +50,8 @@ def _matrices(shown: Demonstration) -> dict[str, Raster]:
     return {_TITLES[area]: raster(each, highest=1.0) for area, each in shown.population.items()}
 
 
-def _charts(shown: Demonstration) -> dict[str, Chart]:
+def charts(shown: Demonstration) -> dict[str, Chart]:
+    """The line charts of a demonstration: "mismatch", "separation", "completion" and "angles"."""
     mismatch = chart(
         shown.visits,
         "Epochs since the visit began",
