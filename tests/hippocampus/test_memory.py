@@ -189,6 +189,26 @@ def test_rules_that_need_a_label_are_refused(rule):
         AHAMemory(**SMALL, rule=rule).fit(X)
 
 
+def test_one_pattern_is_stored_and_cells_that_never_change_do_no_harm():
+    alone = HopfieldCA3().fit(STORED[:1])
+    flipped = STORED[:1].clone()
+    flipped[:, :40] *= -1
+    assert torch.equal(alone.recall(flipped / 5).sign(), STORED[:1])
+    constant = STORED.clone()
+    constant[:, :20] = 1.0
+    assert torch.equal(HopfieldCA3().fit(constant).recall(constant).sign(), constant)
+
+
+def test_some_features_may_be_constant_and_not_all():
+    constant = np.hstack([X, np.full((15, 3), 0.7), np.zeros((15, 2))]).astype(np.float32)
+    found = AHAMemory(**SMALL).fit(constant)
+    assert np.array_equal(found.match(constant), np.arange(15))
+    assert np.isfinite(found.recall(constant)).all()
+    for same in (np.ones((4, 6)), np.zeros((4, 6)), X[[0, 0, 0]]):
+        with pytest.raises(DataError, match="constant over the"):
+            AHAMemory(**SMALL).fit(same)
+
+
 def test_what_cannot_be_studied_or_recalled_is_refused(studied):
     for bad, fact in ((X[:1], r"1 sample\(s\)"), (X * np.nan, "NaN"), (X[0], "Reshape")):
         with pytest.raises(ValueError, match=fact):

@@ -128,7 +128,7 @@ class AHAMemory(Estimator):
     Raises:
         ValueError: an input that is not two-dimensional, has NaN, infinity, fewer than two samples to study or another
             number of features than before.
-        DataError: more samples than `cells` can hold.
+        DataError: all samples of a study are the same, or they are more than `cells` can hold.
         CircuitError: the rule needs a label or a reward.
         ConfigError: unknown options or options out of range.
 
@@ -183,8 +183,13 @@ class AHAMemory(Estimator):
         )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"AHAMemory: dropout={self.dropout!r} must be from 0 to below 1.")
+        if (rates == rates[0]).all():
+            raise DataError(
+                f"AHAMemory: all features are constant over the {len(rates)} samples, so that no cue can tell one "
+                "from another. Pass samples that differ."
+            )
         seed = int(np.random.default_rng(self.random_state).integers(2**31))
-        self.scale_ = float(np.abs(rates).max()) or 1.0
+        self.scale_ = float(np.abs(rates).max())
         x = self._tensor(rates)
         self.dentate_ = DentateCode(x.shape[1], self.cells, self.active, seed=seed)
         codes = self.dentate_(x)
