@@ -178,8 +178,10 @@ def plot(each: Chart, x: float) -> str:
     for number, line in enumerate(each.lines):
         color, below = LIGHT[1 + number % (len(LIGHT) - 1)], each.height + 16 + 18 * number
         parts.append(f'<path stroke="{color}" stroke-width="1.8" d="{line.path}"/>')
-        for at in [*line.points, (each.left + 6, below - 4)]:
-            parts.append(f'<path fill="{color}" transform="translate({at[0]} {at[1]}) scale(.7)" d="{line.marker}"/>')
+        parts += [
+            f'<path fill="{color}" transform="translate({across} {down}) scale(.7)" d="{line.marker}"/>'
+            for across, down in [*line.points, (each.left + 6, below - 4)]
+        ]
         parts.append(text(each.left + 18, below, line.title, 'text-anchor="start"'))
     return "".join([*parts, "</g>"])
 

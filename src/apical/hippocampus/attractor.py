@@ -47,7 +47,7 @@ class HopfieldCA3:
         >>> patterns = torch.randint(2, (5, 100)).float() * 2 - 1
         >>> cue = patterns.clone()
         >>> cue[:, :15] *= -1  # 15 of 100 cells are wrong
-        >>> bool((HopfieldCA3().fit(patterns).recall(cue).sign() == patterns).all())
+        >>> bool((HopfieldCA3().fit(patterns).recall(cue / 2).sign() == patterns).all())
         True
     """
 
@@ -89,6 +89,8 @@ class HopfieldCA3:
 
     def recall(self, cue: Tensor) -> Tensor:
         """The rates after the last step, from -1 to 1: (n, cells) to the same shape.
+
+        A cue stays on, and a cell that it drives wrongly by 1 or more stays wrong: weaken a cue that may be wrong.
 
         Raises:
             DataError: nothing is stored, or the cue has another shape, NaN or infinity.
