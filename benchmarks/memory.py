@@ -21,7 +21,8 @@ H3. Equal bytes, a long stream in any order, one pass: a small loop detects nove
 H4. Changing statistics: the same where the stream comes class after class.
 H5. Replay of codes by CA3 protects a class-continual stream better than raw images of equal bytes.
 
-Differences are those to the first method of a table, paired by seed, with a bootstrap interval of 95 %.
+A cell of a table is the mean over n seeds and, from three seeds on, the bootstrap interval (95 %) of the difference to
+the first method, paired by seed.
 """
 
 import argparse
@@ -467,22 +468,29 @@ def read(path: Path, what: str) -> list[dict[str, Any]]:
 
 
 def tables(lines: list[dict[str, Any]], settings: list[Setting]) -> None:
-    """A table for each setting: mean and deviation over seeds, and the difference to the first method."""
+    """Markdown: a table for each group of settings that measured the same methods."""
+    groups: dict[Any, list[tuple[Setting, list[Scores]]]] = {}
     for setting in settings:
         own = sorted((each for each in lines if each["setting"] == setting), key=lambda each: each["seed"])
-        if not own:
-            continue
-        print(f"\n{', '.join(f'{name} {value}' for name, value in setting.items())}: seeds", end=" ")
-        print(", ".join(str(each["seed"]) for each in own))
-        first = next(iter(own[0]["scores"]))
-        for name in own[0]["scores"]:
-            values = [each["scores"][name] for each in own]
-            line = f"{name:40} {Spread(tuple(values)).text(3):16}"
-            if name != first and ":" not in name:
-                difference = paired(values, [each["scores"][first] for each in own])
-                low, high = difference.interval()
-                line += f" {difference.mean:+.3f} ({low:+.3f} to {high:+.3f})"
-            print(line)
+        if own:
+            groups.setdefault(tuple(own[0]["scores"]), []).append((setting, [each["scores"] for each in own]))
+    for names, columns in groups.items():
+        heads = [f"{', '.join(map(str, setting.values()))} (n = {len(own)})" for setting, own in columns]
+        print(f"\n| {' | '.join([', '.join(columns[0][0]), *heads])} |\n|{'---|' * (len(heads) + 1)}")
+        for name in names:
+            print(f"| {name} | {' | '.join(cell(own, name) for _, own in columns)} |")
+
+
+def cell(own: list[Scores], name: str) -> str:
+    """The mean, and the interval of the difference to the first method from three seeds on."""
+    first, values = next(iter(own[0])), [each[name] for each in own]
+    mean = Spread(tuple(values)).mean
+    if ":" in name:  # a size, not a score
+        return f"{mean:,.0f}"
+    if name == first or len(own) < 3:
+        return f"{mean:.3f}"
+    low, high = paired(values, [each[first] for each in own]).interval()
+    return f"{mean:.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def main() -> None:
