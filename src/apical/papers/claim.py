@@ -75,6 +75,8 @@ class Protocol:
         online: what is measured in place of training by a rule: optimizers, which the claims then name as their rule.
         one_class: whether the classes are learned one after another, as `apical.papers.one_class` has it: the settings
             are its arguments, and the claims name a teaching signal or a floor as their rule.
+        tuned: whether an optimizer is tuned for every rule, as `apical.papers.tuned` has it: the settings are those of
+            its jobs, and `method=` of a claim names the optimizer.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Protocol:
     seeds: int
     online: Online | None = None
     one_class: bool = False
+    tuned: bool = False
 
     def claim(self, row: str, rule: str, says: Expectation, rate: float, *settings: str) -> "Claim":
         """A claim measured in this way, by a learning rate and more settings of its own.

@@ -7,18 +7,19 @@ from pathlib import Path
 from apical import data
 from apical.errors import ConfigError, RunError
 from apical.interrupts import stop_requests
-from apical.papers import ledger, one_class_jobs, online
+from apical.papers import ledger, one_class_jobs, online, tuned
 from apical.papers.claim import Claim
 from apical.papers.measurement import Measurement
 from apical.papers.one_class_jobs import OneClassJob
 from apical.papers.online import OnlineJob
+from apical.papers.tuned import TunedJob
 from apical.statistics import Spread
 from apical.study import Config, Interrupted, RuleConfig, RunFolder
 from apical.study.configuration.resolution import resolve
 from apical.study.executors.jobs import Job, complete
 from apical.study.runs import display, files
 
-AnyJob = Job | OnlineJob | OneClassJob
+AnyJob = Job | OnlineJob | OneClassJob | TunedJob
 KEPT = ("apical", "torch", "python", "cpu")  # of the environment: what a reader of a figure wants to know
 
 
@@ -83,6 +84,8 @@ def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> 
         return [online.job_of(claim, folder, seeds)]
     if protocol.one_class:
         return one_class_jobs.jobs_of(claim, folder, epochs, seeds)
+    if protocol.tuned:
+        return [tuned.job_of(claim, folder, epochs, seeds)]
     networks = Path(__file__).with_name("networks.py")
     settings = [
         setting.replace("model=networks.py:", f"model={networks}:")
@@ -121,6 +124,8 @@ def _measurement(claim: Claim, jobs: Sequence[AnyJob], epochs: int | None, seeds
         return online.measurement(claim, jobs[0], KEPT, command)
     if isinstance(jobs[0], OneClassJob):
         return one_class_jobs.measurement(claim, [j for j in jobs if isinstance(j, OneClassJob)], KEPT, command)
+    if isinstance(jobs[0], TunedJob):
+        return tuned.measurement(claim, jobs[0], KEPT, command)
     return _of_training(claim, [j for j in jobs if isinstance(j, Job)], command)
 
 
