@@ -68,27 +68,38 @@ def escape(line: str) -> str:
 
 
 def ledger() -> str:
-    """The claims that come with this version, as Markdown: one table for each protocol."""
+    """The claims that come with this version, as Markdown: for each protocol a table of claims and one of controls."""
     from apical import papers
 
-    measured, verdicts = papers.measurements(), papers.verdicts()
-    lines = []
+    verdicts = papers.verdicts()
+    lines = [papers.summary(papers.CLAIMS, verdicts), ""]
     for protocol in dict.fromkeys(claim.protocol for claim in papers.CLAIMS):
         lines += [f"### {protocol.name}", "", f"{protocol.paper.citation} {protocol.paper.link}".strip(), ""]
         lines += [f"Where: {protocol.where}.", "", f"Protocol: {protocol.theirs}", ""]
         lines += [f"- Departs: {departure}" for departure in protocol.departures]
-        lines += ["", "| claim | says | ours | seeds | epochs | verdict |", "|---|---|---|---|---|---|"]
-        for claim in (claim for claim in papers.CLAIMS if claim.protocol == protocol):
-            own, verdict = measured.get(claim.name), verdicts[claim.name]
-            numbers = ["–"] * 3
-            if own is not None:
-                value = f"{100 * claim.says.value(own):.2f} ± {100 * own.deviation:.2f} %"
-                numbers = [value, str(len(own.seeds)), str(own.epochs)]
-            outcome = verdict.outcome if own is None and not claim.out_of_reach else f"{verdict.outcome}: {verdict.why}"
-            cells = [f"`{claim.name}`", claim.says.text, *numbers, outcome]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+        own = [claim for claim in papers.CLAIMS if claim.protocol == protocol]
+        lines += rows([claim for claim in own if not claim.control], verdicts, "claim | says", "verdict")
+        lines += rows([claim for claim in own if claim.control], verdicts, "control | level", "came out")
     return "\n".join(lines)
+
+
+def rows(claims: list, verdicts: dict, first: str, last: str) -> list[str]:
+    """Claims or controls as a table of Markdown; no lines where there are none."""
+    from apical import papers
+
+    measured = papers.measurements()
+    lines = ["", f"| {first} | ours | seeds | epochs | {last} |", "|---|---|---|---|---|---|"] if claims else []
+    for claim in claims:
+        own, verdict = measured.get(claim.name), verdicts[claim.name]
+        numbers = ["–"] * 3
+        if own is not None:
+            value = f"{100 * claim.says.value(own):.2f} ± {100 * own.deviation:.2f} %"
+            numbers = [value, str(len(own.seeds)), str(own.epochs)]
+        flag = f" ({verdict.flag})" if verdict.flag else ""
+        said = (verdict.level or verdict.outcome.replace("control", "measured")) + flag
+        outcome = said if own is None and not claim.out_of_reach else f"{said}: {verdict.why}"
+        lines.append(f"| {' | '.join([f'`{claim.name}`', claim.says.text, *numbers, outcome])} |")
+    return [*lines, ""]
 
 
 def steps() -> str:

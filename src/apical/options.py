@@ -2,7 +2,10 @@
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 
 from apical.errors import ConfigError
 
@@ -24,6 +27,16 @@ SYNONYMS = {
     "algorithm": "rule",
     "criterion": "loss",
 }
+
+
+def offered(group: str) -> Sequence[EntryPoint]:
+    """The entry points of a group, searched once for each `sys.path`: a search reads a file of every package."""
+    return _offered(group, tuple(sys.path))
+
+
+@cache
+def _offered(group: str, path: tuple[str, ...]) -> Sequence[EntryPoint]:
+    return tuple(entry_points(group=group))
 
 
 def check_choice(what: str, option: str, value: str | None, known: Sequence[str | None]) -> None:

@@ -1,5 +1,6 @@
 """Measuring claims: every recipe is one that can be run; a small one is run, kept, recorded and judged."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -19,6 +20,7 @@ from apical.papers import (
     AtLeast,
     Claim,
     Control,
+    ErrorRate,
     Online,
     Paper,
     Protocol,
@@ -27,6 +29,8 @@ from apical.papers import (
     ledger,
     measuring,
     networks,
+    traces,
+    tuned,
 )
 from apical.study import RunFolder
 from apical.study.executors import pool
@@ -55,7 +59,7 @@ def small(tmp_path, monkeypatch):
             ("optimizer.lr=0.02",),
         ),
         Claim("small-far", protocol, "DFA", "backprop", AtLeast(80.0), out_of_reach="It takes a year."),
-        Claim("small-wrong", protocol, "BP", "backprop", AtLeast(100.1), ("optimizer.lr=0.05",)),
+        Claim("small-wrong", protocol, "BP", "backprop", ErrorRate(99.0), ("optimizer.lr=0.05",)),
     )
     monkeypatch.setattr(ledger, "CLAIMS", claims)
     monkeypatch.setattr(ledger, "MEASURED", tmp_path / "measured.json")
@@ -71,6 +75,8 @@ def no_processes(monkeypatch):
 ONLINE = [claim for claim in papers.CLAIMS if claim.protocol.online is not None]
 # Claims of training runs; tests/papers/test_one_class.py has those of one class a task.
 TRAINED = [claim for claim in papers.CLAIMS if claim not in ONLINE and not claim.protocol.one_class]
+TUNED = [claim for claim in TRAINED if claim.protocol.tuned]
+TRAINED = [claim for claim in TRAINED if claim not in TUNED]
 TRAINED = [claim for claim in TRAINED if claim.says.settle() is None]
 
 
@@ -98,6 +104,36 @@ def test_every_claim_is_a_valid_run(claim, tmp_path):
         assert config.optimizer.lr == float(written["optimizer.lr"])
         assert config.optimizer.weight_decay == float(written["optimizer.weight_decay"])
     assert len({job.folder for job in jobs}) == len(jobs)
+
+
+@pytest.mark.parametrize("claim", TUNED, ids=lambda claim: claim.name)
+def test_every_pair_of_a_rule_and_an_optimizer_is_tuned_with_the_same_trials(claim, tmp_path):
+    (job,) = measuring._jobs(claim, tmp_path, None, None)
+    rival = (ledger.select(claim.says.compared_with) if claim.says.compared_with else [claim])[0]
+    (beside,) = measuring._jobs(rival, tmp_path, None, None)
+    assert job.method in few_examples.METHODS
+    apart = {key for key, value in job.about().items() if beside.about()[key] != value}
+    assert apart == ({"method"} if rival is not claim else set())
+
+
+def test_a_tuned_pair_takes_the_options_that_do_best_on_held_out_images(monkeypatch, tmp_path):
+    monkeypatch.setattr(tuned, "HELD_OUT", 200)
+    job = tuned.TunedJob(
+        *("t", tmp_path, "digits", "feedback_alignment", "momentum", "mlp:8"),
+        **{"examples": 3, "batch_size": 4, "epochs": 2, "trials": 3, "tuning_seeds": 1, "seeds": 2},
+    )
+    steps = []
+    found = job.compute(lambda: steps.append(1))
+    assert len(steps) == (3 * 1 + 2) * 2 * 7  # of 30 examples two are left over
+    digits = few_examples.Digits(
+        data.load("digits"), "standardised", few_examples.Budget(counts=(3,), held_out=tuned.HELD_OUT)
+    )
+    trials = few_examples.draw_trials(few_examples.METHODS["momentum"], 3)
+    tried = [job.train(digits, options, tuned.FIRST_TUNING_SEED, digits.held_out) for options in trials]
+    assert (found["validation"], found["options"]) == (max(tried), trials[tried.index(max(tried))])
+    assert found["accuracies"] == [job.train(digits, found["options"], seed, digits.test) for seed in (0, 1)]
+    assert len(set(tried)) > 1
+    assert job.train(digits, {"lr": 1e30}, 0, digits.test) == 0.0  # diverges
 
 
 @pytest.mark.parametrize(
@@ -188,6 +224,41 @@ def test_a_folder_of_other_settings_is_refused(small, no_processes):
         papers.measure([small["small-bp"]], "runs", epochs=1, seeds=1)
 
 
+def test_a_measurement_keeps_the_trace_of_its_code(small, no_processes, monkeypatch):
+    found = papers.measure([small["small-wrong"]], "runs", epochs=1)
+    assert found["small-wrong"].trace == traces.digest(small["small-wrong"])
+    assert papers.verdicts([small["small-wrong"]], found)["small-wrong"].code == "today's"
+    monkeypatch.setattr(traces, "digest", lambda claim: "of tomorrow")
+    assert papers.verdicts([small["small-wrong"]], found)["small-wrong"].code == "other"
+
+
+def test_a_trace_shows_a_rule_that_changes_by_a_millionth(monkeypatch):
+    claim = papers.select("mnist-mlp-fa")[0]
+    before = traces.digest(claim)
+    traces._digest.cache_clear()
+    assert traces.digest(claim) == before  # the same again
+    own = apical.FeedbackAlignment.assign_credit
+    changed = lambda self, wiring, state, error: own(self, wiring, state, error * (1 + 1e-6))  # noqa: E731
+    monkeypatch.setattr(apical.FeedbackAlignment, "assign_credit", changed)
+    traces._digest.cache_clear()
+    assert traces.digest(claim) != before
+    monkeypatch.undo()
+    traces._digest.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["mnist-mlp-backprop", "few-examples-30-abs", "naca-mnist-naca", "pc-mnist-pc-ce"])
+def test_the_ledger_has_figures_of_each_kind_by_todays_code(name):
+    """A change that shows in a trace makes figures stale: `apical reproduce NAME --record` measures them again."""
+    (claim,) = papers.select(name)
+    assert papers.verdicts([claim])[name].code == "today's"
+
+
+def test_a_reference_of_other_settings_is_as_good_as_none(small, no_processes):
+    found = papers.measure([small["small-fa"]], "runs", epochs=1)
+    found["small-bp"] = dataclasses.replace(found["small-bp"], recipe=("rule=backprop", "optimizer.lr=9.0"))
+    assert "backprop is not measured yet" in papers.verdicts([small["small-fa"]], found)["small-fa"].why
+
+
 def test_what_is_out_of_reach_is_not_measured(small):
     with pytest.raises(ConfigError, match="small-far is out of reach here: It takes a year"):
         papers.measure([small["small-far"]], "runs")
@@ -211,7 +282,7 @@ def test_the_ledger_keeps_measurements(small, no_processes):
 def test_verdicts_are_of_the_whole_ledger_unless_told_otherwise(small, no_processes):
     papers.record(papers.measure([small["small-bp"]], "runs"))
     assert {name: verdict.outcome for name, verdict in papers.verdicts().items()} == {
-        "small-bp": "reproduced",
+        "small-bp": "control",
         "small-fa": "not measured",
         "small-far": "out of reach",
         "small-wrong": "not measured",
@@ -259,15 +330,17 @@ def test_reproduce_shows_the_papers_value_ours_and_the_verdict(small, no_process
 def test_reproduce_says_when_it_was_scaled_down(small, no_processes):
     shown = " ".join(run("reproduce", "small-wrong", "--epochs", "1", "--seeds", "1").stdout.split())
     assert "small-wrong: inconclusive: " in shown
-    assert "scaled down to 1 of 4 epochs, 1 of 2 seeds." in shown
+    assert "scaled down to 1 of 4 epochs, 1 of 2 seeds; one seed decides nothing." in shown
     assert not ledger.MEASURED.exists()
 
 
 def test_reproduce_as_json(small, no_processes):
-    found = json.loads(run("reproduce", "small-bp", "--seeds", "1", "--json").stdout)
-    (claim,) = found
-    assert claim["verdict"] == "inconclusive"
-    assert claim["measured"]["command"] == "apical reproduce small-bp --seeds 1"
+    (claim,) = json.loads(run("reproduce", "small-wrong", "--seeds", "1", "--json").stdout)
+    assert (claim["verdict"], claim["control"], claim["code"], claim["stale"]) == (
+        *("inconclusive", False),
+        *("today's", False),
+    )
+    assert claim["measured"]["command"] == "apical reproduce small-wrong --seeds 1"
 
 
 def test_papers_lists_every_claim_with_its_verdict():
@@ -277,6 +350,9 @@ def test_papers_lists_every_claim_with_its_verdict():
     for each in listed:
         assert each["name"] in shown
         assert each["verdict"] in shown
+        assert each["stale"] == (each["code"] == "other")
+    assert " ".join(papers.summary(papers.CLAIMS, papers.verdicts()).split()) in " ".join(shown.split())
+    assert "controls of mnist-mlp" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 

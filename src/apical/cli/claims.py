@@ -9,7 +9,7 @@ import typer
 from apical.cli import options, terminal
 
 if TYPE_CHECKING:
-    from apical.papers import Claim, Measurement
+    from apical.papers import Claim, Measurement, Verdict
 
 RUNS = Path("runs/reproduce")
 
@@ -29,18 +29,20 @@ def papers(
 
     claims = ledger.select(name)
     measured = ledger.measurements()
+    found = ledger.verdicts(claims, measured)
     if json:
-        terminal.as_json([_describe(claim, measured) for claim in claims])
+        terminal.as_json([_describe(claim, measured, found[claim.name]) for claim in claims])
         return
     for protocol in dict.fromkeys(claim.protocol for claim in claims):
         own = [claim for claim in claims if claim.protocol == protocol]
-        _show(own, measured)
+        _show(own, measured, found)
         terminal.paragraph(f"{protocol.paper.citation} {protocol.paper.link}".strip())
         terminal.paragraph(f"Where: {protocol.where}.")
         if name is not None:
             terminal.paragraph(f"Protocol: {protocol.theirs}")
-            _explain(own, measured)
+            _explain(own, found)
         terminal.line()
+    terminal.paragraph(ledger.summary(claims, found))
     if name is None:
         terminal.paragraph("`apical papers NAME` shows a protocol; `apical reproduce NAME` measures again.")
 
@@ -74,36 +76,45 @@ def reproduce(
     claims = ledger.select(name)
     measured = ledger.measure(claims, out, epochs=epochs, seeds=seeds, jobs=jobs)
     kept = ledger.record(measured) if record else None
+    found = ledger.verdicts(claims, measured)
     if json:
-        terminal.as_json([_describe(claim, measured) for claim in claims])
+        terminal.as_json([_describe(claim, measured, found[claim.name]) for claim in claims])
         return
-    _show(claims, measured)
-    _explain(claims, measured)
+    _show(claims, measured, found)
+    _explain(claims, found)
     if kept is not None:
         terminal.line(f"recorded in {kept}")
 
 
-def _show(claims: "Sequence[Claim]", measured: "Mapping[str, Measurement]") -> None:
-    from apical.papers import verdicts
-
-    found = verdicts(claims, measured)
-    terminal.table(
-        ["claim", "verdict", "ours", "seeds", "epochs"],
-        (
-            [f"{claim.name}\n  {claim.says.text}", found[claim.name].outcome, *_ours(claim, measured.get(claim.name))]
+def _show(claims: "Sequence[Claim]", measured: "Mapping[str, Measurement]", found: "Mapping[str, Verdict]") -> None:
+    """A table of the claims with their verdicts, and one of the controls with their levels."""
+    title = claims[0].protocol.name
+    for control, caption, columns in (
+        (False, title, ("claim", "verdict")),
+        (True, f"controls of {title}", ("control", "level")),
+    ):
+        rows = [
+            [f"{claim.name}\n  {claim.says.text}", _outcome(found[claim.name]), *_ours(claim, measured.get(claim.name))]
             for claim in claims
-        ),
-        title=claims[0].protocol.name,
-    )
+            if claim.control == control
+        ]
+        if rows:
+            terminal.table([*columns, "ours", "seeds", "epochs"], rows, title=caption)
 
 
-def _explain(claims: "Sequence[Claim]", measured: "Mapping[str, Measurement]") -> None:
-    from apical.papers import verdicts
+def _outcome(verdict: "Verdict") -> str:
+    """The verdict, or whether a control reaches its level; below it whether today's code measured it."""
+    remark = {"other": "stale", "not known": "code not known"}.get(verdict.code, "")
+    return "\n".join(filter(None, (verdict.level or verdict.outcome.replace("control", "-"), remark)))
 
+
+def _explain(claims: "Sequence[Claim]", found: "Mapping[str, Verdict]") -> None:
     for departure in claims[0].protocol.departures:
         terminal.paragraph(f"Departs: {departure}")
-    for name, verdict in verdicts(claims, measured).items():
-        terminal.paragraph(f"{name}: {verdict.outcome}: {verdict.why}.")
+    for claim in claims:
+        verdict = found[claim.name]
+        flag = f" ({verdict.flag})" if verdict.flag else ""
+        terminal.paragraph(f"{claim.name}: {verdict.outcome}{flag}: {verdict.why}.")
 
 
 def _ours(claim: "Claim", measured: "Measurement | None") -> list[str]:
@@ -114,13 +125,10 @@ def _ours(claim: "Claim", measured: "Measurement | None") -> list[str]:
     return [f"{shown} %", str(len(measured.seeds)), str(measured.epochs)]
 
 
-def _describe(claim: "Claim", measured: "Mapping[str, Measurement]") -> dict[str, Any]:
+def _describe(claim: "Claim", measured: "Mapping[str, Measurement]", verdict: "Verdict") -> dict[str, Any]:
     from dataclasses import asdict
 
-    from apical.papers import verdicts
-
     own = measured.get(claim.name)
-    verdict = verdicts([claim], measured)[claim.name]
     return {
         "name": claim.name,
         "paper": claim.protocol.paper.citation,
@@ -133,6 +141,10 @@ def _describe(claim: "Claim", measured: "Mapping[str, Measurement]") -> dict[str
         "departures": claim.protocol.departures,
         "command": claim.command,
         "measured": None if own is None else asdict(own),
+        "control": claim.control,
         "verdict": verdict.outcome,
+        "holds": verdict.holds,
+        "code": verdict.code,
+        "stale": verdict.code == "other",
         "why": verdict.why,
     }

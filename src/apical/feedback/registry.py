@@ -3,7 +3,6 @@
 import difflib
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 from apical.errors import ConfigError
@@ -14,6 +13,7 @@ from apical.feedback.kolen_pollack import KolenPollack
 from apical.feedback.mirror import WeightMirror
 from apical.feedback.pathway import Pathway
 from apical.feedback.signs import SignSymmetric
+from apical.options import offered
 
 _OWN: dict[str, type[Pathway]] = {
     pathway.name: pathway for pathway in (Tied, Fixed, SignSymmetric, KolenPollack, WeightMirror, Homeostatic, Direct)
@@ -33,7 +33,7 @@ Given = str | Pathway | type[Pathway] | Mapping[str, Any]
 
 def _all() -> dict[str, type[Pathway]]:
     known = dict(_OWN)
-    for point in entry_points(group="apical.feedback"):
+    for point in offered("apical.feedback"):
         try:
             pathway = point.load()
         except Exception as error:  # any error of another package's import

@@ -15,6 +15,7 @@ from apical.papers.expectations import (
     Ahead,
     AtLeast,
     Behind,
+    Both,
     Control,
     Counted,
     ErrorRate,
@@ -23,7 +24,7 @@ from apical.papers.expectations import (
     Sooner,
     Within,
 )
-from apical.papers.ledger import CLAIMS, measurements, record, select, verdicts
+from apical.papers.ledger import CLAIMS, measurements, record, select, summary, verdicts
 from apical.papers.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "Ahead",
     "AtLeast",
     "Behind",
+    "Both",
     "Claim",
     "Control",
     "Counted",
@@ -51,6 +53,7 @@ __all__ = [
     "measurements",
     "record",
     "select",
+    "summary",
     "verdicts",
 ]
 

@@ -58,6 +58,8 @@ def _protocol(task: str, column: str) -> Protocol:
         settings=(f"task={task}", *SETTINGS),
         epochs=100,
         seeds=3,
+        their_epochs=100,
+        their_seeds=1,
     )
 
 

@@ -7,7 +7,7 @@ paper ── protocol ── claim ── expectation          written down by h
                              verdict               computed from both, whenever it is read
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,13 @@ from apical.papers.measurement import Measurement
 from apical.statistics import Spread
 
 Outcome = Literal["reproduced", "not reproduced", "inconclusive", "out of reach", "not measured", "control"]
+# Which code made a measurement: today's, other code, or code that left no trace; empty without a measurement.
+Code = Literal["", "today's", "other", "not known"]
+FLAGS: Mapping[Code, str] = {
+    "other": "stale: measured by other code",
+    "not known": "not known whether today's code gives the same",
+}
+LEVELS: Mapping[bool | None, str] = {True: "met", False: "missed", None: "undecided"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Paper:
         authors: as one cites them.
         year: of its publication.
         link: where to read it.
+        own: whether it is no paper, and its levels are ours: controls, not claims.
     """
 
     key: str
@@ -35,6 +43,7 @@ class Paper:
     authors: str
     year: int
     link: str
+    own: bool = False
 
     @property
     def citation(self) -> str:
@@ -77,6 +86,9 @@ class Protocol:
             are its arguments, and the claims name a teaching signal or a floor as their rule.
         tuned: whether an optimizer is tuned for every rule, as `apical.papers.tuned` has it: the settings are those of
             its jobs, and `method=` of a claim names the optimizer.
+        their_epochs: of the paper; 0 where it gives none, or stops on its test set.
+        their_seeds: of the paper; 0 where it gives none.
+        smaller: where ours is smaller than the paper's in another way: width, examples.
     """
 
     name: str
@@ -90,6 +102,9 @@ class Protocol:
     online: Online | None = None
     one_class: bool = False
     tuned: bool = False
+    their_epochs: int = 0
+    their_seeds: int = 0
+    smaller: tuple[str, ...] = ()
 
     def claim(self, row: str, rule: str, says: Expectation, rate: float, *settings: str) -> "Claim":
         """A claim measured in this way, by a learning rate and more settings of its own.
@@ -107,10 +122,22 @@ class Verdict:
     Attributes:
         outcome: the verdict.
         why: a sentence.
+        holds: what the measurement alone says of the statement, also where the outcome is "control": True, False, or
+            None where it does not decide.
+        code: which code measured it.
+        level: whether a control reaches its level: "met", "missed" or "undecided"; empty where it has none.
     """
 
     outcome: Outcome
     why: str
+    holds: bool | None = None
+    code: Code = ""
+    level: str = ""
+
+    @property
+    def flag(self) -> str:
+        """A remark beside the verdict where today's code did not make the measurement; empty where it did."""
+        return FLAGS.get(self.code, "")
 
 
 @dataclass(frozen=True)
@@ -147,24 +174,31 @@ class Claim:
         """All settings of its runs but the seed, as KEY=VALUE."""
         return (f"rule={self.rule}", *self.protocol.settings, *self.settings)
 
-    def scaled_down(self, measured: Measurement) -> str:
-        """In which way a measurement is smaller than the protocol; empty when it is not."""
-        smaller = []
-        if measured.epochs < self.protocol.epochs:
-            smaller.append(f"{measured.epochs} of {self.protocol.epochs} epochs")
-        if len(measured.seeds) < self.protocol.seeds:
-            smaller.append(f"{len(measured.seeds)} of {self.protocol.seeds} seeds")
-        return ", ".join(smaller)
+    @property
+    def control(self) -> bool:
+        """Whether it is a level of our own, or a measurement to compare with, and has no verdict."""
+        return self.says.control or self.protocol.paper.own
 
-    def verdict(self, measured: Measurement | None, reference: Measurement | None = None) -> Verdict:
+    def scaled_down(self, measured: Measurement) -> str:
+        """In which way a measurement is smaller than the protocol or the paper; empty when it is not."""
+        protocol = self.protocol
+        epochs, seeds = max(protocol.epochs, protocol.their_epochs), max(protocol.seeds, protocol.their_seeds)
+        smaller = [f"{measured.epochs} of {epochs} epochs"] if measured.epochs < epochs else []
+        smaller += [f"{len(measured.seeds)} of {seeds} seeds"] if len(measured.seeds) < seeds else []
+        return ", ".join((*smaller, *protocol.smaller))
+
+    def verdict(
+        self, measured: Measurement | None, reference: Measurement | None = None, trace: str | None = None
+    ) -> Verdict:
         """What follows from a measurement.
 
         Args:
             measured: of this claim, if there is one.
             reference: of the claim that `says.compared_with` names, if there is one.
+            trace: the digest of today's code for this claim (`apical.papers.traces`); None where it was not computed.
         """
         if known := self.says.settle():
-            return Verdict("reproduced" if known[0] else "not reproduced", known[1])
+            return Verdict("reproduced" if known[0] else "not reproduced", known[1], known[0])
         if measured is None:
             if self.out_of_reach:
                 return Verdict("out of reach", self.out_of_reach)
@@ -175,21 +209,34 @@ class Claim:
                 f"its settings have changed since it was measured ({measured.date}); {self.command} --record does it",
             )
         holds, why = self.says.judge(measured, reference)
-        smaller = self.scaled_down(measured)
-        why += "".join(f"; {part}" for part in self._beside(measured, smaller) if part)
+        why += "".join(f"; {part}" for part in self._beside(measured, reference) if part)
         if self.remark:
             why += f". {self.remark}"
-        if isinstance(self.says, Control):
-            return Verdict("control", why)
-        return Verdict("inconclusive" if smaller else "reproduced" if holds else "not reproduced", why)
+        level = LEVELS[holds] if self.control and not isinstance(self.says, Control) else ""
+        return Verdict(self._outcome(holds, measured), why, holds, _code(measured, trace), level)
 
-    def _beside(self, measured: Measurement, smaller: str) -> Iterator[str]:
+    def _outcome(self, holds: bool | None, measured: Measurement) -> Outcome:
+        if self.control:
+            return "control"
+        if holds is None or len(measured.seeds) < 2 or self.scaled_down(measured):
+            return "inconclusive"
+        return "reproduced" if holds else "not reproduced"
+
+    def _beside(self, measured: Measurement, reference: Measurement | None) -> Iterator[str]:
         """What a verdict says of a measurement beside the judgement; empty where there is nothing to say."""
-        epochs = Spread.of(measured.task_epochs)
+        epochs, smaller = Spread.of(measured.task_epochs), self.scaled_down(measured)
         yield (
             f"cosine of the update to the gradient, from the first layer: {measured.cosines}" if measured.angles else ""
         )
         yield f"by test batches, {measured.tested}" if measured.cuts else ""
         yield f"{epochs.mean:.3g} epochs a class" if epochs else ""
         yield smaller and f"scaled down to {smaller}"
+        yield "one seed decides nothing" if len(measured.seeds) < 2 else ""
         yield measured.stale and f"stale: {measured.stale}, and {self.command} --record measures it again"
+        yield "what it is compared with is stale" if reference is not None and reference.stale else ""
+
+
+def _code(measured: Measurement, trace: str | None) -> Code:
+    if measured.stale or (measured.trace and trace is not None and trace != measured.trace):
+        return "other"
+    return "today's" if measured.trace else "not known"

@@ -1,15 +1,26 @@
-"""What a claim may say of an accuracy, alone or beside another claim."""
+"""Statements about a measurement, alone or beside another: an error, a level, nearness, distance, epochs."""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from apical.papers.measurement import Measurement
-from apical.statistics import paired
+from apical.statistics import Spread, paired
+
+# True: it holds. False: it does not. None: the measurement cannot decide.
+Judgement = tuple[bool | None, str]
 
 
 class Expectation(ABC):
-    """What a claim says of an accuracy."""
+    """What a claim says of an accuracy.
+
+    Attributes:
+        control: whether it is no claim of a paper, but a level of our own or a measurement to compare with.
+    """
+
+    control: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -30,8 +41,8 @@ class Expectation(ABC):
         return None
 
     @abstractmethod
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
-        """Whether it came out so, and by how much.
+    def judge(self, measured: Measurement, reference: Measurement | None) -> Judgement:
+        """Whether it came out so, and by how much; None where that cannot be decided.
 
         Args:
             measured: the claim's own measurement.
@@ -40,7 +51,7 @@ class Expectation(ABC):
 
 
 class RelativeExpectation(Expectation):
-    """What a claim says of an accuracy beside that of another claim.
+    """What a claim says of an accuracy beside that of another claim, which has to be measured in the same way.
 
     Attributes:
         reference: the name of the other claim.
@@ -54,25 +65,29 @@ class RelativeExpectation(Expectation):
     def compared_with(self) -> str | None:
         return self.reference
 
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+    def judge(self, measured: Measurement, reference: Measurement | None) -> Judgement:
         if reference is None:
-            return False, f"{self.whose} is not measured yet"
+            return None, f"{self.whose} is not measured yet"
+        if unlike := measured.unlike(reference):
+            return None, f"{self.whose} is measured with {unlike}"
         return self.compare(measured, reference)
 
     @abstractmethod
-    def compare(self, measured: Measurement, reference: Measurement) -> tuple[bool, str]:
-        """`judge`, where the other claim was measured."""
+    def compare(self, measured: Measurement, reference: Measurement) -> Judgement:
+        """`judge`, where the other claim was measured with the same epochs, seeds and examples."""
 
 
 @dataclass(frozen=True)
 class Control(Expectation):
     """No claim: a measurement that claims are compared with."""
 
+    control: ClassVar[bool] = True
+
     @property
     def text(self) -> str:
         return "a control"
 
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+    def judge(self, measured: Measurement, reference: Measurement | None) -> Judgement:
         return True, "what claims are compared with"
 
 
@@ -81,12 +96,28 @@ def _points(difference: float, beside: str) -> str:
     return f"{abs(difference):.2f} points {'above' if difference >= 0 else 'below'} {beside}"
 
 
+def _all(found: Iterable[bool | None]) -> bool | None:
+    """Whether all of some statements hold: None where one is not decided and none is wrong."""
+    known = list(found)
+    return False if False in known else None if None in known else True
+
+
+def _between(difference: Spread, low: float, high: float) -> bool | None:
+    """Whether a mean lies between two values: None while its confidence interval crosses one of them."""
+    first, last = difference.confidence()
+    if low <= first and last <= high:
+        return True
+    return False if last < low or first > high else None
+
+
 @dataclass(frozen=True)
 class ErrorRate(Expectation):
     """The paper's figure is a test error, of one run.
 
     It is reproduced when ours lies no further from it than two standard deviations of what one run can be expected to
-    show: the spread over our seeds, and the chance in which test examples there are.
+    show: the chance in which test examples there are, and the spread over our seeds, of which a tenth of the figure (of
+    the accuracy, where that is smaller) counts. Where the whole spread is needed to reach the figure, the measurement
+    decides nothing.
 
     Attributes:
         percent: the figure.
@@ -102,60 +133,82 @@ class ErrorRate(Expectation):
         """The test error."""
         return 1 - measured.mean
 
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+    def judge(self, measured: Measurement, reference: Measurement | None) -> Judgement:
         error = self.percent / 100
         chance = math.sqrt(error * (1 - error) / measured.test_examples)
-        allowed = 2 * math.hypot(chance, measured.deviation)
+        spread, most = measured.deviation, min(error, 1 - error) / 10
+        allowed = 2 * math.hypot(chance, min(spread, most))
         difference = self.value(measured) - error
         beside = _points(100 * difference, "the paper's error")
-        return abs(difference) <= allowed, f"{beside}; {100 * allowed:.2f} are within the spread"
+        why = f"{beside}; {100 * allowed:.2f} are within the spread"
+        if spread > most:
+            why += f", of which {100 * most:.2f} of {100 * spread:.2f} points count"
+        if abs(difference) <= allowed:
+            return True, why
+        return None if abs(difference) <= 2 * math.hypot(chance, spread) else False, why
 
 
 @dataclass(frozen=True)
 class AtLeast(Expectation):
-    """The mean accuracy reaches a level.
+    """The mean accuracy reaches a level of our own.
 
     Attributes:
         percent: the level.
     """
 
     percent: float
+    control: ClassVar[bool] = True
 
     @property
     def text(self) -> str:
         return f"at least {self.percent:.2f} % accuracy"
 
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+    def judge(self, measured: Measurement, reference: Measurement | None) -> Judgement:
         above = 100 * measured.mean - self.percent
         return above >= 0, _points(above, "the level")
 
 
 @dataclass(frozen=True)
 class Within(RelativeExpectation):
-    """The mean accuracy is near that of another claim.
+    """With the same seeds the mean accuracy is near that of another claim.
+
+    Two networks that have learned nothing are near each other, too, so both have to be above a floor. The confidence
+    interval of the difference has to lie within the margin, and so has the spread of the differences.
 
     Attributes:
         points: the largest difference, in percentage points, either way.
         reference: the name of the other claim.
         whose: what it is called in a sentence.
+        floor: the accuracy in percent that both have to exceed; by default twice the chance of ten classes.
     """
 
     points: float
     reference: str
     whose: str
+    floor: float = 20.0
 
     @property
     def text(self) -> str:
         return f"within {self.points:.2f} points of {self.whose}"
 
-    def compare(self, measured: Measurement, reference: Measurement) -> tuple[bool, str]:
-        difference = 100 * (measured.mean - reference.mean)
-        return abs(difference) <= self.points, _points(difference, self.whose)
+    def compare(self, measured: Measurement, reference: Measurement) -> Judgement:
+        difference = paired(measured.percent, reference.percent)
+        why = _points(difference.mean, self.whose)
+        if 100 * min(measured.mean, reference.mean) <= self.floor:
+            return None, f"{why}, and not both are above {self.floor:g} %"
+        if (difference.deviation or 0.0) >= self.points:
+            return None, f"{why}, and the spread of the difference, {difference.deviation:.2f}, is as wide"
+        return _between(difference, -self.points, self.points), f"{why} ({_interval(difference)})"
+
+
+def _interval(difference: Spread) -> str:
+    low, high = difference.confidence()
+    return f"95 %: {low:+.2f} to {high:+.2f}" if math.isfinite(low) else "one seed"
 
 
 @dataclass(frozen=True)
 class Behind(RelativeExpectation):
-    """The mean accuracy is far below that of another claim: this is how not to do it.
+    """With the same seeds the mean accuracy is far below that of another claim: this is how not to do it.
 
     Attributes:
         points: by how many percentage points at least.
@@ -171,14 +224,15 @@ class Behind(RelativeExpectation):
     def text(self) -> str:
         return f"at least {self.points:.2f} points below {self.whose}"
 
-    def compare(self, measured: Measurement, reference: Measurement) -> tuple[bool, str]:
-        difference = 100 * (measured.mean - reference.mean)
-        return difference <= -self.points, _points(difference, self.whose)
+    def compare(self, measured: Measurement, reference: Measurement) -> Judgement:
+        difference = paired(measured.percent, reference.percent)
+        why = f"{_points(difference.mean, self.whose)} ({_interval(difference)})"
+        return _between(difference, -math.inf, -self.points), why
 
 
 @dataclass(frozen=True)
 class Ahead(RelativeExpectation):
-    """With the same seeds the accuracy is above that of another claim, by more than two standard errors of the mean.
+    """With the same seeds the accuracy is above that of another claim, and the confidence interval of the gain above 0.
 
     Attributes:
         reference: the name of the other claim.
@@ -192,14 +246,13 @@ class Ahead(RelativeExpectation):
     def text(self) -> str:
         return f"above {self.whose}"
 
-    def compare(self, measured: Measurement, reference: Measurement) -> tuple[bool, str]:
-        if reference.seeds != measured.seeds:
-            return False, f"{self.whose} is not measured yet with these seeds"
-        gain = paired(measured.accuracies, reference.accuracies)
-        shown = f"{100 * gain.mean:+.2f} ± {100 * gain.standard_error:.2f} points beside {self.whose}, seed by seed"
-        low, high = (100 * end for end in gain.interval())
-        shown += f" (95 % of resamples: {low:+.2f} to {high:+.2f})"
-        return gain.mean > 2 * gain.standard_error, shown
+    def compare(self, measured: Measurement, reference: Measurement) -> Judgement:
+        gain = paired(measured.percent, reference.percent)
+        shown = f"{gain.mean:+.2f} points beside {self.whose}, seed by seed ({_interval(gain)})"
+        if gain.mean == gain.deviation == 0:
+            return False, shown
+        low, high = gain.confidence()
+        return True if low > 0 else False if high < 0 else None, shown
 
 
 @dataclass(frozen=True)
@@ -224,13 +277,50 @@ class Slower(RelativeExpectation):
     def text(self) -> str:
         return f"{self.percent:g} % after {self.least:g} to {self.most:g} times the epochs of {self.whose}"
 
-    def compare(self, measured: Measurement, reference: Measurement) -> tuple[bool, str]:
+    def compare(self, measured: Measurement, reference: Measurement) -> Judgement:
         own, others = (of.epochs_to(self.percent / 100) for of in (measured, reference))
-        if own is None or others is None:
-            return False, f"{self.whose if others is None else 'it'} does not get there with every seed"
-        return self.least <= own / others <= self.most, (
-            f"{round(own, 1):g} epochs, {own / others:.2g} times the {round(others, 1):g} of {self.whose}"
+        if not _all_known(others):
+            return None, f"{self.whose} does not get there with every seed"
+        if not _all_known(own):
+            return False, "it does not get there with every seed"
+        ratio = Spread(tuple(a / b for a, b in zip(_known(own), _known(others), strict=True)))
+        means = Spread(_known(own)).mean, Spread(_known(others)).mean
+        return _between(ratio, self.least, self.most), (
+            f"{round(means[0], 1):g} epochs, {ratio.mean:.2g} times the {round(means[1], 1):g} of {self.whose}"
         )
+
+
+def _known(epochs: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(epoch for epoch in epochs if epoch is not None)
+
+
+def _all_known(epochs: Sequence[float | None]) -> bool:
+    return bool(epochs) and None not in epochs
+
+
+@dataclass(frozen=True)
+class Both(Expectation):
+    """Two statements beside the same other claim, of which both have to hold.
+
+    Attributes:
+        first: a statement.
+        second: another, beside the same claim.
+    """
+
+    first: RelativeExpectation
+    second: RelativeExpectation
+
+    @property
+    def text(self) -> str:
+        return f"{self.first.text}, and {self.second.text}"
+
+    @property
+    def compared_with(self) -> str | None:
+        return self.first.compared_with
+
+    def judge(self, measured: Measurement, reference: Measurement | None) -> Judgement:
+        halves = [half.judge(measured, reference) for half in (self.first, self.second)]
+        return _all(holds for holds, _ in halves), "; ".join(dict.fromkeys(why for _, why in halves))
 
 
 @dataclass(frozen=True)
@@ -253,15 +343,27 @@ class Sooner(RelativeExpectation):
     def text(self) -> str:
         return f"fewer epochs than {self.whose} to errors of {', '.join(f'{level:g}' for level in self.levels)} %"
 
-    def compare(self, measured: Measurement, reference: Measurement) -> tuple[bool, str]:
-        pairs = {level: [of.epochs_below(level / 100) for of in (measured, reference)] for level in self.levels}
-        known = {level: pair for level, pair in pairs.items() if pair != [None, None]}
-        holds = all(own is not None and (other is None or own < other) for own, other in known.values())
+    def compare(self, measured: Measurement, reference: Measurement) -> Judgement:
+        pairs = {
+            level: (measured.epochs_below(level / 100), reference.epochs_below(level / 100)) for level in self.levels
+        }
+        found = [_sooner(own, other) for own, other in pairs.values() if _all_known(own) or _all_known(other)]
         shown = [
-            f"{level:g} % " + " against ".join("never" if epochs is None else f"{epochs:.2g}" for epochs in pair)
+            f"{level:g} % "
+            + " against ".join(f"{Spread(_known(of)).mean:.2g}" if _all_known(of) else "never" for of in pair)
             for level, pair in pairs.items()
         ]
-        return bool(known) and holds, f"epochs to stay below, beside {self.whose}: {', '.join(shown)}"
+        return bool(found) and _all(found), f"epochs to stay below, beside {self.whose}: {', '.join(shown)}"
+
+
+def _sooner(own: Sequence[float | None], other: Sequence[float | None]) -> bool | None:
+    """Whether a level was reached in fewer epochs, with every seed."""
+    if not _all_known(own):
+        return False
+    if not _all_known(other):
+        return True
+    low, high = paired(_known(own), _known(other)).confidence()
+    return True if high < 0 else False if low >= 0 else None
 
 
 @dataclass(frozen=True)
@@ -285,5 +387,5 @@ class Counted(Expectation):
     def settle(self) -> tuple[bool, str]:
         return math.isclose(self.claimed, self.counted, rel_tol=0.01), f"counted: {self.counted:.3f} times"
 
-    def judge(self, measured: Measurement, reference: Measurement | None) -> tuple[bool, str]:
+    def judge(self, measured: Measurement, reference: Measurement | None) -> Judgement:
         return self.settle()

@@ -12,7 +12,8 @@ from typing import Any
 
 from apical.errors import ConfigError, RunError
 from apical.papers import biotorch, brainprop, bursts, meir, naca, own, sardi, settling
-from apical.papers.claim import Claim, Verdict
+from apical.papers.claim import Claim, Outcome, Verdict
+from apical.papers.expectations import ErrorRate
 from apical.papers.measurement import Measurement
 
 CLAIMS: tuple[Claim, ...] = (
@@ -73,13 +74,53 @@ def _read(entry: Mapping[str, Any]) -> Measurement:
 def verdicts(
     claims: Sequence[Claim] | None = None, measured: Mapping[str, Measurement] | None = None
 ) -> dict[str, Verdict]:
-    """What follows for each claim, by its name; by default for all of them, from what the ledger holds."""
+    """What follows for each claim, by its name; by default for all of them, from what the ledger holds.
+
+    The traces of today's code are computed for claims whose measurement has one: some seconds for the whole ledger.
+    """
+    from apical.papers import traces
+
     known = measurements() if measured is None else measured
     found = {}
     for claim in select() if claims is None else claims:
-        reference = claim.says.compared_with
-        found[claim.name] = claim.verdict(known.get(claim.name), known.get(reference) if reference else None)
+        own, beside = known.get(claim.name), claim.says.compared_with
+        reference = known.get(beside) if beside else None
+        if beside and reference and reference.recipe not in ((), *(each.recipe for each in select(beside))):
+            reference = None  # of other settings than it has today
+        trace = traces.digest(claim) if own and own.trace and not own.stale else None
+        found[claim.name] = claim.verdict(own, reference, trace)
     return found
+
+
+def summary(claims: Sequence[Claim], found: Mapping[str, Verdict]) -> str:
+    """How many of some claims came out in which way: published test errors, other claims, controls, stale figures.
+
+    Args:
+        claims: of the ledger.
+        found: their verdicts, by name.
+    """
+    figures = [claim for claim in claims if isinstance(claim.says, ErrorRate)]
+    others = [claim for claim in claims if not claim.control and claim not in figures]
+    parts = [
+        f"Of {len(of)} {what}, {_counted([found[claim.name].outcome for claim in of])}."
+        for of, what in ((figures, "published error figures"), (others, "other claims"))
+        if of
+    ]
+    if controls := sum(claim.control for claim in claims):
+        parts.append(f"{controls} controls have no verdict.")
+    codes = [found[claim.name].code for claim in claims]
+    for code, what in (("other", "stale, measured by other code"), ("not known", "measured by code that is not known")):
+        if number := codes.count(code):
+            parts.append(f"{number} of {sum(map(bool, codes))} measurements are {what}.")
+    return " ".join(parts)
+
+
+def _counted(outcomes: Sequence[Outcome]) -> str:
+    """How often each outcome occurs: "4 are reproduced, 3 not reproduced, 1 inconclusive"; the first also at 0."""
+    order: tuple[Outcome, ...] = ("reproduced", "not reproduced", "inconclusive", "out of reach", "not measured")
+    first, *others = ((outcome, outcomes.count(outcome)) for outcome in order)
+    shown = [f"{first[1]} are {first[0]}", *(f"{number} {outcome}" for outcome, number in others if number)]
+    return ", ".join(shown)
 
 
 def record(measured: Mapping[str, Measurement]) -> Path:
@@ -94,13 +135,17 @@ def record(measured: Mapping[str, Measurement]) -> Path:
     by_name = {claim.name: claim for claim in CLAIMS}
     for name, new in measured.items():
         claim, old = by_name[name], known.get(name)
-        smaller = claim.scaled_down(new)
-        if old is not None and smaller and not claim.scaled_down(old):
+        if old is not None and not _whole(claim, new) and _whole(claim, old):
             raise RunError(
-                f"{name}: a measurement scaled down to {smaller} would replace a full one of {old.date}; "
-                "measure it in full, or do not record it"
+                f"{name}: a measurement scaled down to {claim.scaled_down(new)} would replace a full one of "
+                f"{old.date}; measure it in full, or do not record it"
             )
     entries = {name: asdict(entry) for name, entry in {**known, **measured}.items()}
     ordered = {name: entries[name] for name in by_name if name in entries}
     files.atomic_write_json(MEASURED, ordered)
     return MEASURED
+
+
+def _whole(claim: Claim, measured: Measurement) -> bool:
+    """Whether a measurement has all epochs and seeds of our own protocol."""
+    return measured.epochs >= claim.protocol.epochs and len(measured.seeds) >= claim.protocol.seeds

@@ -7,6 +7,12 @@ from typing import Any
 
 from apical.statistics import Spread
 
+EXAMPLES = ("task", "validation", "examples", "test")  # settings that decide which examples are learned and tested
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -23,7 +29,8 @@ class Measurement:
         recipe: what it was measured with, as `Claim.recipe` was then; empty where it was not recorded.
         angles: degrees between update and gradient at the end of training, by layer, mean over seeds; empty where they
             were not measured.
-        stale: why today's code gives other figures for the same seeds; empty where it gives the same.
+        stale: why today's code gives other figures for the same seeds, where somebody has found that out.
+        trace: digest of the code that measured, as `apical.papers.traces` has it; empty where it was not recorded.
         cuts: accuracy of each seed, for each of some ways to cut the test set into batches; empty where there is one.
         task_epochs: epochs that a task of a stream took, mean over tasks, of each seed; empty without a stream.
         courses: accuracy on the validation part after every epoch, of each seed; empty where there is no such part.
@@ -42,6 +49,7 @@ class Measurement:
     cuts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     task_epochs: tuple[float, ...] = ()
     stale: str = ""
+    trace: str = ""
 
     @property
     def mean(self) -> float:
@@ -49,9 +57,26 @@ class Measurement:
         return Spread(self.accuracies).mean
 
     @property
+    def percent(self) -> tuple[float, ...]:
+        """The accuracies in percent."""
+        return tuple(100 * accuracy for accuracy in self.accuracies)
+
+    @property
     def deviation(self) -> float:
         """Sample standard deviation over the seeds; 0 for one."""
         return Spread(self.accuracies).deviation or 0.0
+
+    def unlike(self, other: "Measurement") -> str:
+        """In which of epochs, seeds and examples another measurement differs; empty where it does not."""
+        kinds = [dict(setting.split("=", 1) for setting in of.recipe) for of in (self, other)]
+        pairs = {
+            "epochs": (self.epochs, other.epochs),
+            "seeds": (self.seeds, other.seeds),
+            "test examples": (self.test_examples, other.test_examples),
+            **{key: (kinds[0].get(key), kinds[1].get(key)) for key in EXAMPLES if all(kinds)},
+        }
+        apart = [f"{key} {_shown(theirs)}, not {_shown(own)}" for key, (own, theirs) in pairs.items() if own != theirs]
+        return "; ".join(apart)
 
     @property
     def cosines(self) -> str:
@@ -65,18 +90,14 @@ class Measurement:
             return "the same in every cut"
         return ", ".join(f"{cut} {Spread(values).text(1, factor=100)} %" for cut, values in self.cuts.items())
 
-    def epochs_to(self, accuracy: float) -> float | None:
-        """Epochs until the validation part was first answered so well, mean over seeds; None where one never did."""
-        firsts = [next((n for n, value in enumerate(course, 1) if value >= accuracy), None) for course in self.courses]
-        reached = Spread.of(firsts)
-        return reached.mean if reached is not None and reached.n == len(firsts) else None
+    def epochs_to(self, accuracy: float) -> tuple[float | None, ...]:
+        """Epochs until the validation part was first answered so well, of each seed; None where it never was."""
+        return tuple(next((n for n, value in enumerate(own, 1) if value >= accuracy), None) for own in self.courses)
 
-    def epochs_below(self, error: float) -> float | None:
-        """The first epoch from which on the validation error stays below a level, mean over seeds.
+    def epochs_below(self, error: float) -> tuple[float | None, ...]:
+        """The first epoch from which on the validation error stays below a level, of each seed.
 
-        None where it is not below at the end of a seed's course.
+        None where it is not below at the end of the seed's course.
         """
-        above = [[n for n, value in enumerate(course, 1) if value <= 1 - error] for course in self.courses]
-        firsts = [epochs[-1] + 1 if epochs else 1 for epochs in above]
-        settled = all(first <= len(course) for first, course in zip(firsts, self.courses, strict=True))
-        return Spread(tuple(map(float, firsts))).mean if firsts and settled else None
+        last = [max((n for n, value in enumerate(own, 1) if value <= 1 - error), default=0) for own in self.courses]
+        return tuple(n + 1 if n < len(own) else None for n, own in zip(last, self.courses, strict=True))

@@ -1,13 +1,14 @@
 """Measuring claims again: every claim from every seed, in parallel processes, each in an ordinary run folder."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from apical import data
 from apical.errors import ConfigError, RunError
 from apical.interrupts import stop_requests
-from apical.papers import ledger, one_class_jobs, online, tuned
+from apical.papers import ledger, one_class_jobs, online, traces, tuned
 from apical.papers.claim import Claim
 from apical.papers.measurement import Measurement
 from apical.papers.one_class_jobs import OneClassJob
@@ -69,7 +70,10 @@ def measure(
     with files.locked(folder, "reproducing"):
         shared = {job.folder: job for of_claim in plan.values() for job in of_claim}
         _run(list(shared.values()), jobs, progress)
-    return {claim.name: _measurement(claim, plan[claim.name], epochs, seeds) for claim in needed}
+    return {
+        claim.name: replace(_measurement(claim, plan[claim.name], epochs, seeds), trace=traces.digest(claim))
+        for claim in needed
+    }
 
 
 def with_references(claims: Sequence[Claim]) -> list[Claim]:

@@ -48,6 +48,7 @@ def _one_class(task: str, title: str, hidden: int, margin: float, theirs: str) -
         epochs=100,
         seeds=5,
         one_class=True,
+        their_epochs=100,
     )
 
 
@@ -176,6 +177,8 @@ IID = Protocol(
     ),
     epochs=5,
     seeds=5,
+    their_epochs=100,
+    smaller=("nine tenths of the training images",),
 )
 MLP, FROZEN = "model=networks.py:modulated_mlp", "model=networks.py:frozen_mlp"
 RATES = {"naca": 3e-3, "drtp": 3e-3, "dfa": 1e-3, "fa": 1e-3, "backprop": 1e-3, "frozen": 3e-3}

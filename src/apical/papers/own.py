@@ -4,7 +4,12 @@ from apical.papers.claim import Paper, Protocol
 from apical.papers.expectations import AtLeast, Within
 
 PAPER = Paper(
-    key="apical", title="Levels that apical holds itself to", authors="The apical developers", year=2026, link=""
+    key="apical",
+    title="Levels that apical holds itself to",
+    authors="The apical developers",
+    year=2026,
+    link="",
+    own=True,
 )
 MNIST_MLP = Protocol(
     name="mnist-mlp",

@@ -109,10 +109,10 @@ class TunedJob(OutcomeJob):
             for chosen in self._batches(y, seed):
                 advance()
                 optimizer.zero_grad()
-                F.cross_entropy(circuit(x[chosen]), y[chosen]).backward()
+                F.cross_entropy(circuit(x[chosen]), y[chosen]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             with torch.no_grad():
-                return (circuit.eval()(shown).argmax(1) == labels).double().mean().item()
+                return float((circuit.eval()(shown).argmax(1) == labels).double().mean())
         except NonFiniteError:
             return 0.0
 
@@ -121,7 +121,9 @@ class TunedJob(OutcomeJob):
         generator = torch.Generator().manual_seed(seed)
         chosen = balanced_order(labels, [self.examples], seed) if self.examples else torch.arange(len(labels))
         orders = [chosen[torch.randperm(len(chosen), generator=generator)] for _ in range(self.epochs)]
-        return [batch for order in orders for batch in order.split(self.batch_size) if len(batch) == self.batch_size]
+        return [
+            batch for order in orders for batch in torch.split(order, self.batch_size) if len(batch) == self.batch_size
+        ]
 
 
 def job_of(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> TunedJob:

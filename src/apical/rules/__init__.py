@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from importlib.metadata import entry_points
 from typing import Any
 
 from apical.errors import ConfigError
 from apical.feedback.weights import PerLayer as PerLayer
+from apical.options import offered
 from apical.rules.alignment.backprop import Backprop as Backprop
 from apical.rules.alignment.direct_feedback import DirectFeedbackAlignment as DirectFeedbackAlignment
 from apical.rules.alignment.direct_feedback import DirectRandomTargetProjection as DirectRandomTargetProjection
@@ -49,7 +49,7 @@ _OWN: dict[str, type[LearningRule]] = {
 
 def _all() -> dict[str, type[LearningRule]]:
     known = dict(_OWN)
-    for point in entry_points(group="apical.rules"):
+    for point in offered("apical.rules"):
         try:
             rule = point.load()
         except Exception as error:  # whatever another package's import raises
