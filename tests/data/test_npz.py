@@ -39,7 +39,8 @@ def test_four_arrays_become_a_task(write_npz: Write) -> None:
 
 def test_the_test_part_has_no_say_in_the_scaling(write_npz: Write) -> None:
     one = load(f"npz:{write_npz(**parts())}")
-    other = load(f"npz:{write_npz(**parts(x_test=np.full((6, 3), 1000.0)))}")
+    with pytest.warns(UserWarning, match="on another scale than the training part"):
+        other = load(f"npz:{write_npz(**parts(x_test=np.full((6, 3), 1000.0)))}")
     assert one.train.x.equal(other.train.x)
     assert one.scaling.mean.tolist() == other.scaling.mean.tolist()
 
@@ -71,6 +72,8 @@ def test_integer_pictures_get_a_channel_axis(write_npz: Write) -> None:
     ("dtype", "shape", "wanted"),
     [
         (np.float32, (5, 4), (5, 4)),
+        (np.float32, (5, 5), (1, 5, 5)),
+        (np.float32, (1, 1), (1, 1)),
         (np.int32, (5, 4), (1, 5, 4)),
         (np.uint8, (3, 5, 4), (3, 5, 4)),
         (np.bool_, (5, 4), (1, 5, 4)),
@@ -99,6 +102,7 @@ def test_shapes_and_types_that_are_taken(
         ({"y_train": np.arange(12) * 100}, "the label 1100 asks for 1101 classes.*numpy.unique"),
         ({"y_train": np.full(12, 2**63, np.uint64)}, "the label 9223372036854775808 at 0.*not a class index"),
         ({"y_train": np.zeros(12, int), "y_test": np.zeros(6, int)}, "every label is 0"),
+        ({"y_train": np.full(12, 2)}, "every label is 2, so there is nothing to tell apart in training"),
         ({"x_train": np.array([[1.0, np.nan, 0]] * 12)}, r"x_train has 12 values.*NaN.*first at \(0, 1\)"),
         ({"x_test": np.array([[0, 0, 1.0]] * 5 + [[0, 0, np.inf]])}, r"x_test has 1 values.*\(5, 2\)"),
         ({"x_test": np.zeros((6, 4))}, r"x_train has the shape \(3,\), of x_test \(4,\)"),
@@ -107,6 +111,7 @@ def test_shapes_and_types_that_are_taken(
         ({"x_train": np.zeros(12)}, r"x_train has the shape \(12,\).*x_train\[:, None\]"),
         ({"x_train": np.zeros((0, 3))}, r"x_train has the shape \(0, 3\)"),
         ({"x_train": np.zeros((12, 8, 8, 3), np.uint8)}, "channels last.*moveaxis"),
+        ({"x_train": np.zeros((12, 8, 8, 3), np.float32)}, "channels last.*moveaxis"),
         ({"x_train": np.array([{}] * 12, dtype=object)}, "holds Python objects"),
         ({"x_test": np.full((6, 3), 1e60)}, "test part: the value 1e.60 at"),
     ],
@@ -116,6 +121,30 @@ def test_arrays_of_another_form_are_refused(write_npz: Write, changes: dict[str,
     with pytest.raises(DataError, match=reason) as caught:
         load(f"npz:{path}")
     assert str(path) in str(caught.value)
+
+
+def test_float_pictures_are_standardised_as_pictures(write_npz: Write) -> None:
+    """Rows of a picture once were channels, each with a mean and a deviation of its own."""
+    x = np.random.default_rng(0).normal(size=(18, 5, 5)).cumsum(axis=1)
+    task = load(f"npz:{write_npz(**parts(x_train=x[:12], x_test=x[12:]))}")
+    np.testing.assert_allclose(task.train.x[:, 0], (x[:12] - x[:12].mean()) / x[:12].std(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"y_train": np.arange(12) % 2 * 2, "y_test": np.arange(6) % 2 * 2}, "of 3 classes.*in no example: 1. Renumb"),
+        ({"y_train": np.arange(12) % 2}, "of 3 classes these are in test examples alone, so .*: 2. Check how"),
+        ({"y_train": np.arange(12) % 2 * 11, "y_test": np.zeros(6, int)}, r"in no example: 1, 2, .*, 10\. Renumber"),
+        ({"x_test": np.random.default_rng(1).normal(5, 2, (12, 3)) / 255, "y_test": np.arange(12) % 3}, "scale than"),
+        ({"x_test": 255 * np.random.default_rng(1).normal(5, 2, (6, 3))}, "mean .* and the deviation .* one scale"),
+    ],
+)
+def test_arrays_that_look_like_a_mistake_are_named(write_npz: Write, changes: dict[str, object], reason: str) -> None:
+    with pytest.warns(UserWarning, match=reason) as caught:
+        load(f"npz:{write_npz(**parts(**changes))}")
+    assert len(caught) == 1
+    assert Path(caught[0].filename).name != "arrays.py"
 
 
 def test_missing_arrays_are_named_and_others_may_be_anything(write_npz: Write) -> None:

@@ -1,4 +1,6 @@
+import dataclasses
 import gzip
+import hashlib
 import pickle
 import subprocess
 import sys
@@ -11,16 +13,24 @@ from data_samples import Mirror, cifar_batch, files_below, idx_bytes, tiny_idx_m
 
 from apical.data import fetch, load, names, status
 from apical.data.digits import read_digits
-from apical.data.standard import CIFAR10, SETS
+from apical.data.downloads import RemoteFile
+from apical.data.standard import CIFAR10, MNIST, SETS
 from apical.errors import DataError
 
 
 @pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    """A folder with tiny files in MNIST's layout, one of them unpacked."""
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with tiny files in MNIST's layout, one of them unpacked, which pass for MNIST's own."""
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    for name, content in tiny_idx_members(np.random.default_rng(0)).items():
+    members = tiny_idx_members(np.random.default_rng(0))
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    remote = tuple(
+        RemoteFile(each.name, each.size, f"sha256:{digests[each.name.removesuffix('.gz')]}", of_content=True)
+        for each in MNIST.remote
+    )
+    monkeypatch.setitem(SETS, "mnist", dataclasses.replace(MNIST, remote=remote))
+    for name, content in members.items():
         if name == "train-labels-idx1-ubyte":
             (folder / name).write_bytes(content)
         else:
@@ -105,7 +115,7 @@ def test_cifar_batches_are_read_in_order(batches_py: Path, tmp_path: Path) -> No
         ("t10k-labels-idx1-ubyte", np.zeros((10, 2), np.uint8), "holds no labels"),
         ("train-images-idx3-ubyte", np.zeros((20, 20), np.uint8), r"holds \(20, 20\) of uint8"),
         ("train-images-idx3-ubyte", np.zeros((20, 5, 4), np.float32), "of >f4, wanted are pictures"),
-        ("t10k-images-idx3-ubyte", np.zeros((10, 4, 5), np.uint8), r"\(1, 5, 4\), a test example \(1, 4, 5\)"),
+        ("t10k-images-idx3-ubyte", np.zeros((10, 4, 5), np.uint8), "is not mnist's file: wrong checksum.*npz:PATH"),
     ],
 )
 def test_idx_files_that_are_no_such_set_are_refused(
@@ -113,6 +123,21 @@ def test_idx_files_that_are_no_such_set_are_refused(
 ) -> None:
     (raw / name).write_bytes(idx_bytes(content))
     with pytest.raises(DataError, match=reason):
+        load("mnist", root=tmp_path)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_files_of_another_set_are_named(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    """Fashion-MNIST has files of the same names, and once passed for MNIST."""
+    other = tiny_idx_members(np.random.default_rng(1))
+    name = "t10k-images-idx3-ubyte"
+    remote = RemoteFile(f"{name}.gz", 1, f"sha256:{hashlib.sha256(other[name]).hexdigest()}", of_content=True)
+    monkeypatch.setitem(SETS, "fashion-mnist", dataclasses.replace(SETS["fashion-mnist"], remote=(remote,)))
+    path = raw / f"{name}.gz" if packed else raw / name
+    path.write_bytes(gzip.compress(other[name]) if packed else other[name])
+    with pytest.raises(DataError, match=rf"{path}: is not mnist's file: it is that of fashion-mnist\. Delete the file"):
         load("mnist", root=tmp_path)
 
 

@@ -1,5 +1,6 @@
 """The training loop: what it computes, what it holds to, when it ends."""
 
+import dataclasses
 import json
 
 import doomed
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from apical import data
-from apical.errors import ConfigError, NonFiniteError
+from apical.errors import ConfigError, DataError, NonFiniteError
 from apical.study import Config, RunFolder, train
 from apical.study.configuration import ScheduleConfig
 from apical.study.configuration.resolution import resolve
@@ -65,6 +66,22 @@ def test_backprop_is_plain_pytorch(run, tmp_path):
     assert records[-1]["validation_loss"] == pytest.approx(held_out, rel=1e-5)
     assert result.test_accuracy == pytest.approx(accuracy)
     assert all(angle < 0.1 for record in records for angle in record["angles"].values())
+
+
+@pytest.mark.parametrize(
+    ("part", "taken", "reason"),
+    [
+        ("train", lambda whole: whole.take([]), "the training part is empty"),
+        ("test", lambda whole: whole.take([]), "the test part is empty"),
+        ("both", lambda whole: data.Examples(whole.x.double(), whole.y), r"torch.float64.*Pass x\.float\(\)"),
+    ],
+)
+def test_data_from_which_nothing_can_be_learned_are_refused(run, tmp_path, part, taken, reason):
+    task = doomed.blobs()
+    parts = {each: taken(getattr(task, each)) for each in ("train", "test") if part in (each, "both")}
+    with pytest.raises(DataError, match=reason):
+        run(task=dataclasses.replace(task, **parts))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_same_configuration_gives_the_same_bits(run, tmp_path):

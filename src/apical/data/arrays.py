@@ -6,16 +6,19 @@ is the same in every run. The file is read without pickle, so nothing in it can 
 
 Inputs are (n, ...), real numbers, the examples along the first axis. What is done to them:
 
-- **Shape.** Integer pictures (n, height, width) get a channel axis: (n, 1, height, width). Pictures in colour
-  are (n, channels, height, width); integer ones with the channels last are refused. All else keeps its shape.
+- **Shape.** Pictures (n, height, width) get a channel axis: (n, 1, height, width). Integers of this shape are pictures,
+  and floats where height and width are equal. Pictures in colour are (n, channels, height, width); those with the
+  channels last are refused. All else keeps its shape.
 - **Scale.** `(value - mean) / std` with the statistics of the training part only. There is one mean and one
   deviation for each column of rows (n, features), and for each channel, axis 1, of what has more axes. Rows
   of 8-bit values (uint8) are flattened pictures and share a single one. What is constant in the training
   part is centred, not divided.
 
-Labels are integers from 0, (n,); the number of classes is the largest label plus 1.
+Labels are integers from 0, (n,); the number of classes is the largest label plus 1. A warning names labels that no
+training example has, and a test part on another scale than the training part.
 """
 
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -137,8 +140,7 @@ def _inputs(path: Path, key: str, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
                 f"{path}: {key} has {x.size - np.count_nonzero(finite)} values that are NaN or infinite, the "
                 f"first at {index}. Replace them or leave those examples out."
             )
-        return x
-    if x.ndim == 3:
+    if x.ndim == 3 and (x.dtype.kind != "f" or x.shape[1] == x.shape[2] > 1):
         return x[:, None]
     if x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
         raise DataError(
@@ -166,11 +168,28 @@ def _labels(path: Path, key: str, y: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 def _classes(path: Path, y_train: npt.NDArray[np.int64], y_test: npt.NDArray[np.int64]) -> int:
     largest = int(np.concatenate([y_train, y_test]).max())
-    if len(y_train) and largest == 0:
-        raise DataError(f"{path}: every label is 0, so there is nothing to tell apart. Check the labels.")
+    if len(y_train) and y_train.min() == y_train.max():
+        raise DataError(
+            f"{path}: every label is {y_train[0]}, so there is nothing to tell apart in training. Check the labels."
+        )
     if len(y_train) and largest >= len(y_train):
         raise DataError(
             f"{path}: the label {largest} asks for {largest + 1} classes, more than the {len(y_train)} "
             f"training examples. {_RENUMBER}"
         )
+    if len(y_train):
+        _name_missing(path, y_train, y_test, largest + 1)
     return largest + 1
+
+
+def _name_missing(path: Path, y_train: npt.NDArray[np.int64], y_test: npt.NDArray[np.int64], classes: int) -> None:
+    """Warn of classes that no example has, and of those that only test examples have."""
+    taught, tested = np.bincount(y_train, minlength=classes) > 0, np.bincount(y_test, minlength=classes) > 0
+    for missing, where, remedy in (
+        (~taught & ~tested, "in no example", _RENUMBER),
+        (~taught & tested, "in test examples alone, so they cannot be learned", "Check how the parts were cut."),
+    ):
+        if missing.any():
+            labels = np.flatnonzero(missing)
+            shown = ", ".join(map(str, labels[:10])) + (", ..." if len(labels) > 10 else "")
+            warnings.warn(f"{path}: of {classes} classes these are {where}: {shown}. {remedy}", stacklevel=5)

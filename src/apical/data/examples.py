@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from apical.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Inputs and their labels, whole in memory.
+    """Inputs and their labels, whole in memory. NumPy arrays become tensors, of float32 and int64.
 
     Attributes:
         x: inputs, (n, ...), floating point (float32 in every task that `load` returns).
@@ -28,6 +30,8 @@ class Examples:
     y: Tensor
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "x", _tensor("x", self.x, "f", np.float32))
+        object.__setattr__(self, "y", _tensor("y", self.y, "iu", np.int64))
         if not self.x.is_floating_point() or self.x.ndim < 2:
             raise DataError(
                 f"examples: x is {_described(self.x)}, wanted is (n, ...) in floating point. "
@@ -79,7 +83,8 @@ class Task:
         scaling: what was done to the raw values, or None where nothing was.
 
     Raises:
-        DataError: the two parts differ in shape, or a label is not below `classes`.
+        DataError: a part is not `Examples`, the two parts differ in shape or type, `classes` is not a whole number from
+            1 on, or a label is not below it.
     """
 
     name: str
@@ -91,6 +96,19 @@ class Task:
     scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
+        for part, examples in (("train", self.train), ("test", self.test)):
+            if not isinstance(examples, Examples):
+                raise DataError(
+                    f"{self.name}: {part} is of the type {type(examples).__name__}, wanted are Examples. "
+                    f"Pass {part}=Examples(x, y)."
+                )
+        if isinstance(self.classes, bool) or not isinstance(self.classes, int | np.integer) or self.classes < 1:
+            raise DataError(f"{self.name}: classes is {self.classes!r}, wanted is a whole number from 1 on.")
+        if self.train.x.dtype != self.test.x.dtype:
+            raise DataError(
+                f"{self.name}: training inputs are {_described(self.train.x)}, test inputs {_described(self.test.x)}. "
+                "Convert both to one type with x.float()."
+            )
         if self.train.x.shape[1:] != self.test.x.shape[1:]:
             raise DataError(
                 f"{self.name}: a training example has the shape {tuple(self.train.x.shape[1:])}, a test "
@@ -109,6 +127,16 @@ class Task:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example, without the batch axis."""
         return tuple(self.train.x.shape[1:])
+
+
+def _tensor(name: str, value: Any, kinds: str, dtype: type[np.generic]) -> Tensor:
+    """A tensor as it is, and a NumPy array of one of some kinds as a tensor of its own."""
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
+        what = f"{value.shape} of {value.dtype}" if isinstance(value, np.ndarray) else f"of {type(value)}"
+        raise DataError(f"examples: {name} is {what}, wanted is a tensor or a NumPy array of {np.dtype(dtype)}.")
+    return torch.from_numpy(value.astype(dtype))
 
 
 def _described(tensor: Tensor) -> str:

@@ -56,6 +56,25 @@ class StandardSet:
     source: str
     licence: str
 
+    def check(self, folder: Path) -> None:
+        """Compare the idx files with the checksums that are known; those of an archive's members are not.
+
+        Raises:
+            DataError: a file is not the set's.
+        """
+        for remote in (remote for remote in self.remote if remote.of_content):
+            path = _member(folder, remote.name.removesuffix(".gz"))
+            if reason := remote.mismatch(path):
+                owner = next((each.name for each in SETS.values() if each._has(remote.name, path)), "")
+                raise DataError(
+                    f"{path}: is not {self.name}'s file: {f'it is that of {owner}' if owner else reason}. Delete the "
+                    "file (it is then downloaded again), or load your own data with npz:PATH."
+                )
+
+    def _has(self, name: str, path: Path) -> bool:
+        """Whether a file has the content of the set's remote file of this name."""
+        return any(remote.name == name and remote.mismatch(path) is None for remote in self.remote)
+
     def find(self, root: Path | None) -> Path | None:
         """The folder with all members, or None."""
         folders = (place / self.folder for place in roots(root))

@@ -1,6 +1,7 @@
 """Tasks by name: what there is, where it lies, fetching and loading it."""
 
 import difflib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from apical.errors import DataError
 
 _DIGITS = "digits"
 _NPZ = "npz:"
+_FAR, _ENOUGH = 20.0, 10  # of a deviation from 1, in either direction; the fewest examples that have one
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ def load(
         DataError: there is no such task, or its files are missing, damaged or not of the form they should be.
     """
     if (path := _npz_path(name)) is not None:
-        return _task(name, read_npz(path, only_to_test=scaling is not None), f"{path} (your own)", "your own", scaling)
+        task = _task(name, read_npz(path, only_to_test=scaling is not None), f"{path} (your own)", "your own", scaling)
+        _compare_scales(task)
+        return task
     if name == _DIGITS:
         return _task(name, digits.read_digits(), digits.SOURCE, digits.LICENCE, scaling)
     standard = _standard(name)
@@ -127,7 +131,9 @@ def load(
             places = " or ".join(str(place / standard.folder) for place in roots(root))
             raise DataError(f"{name}: its files are not in {places}. Allow the download, " + standard.remedy(root))
         folder = standard.fetch(root, mirrors=mirrors, progress=progress)
-    return _task(name, standard.read(folder), standard.source, standard.licence, scaling)
+    arrays = standard.read(folder)
+    standard.check(folder)
+    return _task(name, arrays, standard.source, standard.licence, scaling)
 
 
 def _task(name: str, arrays: Arrays, source: str, licence: str, scaling: Scaling | None) -> Task:
@@ -136,6 +142,18 @@ def _task(name: str, arrays: Arrays, source: str, licence: str, scaling: Scaling
     test = Examples(scaling.apply(arrays.x_test, what=test_name), torch.from_numpy(arrays.y_test))
     train = Examples(scaling.apply(arrays.x_train, what=train_name), torch.from_numpy(arrays.y_train))
     return Task(name, train, test, arrays.classes, source, licence, scaling)
+
+
+def _compare_scales(task: Task) -> None:
+    """Warn of a test part whose standardised values are far from mean 0 and deviation 1."""
+    x = task.test.x.double()
+    mean, deviation = float(x.mean()), float(x.var(0, correction=0).mean().sqrt())
+    if abs(mean) > _FAR or deviation > _FAR or (len(x) >= _ENOUGH and deviation < 1 / _FAR):
+        warnings.warn(
+            f"{task.name}: the test part is on another scale than the training part: by the training part's mean and "
+            f"deviation it has the mean {mean:.3g} and the deviation {deviation:.3g}. Bring both to one scale.",
+            stacklevel=3,
+        )
 
 
 def _npz_path(name: str) -> Path | None:

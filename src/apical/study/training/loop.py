@@ -27,7 +27,7 @@ from apical.study.runs import task_record
 from apical.study.runs.results import Activity, Tested
 from apical.study.training import schedules, testing
 from apical.study.training.criteria import LOSSES, teaching
-from apical.study.training.making import explained, make_circuit, make_stream, seed_for
+from apical.study.training.making import check_parts, explained, make_circuit, make_stream, seed_for
 
 # Examples on which the angle to the true gradient is measured: always the same ones of the training part.
 PROBED = 256
@@ -59,6 +59,7 @@ class Training:
     def __init__(self, config: Config, task: data.Task | continual.Stream) -> None:
         self.config = config
         self.task = task
+        check_parts(task)
         self.stream = make_stream(config, task)
         self._choices = torch.Generator().manual_seed(seed_for(config.seed, "choices"))
         self._loss = teaching(config.loss, exploration=config.exploration, generator=self._choices)

@@ -9,7 +9,7 @@ import torch
 
 from apical import continual, data, models
 from apical.circuit import Circuit
-from apical.errors import CheckpointError, ConfigError
+from apical.errors import CheckpointError, ConfigError, DataError
 from apical.optim.consolidation import Protection
 from apical.study.configuration import Config
 from apical.study.configuration.tables import StreamConfig
@@ -65,6 +65,23 @@ def make_stream(config: Config, task: data.Task | continual.Stream) -> continual
             )
         return task
     return config.stream.make(task, validation=config.validation, seed=seed_for(config.seed, "validation"))
+
+
+def check_parts(task: data.Task | continual.Stream) -> None:
+    """Refuse data from which nothing can be learned or tested; of a stream its first task, since others may be costly.
+
+    Raises:
+        DataError: a part is empty, or its inputs are not of the networks' type.
+    """
+    first = task if isinstance(task, data.Task) else next(iter(task))
+    for part, examples in (("training", first.train), ("test", first.test)):
+        if not len(examples):
+            raise DataError(f"{task.name}: the {part} part is empty. Pass a task with examples in both parts.")
+        if examples.x.dtype != torch.float32:
+            raise DataError(
+                f"{task.name}: the {part} inputs are {examples.x.dtype}, and a study's networks are float32. "
+                "Pass x.float()."
+            )
 
 
 def make_circuit(config: Config, stream: continual.Stream, protection: Protection) -> Circuit:
