@@ -12,7 +12,7 @@ from typing import Any
 
 from apical.errors import ConfigError, RunError
 from apical.papers import biotorch, brainprop, bursts, meir, naca, own, sardi, settling
-from apical.papers.claim import Claim, Outcome, Verdict
+from apical.papers.claim import Claim, Code, Outcome, Verdict
 from apical.papers.expectations import ErrorRate
 from apical.papers.measurement import Measurement
 
@@ -109,7 +109,11 @@ def summary(claims: Sequence[Claim], found: Mapping[str, Verdict]) -> str:
     if controls := sum(claim.control for claim in claims):
         parts.append(f"{controls} controls have no verdict.")
     codes = [found[claim.name].code for claim in claims]
-    for code, what in (("other", "stale, measured by other code"), ("not known", "measured by code that is not known")):
+    remarks: Mapping[Code, str] = {
+        "other": "stale, measured by other code",
+        "not known": "measured by code that is not known",
+    }
+    for code, what in remarks.items():
         if number := codes.count(code):
             parts.append(f"{number} of {sum(map(bool, codes))} measurements are {what}.")
     return " ".join(parts)
