@@ -304,6 +304,8 @@ def test_the_levels_of_our_own_have_no_verdict():
     assert near.control
     assert (verdict.outcome, verdict.level) == ("control", "met")
     assert not NEAR.control
+    asked = dataclasses.replace(NEAR, own=True)  # of the paper's protocol, but a question of ours
+    assert asked.verdict(measured(0.98, 0.98), measured(0.98, 0.98)).outcome == "control"
     assert NEAR.verdict(measured(0.98, 0.98), measured(0.98, 0.98)).level == ""
 
 
@@ -343,11 +345,16 @@ def test_the_summary_counts_figures_claims_controls_and_stale_measurements():
     found = {each.name: each.verdict(measured(0.97, 0.97), measured(0.97, 0.97)) for each in claims}
     found["c0"] = claims[0].verdict(dataclasses.replace(measured(0.97, 0.97), stale="other draws"))
     assert papers.summary(claims, found) == (
-        "Of 2 published error figures, 1 are reproduced, 1 not reproduced. "
+        "Of 2 published error figures, 1 are reproduced (1 stale), 1 not reproduced. "
         "Of 1 other claims, 0 are reproduced, 1 not reproduced. 2 controls have no verdict. "
         "1 of 5 measurements are stale, measured by other code. "
         "4 of 5 measurements are measured by code that is not known."
     )
+
+
+def test_adaptation_is_claimed_for_few_examples_and_backprop_alone():
+    claims = [each for each in papers.CLAIMS if each.protocol.tuned and not each.control]
+    assert [each.name for each in claims] == ["adaptation-few-bp-over-momentum", "adaptation-few-bp-over-adam"]
 
 
 def test_names_are_unique_and_references_exist():

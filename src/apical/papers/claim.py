@@ -153,6 +153,7 @@ class Claim:
         settings: where it departs from the protocol's settings.
         out_of_reach: why it cannot be measured here; empty when it can.
         remark: what we think of a verdict, where it needs a word.
+        own: whether the statement is ours and the paper does not make it: a control.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Claim:
     settings: tuple[str, ...] = ()
     out_of_reach: str = ""
     remark: str = ""
+    own: bool = False
 
     @property
     def command(self) -> str:
@@ -177,7 +179,7 @@ class Claim:
     @property
     def control(self) -> bool:
         """Whether it is a level of our own, or a measurement to compare with, and has no verdict."""
-        return self.says.control or self.protocol.paper.own
+        return self.own or self.says.control or self.protocol.paper.own
 
     def scaled_down(self, measured: Measurement) -> str:
         """In which way a measurement is smaller than the protocol or the paper; empty when it is not."""

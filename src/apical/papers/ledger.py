@@ -102,7 +102,7 @@ def summary(claims: Sequence[Claim], found: Mapping[str, Verdict]) -> str:
     figures = [claim for claim in claims if isinstance(claim.says, ErrorRate)]
     others = [claim for claim in claims if not claim.control and claim not in figures]
     parts = [
-        f"Of {len(of)} {what}, {_counted([found[claim.name].outcome for claim in of])}."
+        f"Of {len(of)} {what}, {_counted([found[claim.name] for claim in of])}."
         for of, what in ((figures, "published error figures"), (others, "other claims"))
         if of
     ]
@@ -119,11 +119,18 @@ def summary(claims: Sequence[Claim], found: Mapping[str, Verdict]) -> str:
     return " ".join(parts)
 
 
-def _counted(outcomes: Sequence[Outcome]) -> str:
-    """How often each outcome occurs: "4 are reproduced, 3 not reproduced, 1 inconclusive"; the first also at 0."""
+def _counted(found: Sequence[Verdict]) -> str:
+    """How often each outcome occurs, and how many of them are stale: "4 are reproduced (1 stale), 3 not reproduced".
+
+    The first is named also where there are none.
+    """
     order: tuple[Outcome, ...] = ("reproduced", "not reproduced", "inconclusive", "out of reach", "not measured")
-    first, *others = ((outcome, outcomes.count(outcome)) for outcome in order)
-    shown = [f"{first[1]} are {first[0]}", *(f"{number} {outcome}" for outcome, number in others if number)]
+    shown = []
+    for outcome in order:
+        codes = [verdict.code for verdict in found if verdict.outcome == outcome]
+        if codes or outcome == "reproduced":
+            stale = f" ({codes.count('other')} stale)" if "other" in codes else ""
+            shown.append(f"{len(codes)} {'are ' if outcome == 'reproduced' else ''}{outcome}{stale}")
     return ", ".join(shown)
 
 
