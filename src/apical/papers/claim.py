@@ -35,7 +35,7 @@ class Paper:
         authors: as one cites them.
         year: of its publication.
         link: where to read it.
-        own: whether it is no paper, and its levels are ours: controls, not claims.
+        own: whether it stands for levels of our own: controls, not claims.
     """
 
     key: str

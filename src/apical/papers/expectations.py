@@ -17,7 +17,7 @@ class Expectation(ABC):
     """What a claim says of an accuracy.
 
     Attributes:
-        control: whether it is no claim of a paper, but a level of our own or a measurement to compare with.
+        control: whether it is a level of our own or a measurement to compare with, not a claim of a paper.
     """
 
     control: ClassVar[bool] = False

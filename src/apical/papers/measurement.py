@@ -29,7 +29,7 @@ class Measurement:
         recipe: what it was measured with, as `Claim.recipe` was then; empty where it was not recorded.
         angles: degrees between update and gradient at the end of training, by layer, mean over seeds; empty where they
             were not measured.
-        stale: why today's code gives other figures for the same seeds, where somebody has found that out.
+        stale: why today's code gives other figures for the same seeds, where that is known.
         trace: digest of the code that measured, as `apical.papers.traces` has it; empty where it was not recorded.
         cuts: accuracy of each seed, for each of some ways to cut the test set into batches; empty where there is one.
         task_epochs: epochs that a task of a stream took, mean over tasks, of each seed; empty without a stream.

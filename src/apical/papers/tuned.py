@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from apical import Circuit, data, models
+from apical import data, models
+from apical.circuit import Circuit
 from apical.errors import NonFiniteError
 from apical.models.perceptrons import balanced_order
 from apical.papers.claim import Claim
