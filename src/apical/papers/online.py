@@ -7,13 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from apical import data
 from apical.papers import few_examples
 from apical.papers.claim import Claim, Online
 from apical.papers.measurement import Measurement
-from apical.papers.outcomes import OutcomeJob
+from apical.papers.outcomes import OutcomeJob, without_denormals
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,9 @@ class OnlineJob(OutcomeJob):
     def about(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self.setting), "method": self.method, "seeds": self.seeds}
 
+    @without_denormals()
     def compute(self, advance: Callable[..., None]) -> dict[str, Any]:
         budget, setting = few_examples.Budget(seeds=self.seeds), self.setting
-        torch.set_flush_denormal(True)  # moments of weights that are hardly used fall to where processors are slow
         task = data.load(self.task)
         outcomes = few_examples.cell(task, setting.inputs, setting.hidden, self.method, budget, advance)
         return {"test": len(task.test), "outcome": dataclasses.asdict(outcomes[setting.examples])}

@@ -2,7 +2,8 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,19 @@ from apical.errors import RunError
 from apical.interrupts import stop_requests
 from apical.study import Interrupted
 from apical.study.runs import environment, files
+
+
+@contextmanager
+def without_denormals() -> Iterator[None]:
+    """Take numbers below the smallest normal one for 0, as long as this lasts: processors are slow with them.
+
+    Moments of weights that are hardly used fall to such numbers. Other code of the process may need them.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @dataclass(frozen=True)

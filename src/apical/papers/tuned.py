@@ -26,7 +26,7 @@ from apical.models.perceptrons import balanced_order
 from apical.papers.claim import Claim
 from apical.papers.few_examples import METHODS, Budget, Digits, Method, Options, draw_trials
 from apical.papers.measurement import Measurement
-from apical.papers.outcomes import OutcomeJob
+from apical.papers.outcomes import OutcomeJob, without_denormals
 from apical.study import Config, RuleConfig
 from apical.study.configuration.resolution import resolve
 
@@ -65,8 +65,8 @@ class TunedJob(OutcomeJob):
     def about(self) -> dict[str, Any]:
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in ("title", "folder")}
 
+    @without_denormals()
     def compute(self, advance: Callable[..., None]) -> dict[str, Any]:
-        torch.set_flush_denormal(True)
         task = data.load(self.task)
         # The examples that `Digits` would draw by itself are not used: the count alone has to be possible.
         digits = Digits(task, "standardised", Budget(counts=(self.examples or 1,), held_out=HELD_OUT))
