@@ -214,7 +214,7 @@ def test_a_network_of_ones_own_is_seeded_too(own):
         ("nothing", "returned NoneType, not an nn.Module"),
         ("fails", r"failed at .*net.py:10: ZeroDivisionError"),
         ("deaf", "cannot take a batch of shape"),
-        ("mkae", "unknown function in .* 'mkae'; did you mean 'make'"),
+        ("mkae", "unknown name in .* 'mkae'; did you mean 'make'"),
     ],
 )
 def test_a_network_of_ones_own_that_does_not_fit(own, function, says):

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 # For each part of the package, the parts that it may import at run time. `errors` is open to all; a part may
 # always import itself. This table is the design: a new part gets its line here first.
 CORE = {
-    *("options", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback", "rules"),
+    *("options", "reading", "sources", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback", "rules"),
     *("finiteness", "vigilance", "autograd", "circuit"),
 }
 BESIDE = {"statistics", "interrupts", "models", "neurons", "optim", "data", "losses", "reinforcement"}
@@ -25,6 +25,8 @@ BELOW: dict[str, set[str]] = {
     "statistics": set(),
     "interrupts": set(),
     "options": set(),
+    "reading": set(),
+    "sources": {"options", "reading"},
     "kernels": set(),
     "compat": set(),
     "layers": {"kernels", "compat"},
@@ -32,17 +34,17 @@ BELOW: dict[str, set[str]] = {
     "tracing": {"layers", "functions"},
     "wiring": {"layers", "functions", "tracing"},
     "feedback": {"options", "layers", "wiring"},
-    "rules": {"options", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback"},
+    "rules": {"options", "sources", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback"},
     "finiteness": {"layers", "wiring", "rules"},
     "vigilance": set(),
     "autograd": {"compat", "layers"},
     "circuit": {"compat", "layers", "tracing", "wiring", "rules", "finiteness", "vigilance", "autograd"},
     "neurons": {"options", "compat", "kernels", "layers"},
-    "models": {"options", "neurons"},
+    "models": {"options", "neurons", "sources"},
     "optim": CORE | {"losses", "measure"},
     "losses": {"options"},
     "reinforcement": {"options", "interrupts"},
-    "data": set(),
+    "data": {"reading"},
     "measure": CORE | BESIDE - {"optim"},
     "continual": CORE | BESIDE | {"measure"},
     "hippocampus": CORE | BESIDE | {"measure"},

@@ -1,17 +1,25 @@
 """A configuration: three ways to write it, one meaning; and what a mistake is answered with."""
 
+import os
 import pickle
+import tomllib
+from types import SimpleNamespace
+from typing import get_args, get_type_hints
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import nn
 
+import apical
 from apical import rules
+from apical.cli.options import read_rules
 from apical.errors import ConfigError
 from apical.study import Config, RuleConfig
-from apical.study.configuration.parsing import line_of, parse_setting
+from apical.study.configuration.parsing import lines_of, parse_setting, split_list
 from apical.study.configuration.resolution import resolve
 from apical.study.configuration.tables import DEFAULTS, OPTIMIZERS
 
@@ -117,6 +125,9 @@ def test_a_configuration_cannot_be_changed():
         ("a=0.1", 0.1),
         ("a=3", 3),
         ("a=true", True),
+        ("a=False", False),
+        ("a=None", None),
+        ('a="True"', "True"),
         ("a=[1, 2]", [1, 2]),
         ('a="text"', "text"),
         ("a=mlp:500,500", "mlp:500,500"),
@@ -157,13 +168,19 @@ def test_a_setting_is_a_toml_literal_or_a_bare_string(setting, expected):
         ("optimizer.lr=-1", ["optimizer.lr = -1", "greater than 0"]),
         ("optimizer.learning_rate=1", ["unknown option of sgd", "did you mean 'lr'?"]),
         ("optimizer.lerning_rate=1", ["did you mean 'lr'?"]),
-        ("optimizer.momentum=x", ["optimizer.momentum", "'x'", "a number"]),
+        ("optimizer.momentum=x", ["optimizer.momentum", "'x'", "a valid number"]),
         ("optimizer.momentum=-1", ["optimizer.momentum", "-1"]),
-        ("optimizer.nesterov=1", ["optimizer.nesterov", "true or false"]),
-        ("optimizer={name = 'adaptation', variant = 3}", ["optimizer.variant", "3", "a name, such as 'base'"]),
+        ("optimizer.nesterov=1", ["optimizer.nesterov", "a valid boolean"]),
+        ("optimizer.foreach=3", ["optimizer.foreach", "a valid boolean"]),
+        ("optimizer.maximize=true", ["unknown option of sgd 'maximize'"]),
+        ("optimizer.dampening=2", ["optimizer.dampening", "from 0 to 1"]),
+        ("optimizer={name = 'adam', betas = ['a', 0.9]}", ["optimizer.betas", "a valid number"]),
+        ("optimizer={name = 'rprop', step_sizes = ['1', 2]}", ["optimizer.step_sizes", "a valid number"]),
+        ("threads=100000", ["threads = 100000", "less than or equal to 1024"]),
+        ("optimizer={name = 'adaptation', variant = 3}", ["optimizer.variant", "3", "'base', 'abs'"]),
         ("optimizer={name = 'adaptation', variant = 'bse'}", ["optimizer.variant", "'bse'", "'base', 'abs'"]),
         ("optimizer={name = 'adaptation', gain = -1}", ["optimizer.gain", "at least 0"]),
-        ("optimizer={name = 'adaptation', gain = 'x'}", ["optimizer.gain", "'x'", "a number"]),
+        ("optimizer={name = 'adaptation', gain = 'x'}", ["optimizer.gain", "'x'", "a valid number"]),
         ("optimizer={name = 'rprop', weight_decay = 0.1}", ["optimizer.weight_decay", "rprop has no weight decay"]),
         ("schedule.name=cosin", ["did you mean 'cosine'?"]),
         ("schedule.warmpu=1", ["unknown setting in [schedule] 'warmpu'", "did you mean 'warmup'?"]),
@@ -215,11 +232,32 @@ def test_a_file_that_cannot_be_read(tmp_path):
     assert "UTF-8" in refusal(lambda: Config.load(tmp_path / "binary.toml"))
 
 
-def test_line_of_skips_comments_and_strings_over_several_lines():
+def test_the_search_for_lines_skips_comments_and_strings_over_several_lines():
     text = 'a = """\nb = 1\n"""\n# b = 2\nb = 3\n[t]\n\nc = [\n1,\n]\nd = 1'
-    assert [line_of(text, (key,)) for key in "ab"] == [1, 5]
-    assert [line_of(text, ("t", key)) for key in "cd"] == [8, 11]
-    assert line_of(text, ("t", "none")) is None
+    assert lines_of(text) == {("a",): 1, ("b",): 5, ("t",): 6, ("t", "c"): 8, ("t", "d"): 11}
+
+
+def test_many_mistakes_are_located_in_one_pass(toml, monkeypatch):
+    """The time that a search for each would take is squared; so the parsed lines are counted."""
+    parsed = []
+    original = tomllib.loads
+    monkeypatch.setattr(tomllib, "loads", lambda text: parsed.append(text.count("\n") + 1) or original(text))
+    path = toml("[optimizer]\n" + "".join(f"[wrong{number}]\nx = 1\n" for number in range(200)))
+    message = refusal(lambda: Config.load(path))
+    assert "study.toml:400: unknown setting 'wrong199'" in message
+    assert sum(parsed) < 1000
+
+
+def test_what_is_nested_deeply_is_refused(toml):
+    assert "not valid TOML" in refusal(lambda: Config.load(toml("a = " + "[" * 5000 + "]" * 5000)))
+    assert "not valid TOML" in refusal(lambda: Config().with_settings(["a=" + "[" * 5000]))
+    assert "not valid TOML" in refusal(lambda: Config.load(toml("epochs = " + "9" * 5000)))
+    assert "unknown setting 'a'" in refusal(lambda: Config.load(toml(".".join("a" * 3000) + " = 1")))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    assert "not a regular file" in refusal(lambda: Config.load(tmp_path / "pipe.toml"))
 
 
 def test_a_named_table_may_be_its_name_alone(toml):
@@ -235,6 +273,127 @@ def test_another_rule_by_name_forgets_the_options_of_the_first():
 @pytest.mark.parametrize("text", ["backprop", "sign_symmetry:magnitude=fixed", "feedback_alignment:scale=0.5,seed=3"])
 def test_a_rule_on_one_line(text):
     assert RuleConfig.parse(text).label == text
+
+
+TEXTS = st.one_of(st.sampled_from(["True", "none", "0.5", "a,b", "[1", "it's", 'x="y"', " a", "1 # 2", ""]), st.text())
+VALUES = {
+    int: st.integers(-9, 9),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    bool: st.booleans(),
+    str: TEXTS,
+    type(None): st.none(),
+}
+
+
+def values_of(hint):
+    """Values of a rule's option by its type; pathways by name, with options."""
+    kinds = get_args(hint) or (hint,)
+    if len(kinds) > 2:
+        return st.one_of(
+            st.sampled_from(["fixed", "kolen_pollack"]), st.builds(lambda s: {"name": "fixed", "scale": s}, VALUES[float])
+        )
+    return st.one_of(*(VALUES[kind] for kind in kinds))
+
+
+@hypothesis_settings(max_examples=50)
+@given(name=st.sampled_from(rules.names()), data=st.data())
+def test_the_label_of_a_rule_and_its_file_are_read_back_to_it(name, data):
+    """Over all options of all rules, of any value of their type: what the rule itself refuses is left out here."""
+    kind = rules.get(name)
+    hints = get_type_hints(kind.__init__)
+    options = data.draw(st.fixed_dictionaries({}, optional={key: values_of(hints[key]) for key in kind.option_names()}))
+    with mock.patch.object(kind, "__init__", autospec=True, side_effect=nn.Module.__init__), mock.patch.object(
+        RuleConfig, "make", lambda rule: SimpleNamespace(pathway=apical.feedback.Fixed())
+    ):
+        rule = RuleConfig(name=name, **options)
+        assert rule.options == {key: value for key, value in options.items() if value is not None}
+        assert {type(value) for value in rule.options.values()} <= {int, float, bool, str, dict}
+        again = RuleConfig.parse(rule.label)
+        assert (again, bits(again)) == (rule, bits(rule))
+        table = Config().with_values({"rule": rule.model_dump()}).to_toml()
+        assert bits(RuleConfig(**tomllib.loads(table)["rule"])) == bits(rule)
+        assert read_rules([f"backprop,{rule.label},oja"]) == ["backprop", rule.label, "oja"]
+
+
+def bits(rule):
+    return {key: (type(value), repr(value)) for key, value in rule.options.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "value"),
+    [
+        ("oja:readout=False", "readout", False),
+        ("oja:readout=true", "readout", True),
+        ("predictive_coding:rate=1", "rate", 1.0),
+        ("predictive_coding:feedback=fixed,feedback.scale=2", "feedback", {"name": "fixed", "scale": 2.0}),
+        ("predictive_coding:feedback={name = 'fixed', scale = 2}", "feedback", {"name": "fixed", "scale": 2.0}),
+    ],
+)
+def test_an_option_has_the_type_that_its_rule_names(text, option, value):
+    found = RuleConfig.parse(text).options[option]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["predictive_coding:steps=None", "predictive_coding:steps=none", "predictive_coding"])
+def test_none_is_the_option_left_out(text):
+    assert RuleConfig.parse(text).label == "predictive_coding"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("weight_mirror:seed='1'", "seed: weight_mirror cannot take '1'"),
+        ("weight_mirror:scale=true", "scale: weight_mirror cannot take True"),
+        ("predictive_coding:steps=5.0", "steps: predictive_coding cannot take 5.0"),
+        ("oja:readout='False'", "readout: oja cannot take 'False'"),
+        ("oja:readout=None", "readout: oja cannot take None"),
+        ("predictive_coding:feedback=fixed,feedback.scale=true", "feedback.scale: predictive_coding cannot take True"),
+        ("feedback_alignmnt", "did you mean 'feedback_alignment'"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(text, says):
+    assert says in refusal(lambda: RuleConfig.parse(text))
+
+
+@pytest.mark.parametrize("text", ["fa", "FA", "FeedbackAlignment", "feedback-alignment", "feedback alignment"])
+def test_a_rule_by_the_name_that_people_say(text):
+    assert RuleConfig.parse(text) == RuleConfig(name="feedback_alignment")
+
+
+OWN_RULE = """
+import apical
+class Slow(apical.FeedbackAlignment):
+    def __init__(self, *, scale: float = 0.5, seed: int = 0):
+        super().__init__(scale=scale, seed=seed)
+"""
+
+
+def test_a_rule_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN_RULE)
+    rule = RuleConfig.parse("own.py:Slow:scale=2")
+    assert (rule.label, rule.make().scale) == ("own.py:Slow:scale=2.0", 2.0)
+    assert resolve(Config(rule=rule)).config.rule.name == f"{tmp_path}/own.py:Slow"
+    assert read_rules(["bp, own.py:Slow:scale=2"]) == ["bp", "own.py:Slow:scale=2"]
+    (tmp_path / "own.py").write_text(OWN_RULE.replace("0.5", "0.25"))
+    assert RuleConfig.parse("own.py:Slow").make().scale == 0.25
+    assert "did you mean 'Slow'" in refusal(lambda: RuleConfig.parse("own.py:slow"))
+    (tmp_path / "own.py").write_text("def make(): pass")
+    assert "not a class derived" in refusal(lambda: RuleConfig.parse("own.py:make"))
+
+
+def test_rules_as_objects_classes_and_functions():
+    rule = apical.PredictiveCoding(steps=3, feedback=apical.feedback.KolenPollack(scale=0.5))
+    given = Config(rule=rule).rule
+    assert given.options == {"steps": 3, "feedback": {"name": "kolen_pollack", "init": "match", "scale": 0.5, "seed": 0}}
+    assert RuleConfig.parse(given.label) == given
+    assert Config(rule=apical.BurstCCN).rule == Config(rule=lambda: apical.BurstCCN()).rule == RuleConfig(name="burst_ccn")
+    assert "not a learning rule" in refusal(lambda: Config(rule=lambda: 3))
+
+
+def test_a_list_is_split_outside_quotes_and_brackets():
+    assert split_list('a=[1, 2], b="x,y\\",", c=\'d,e\',, f') == ["a=[1, 2]", 'b="x,y\\","', "c='d,e'", "f"]
 
 
 def test_a_rule_on_one_line_is_checked_too():

@@ -1,6 +1,5 @@
 """The options that several verbs share, and how they become a configuration."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,7 +103,15 @@ def configuration(
 
 def read_rules(texts: Sequence[str] | None) -> list[str] | None:
     """The rules of all `--rules`, commas or blanks between them; a rule's options, which hold `=`, stay with it."""
+    from apical.study.configuration.parsing import split_list
+
     if texts is None:
         return None
-    between = re.compile(r"[,\s]+(?=[A-Za-z_][\w-]*(?:[:,\s]|$))")
-    return [rule for text in texts for rule in between.split(text.strip()) if rule]
+    found: list[str] = []
+    for part in (part for text in texts for part in split_list(text, "[, \t\n]")):
+        key, equals, _ = part.partition("=")
+        if equals and ":" not in key and found:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found

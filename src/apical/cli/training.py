@@ -152,5 +152,6 @@ def _show_stream(found: "StreamResult") -> None:
 def _new_folder(config: "Config") -> Path:
     """The first folder `runs/TASK-RULE-N` that is not there yet."""
     task = Path(config.task.partition(":")[2] or config.task).stem
-    numbered = (Path("runs") / f"{task}-{config.rule.name}-{number}" for number in itertools.count(1))
+    rule = config.rule.name.rpartition(":")[2]  # of a file of the user's own, the class
+    numbered = (Path("runs") / f"{task}-{rule}-{number}" for number in itertools.count(1))
     return next(folder for folder in numbered if not folder.exists())

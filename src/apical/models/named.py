@@ -16,7 +16,6 @@ tree.
 """
 
 import math
-import runpy
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from apical import sources
 from apical.errors import ConfigError
 from apical.models.resnet import DEPTHS, ResNet
 from apical.models.tree import BANDS, Tree3
@@ -78,11 +78,11 @@ def parse(text: str) -> Spec:
     Raises:
         ConfigError: an unknown kind or activation, or widths that are none.
     """
-    file, _, function = text.rpartition(":")
-    if file.endswith(".py"):
+    if own := sources.split_name(text):
+        file, function = own
         if not function.isidentifier():
             raise ConfigError(f"model {text!r}: after the colon comes the name of a function in {file}")
-        return Spec(text, "file", file=Path(file), function=function)
+        return Spec(text, "file", file=file, function=function)
     kind, *rest = text.split(":")
     if kind not in {"mlp", "conv", "lenet", "tree3", *RESNETS}:
         raise ConfigError(unknown("model", kind, FORMS))
@@ -213,7 +213,8 @@ def _tree(spec: Spec, channels: int, height: int, width: int, classes: int) -> n
 
 
 def _own(spec: Spec, shape: tuple[int, ...], classes: int) -> nn.Module:
-    function = _load(spec)
+    assert spec.file is not None
+    function = sources.load(spec.file, spec.function, f"model {spec.text!r}")
     try:
         model = function(input_shape=shape, classes=classes)
     except Exception as error:
@@ -226,22 +227,6 @@ def _own(spec: Spec, shape: tuple[int, ...], classes: int) -> nn.Module:
         raise ConfigError(f"model {spec.text!r}: {spec.function} returned {type(model).__name__}, not an nn.Module")
     _answers(spec, model, shape, classes)
     return model
-
-
-def _load(spec: Spec) -> Callable[..., object]:
-    assert spec.file is not None
-    if not spec.file.is_file():
-        raise ConfigError(f"model {spec.text!r}: there is no file {spec.file}")
-    try:
-        # Its source as it is now: bytecode is cached by second and size, and a small edit may change neither.
-        module = runpy.run_path(str(spec.file), run_name=f"apical_model_{spec.file.stem}")
-    except Exception as error:
-        raise ConfigError(f"model {spec.text!r}: {spec.file} fails: {type(error).__name__}: {error}") from error
-    function: Callable[..., object] | None = module.get(spec.function)
-    if not callable(function):
-        names = [name for name, value in module.items() if callable(value) and not name.startswith("_")]
-        raise ConfigError(f"model {spec.text!r}: {unknown(f'function in {spec.file}', spec.function, names)}")
-    return function
 
 
 def _answers(spec: Spec, model: nn.Module, shape: tuple[int, ...], classes: int) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from pathlib import Path
 from typing import Any
 
+from apical import sources
 from apical.errors import ConfigError
 from apical.feedback.weights import PerLayer as PerLayer
 from apical.options import offered
@@ -46,6 +48,22 @@ _OWN: dict[str, type[LearningRule]] = {
     if hasattr(rule, "name")
 }
 
+# The abbreviations of papers and talks, where a rule's own name or its class' does not have them.
+_SHORT = {
+    "bp": "backprop",
+    "backpropagation": "backprop",
+    "fa": "feedback_alignment",
+    "dfa": "direct_feedback_alignment",
+    "drtp": "direct_random_target_projection",
+    "kp": "kolen_pollack",
+    "wm": "weight_mirror",
+    "usf": "sign_symmetry",
+    "pc": "predictive_coding",
+    "ep": "equilibrium_propagation",
+    "eqprop": "equilibrium_propagation",
+    "microcircuit": "dendritic_microcircuit",
+}
+
 
 def _all() -> dict[str, type[LearningRule]]:
     known = dict(_OWN)
@@ -76,13 +94,18 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[LearningRule]:
-    """The rule of this name.
+    """The rule of this name: its own, its class', an abbreviation such as `fa`, or `file.py:Class`.
 
     Raises:
         ConfigError: there is none.
     """
+    if own := sources.split_name(name):
+        return _of_file(*own, name)
+    wanted = name.strip().replace("-", "_").replace(" ", "_").lower()
+    wanted = _SHORT.get(wanted, wanted)
+    if wanted in _OWN:
+        return _OWN[wanted]
     known = _all()
-    wanted = name.replace("-", "_").lower()
     if wanted in known:
         return known[wanted]
     by_class = {rule.__name__.lower(): rule for rule in known.values()}
@@ -91,6 +114,19 @@ def get(name: str) -> type[LearningRule]:
     close = difflib.get_close_matches(wanted, known, n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
     raise ConfigError(f"there is no rule {name!r}.{meant} Known are: {', '.join(known)}.")
+
+
+def _of_file(file: Path, name: str, text: str) -> type[LearningRule]:
+    """A rule's class in a file of the user's own, under the name `file.py:Class`."""
+    found: Any = sources.load_once(file, name, f"rule {text!r}")
+    if not (isinstance(found, type) and issubclass(found, LearningRule)):
+        raise ConfigError(f"rule {text!r}: {name} is not a class derived from LearningRule. Derive it from a rule.")
+    summary = (found.__doc__ or name).partition("\n")[0]
+    usual = {"name": text, "title": name, "summary": summary, "paper": f"{file.name}, your own"}
+    for attribute, value in usual.items():
+        if attribute not in vars(found):  # those that it inherits are of another rule
+            setattr(found, attribute, value)
+    return found
 
 
 def make(name: str, **options: Any) -> LearningRule:

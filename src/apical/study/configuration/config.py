@@ -27,6 +27,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from apical.errors import ConfigError
 from apical.options import unknown
+from apical.reading import read_regular
 from apical.study.configuration import parsing
 from apical.study.configuration.parsing import KeyPath, SettingError
 from apical.study.configuration.tables import (
@@ -42,6 +43,7 @@ from apical.study.configuration.tables import (
 )
 
 OWN_TASK = "own:"
+MOST_THREADS = 1024  # with tens of thousands OpenMP ends the process
 
 
 class Config(Table):
@@ -88,7 +90,7 @@ class Config(Table):
     batch_size: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "cpu"
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=MOST_THREADS)] = 0
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     patience: Annotated[int, Field(ge=0)] = 0
     clip: Annotated[float, Field(ge=0)] = 0.0
@@ -162,13 +164,13 @@ class Config(Table):
             ConfigError: the file cannot be read, is not TOML, or holds a wrong key or value; with its line.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+            text = read_regular(Path(path).expanduser()).decode()
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read the configuration {path}: {getattr(error, 'strerror', error)}") from error
         try:
-            table = tomllib.loads(text)
+            table = parsing.read_toml(text)
         except tomllib.TOMLDecodeError as error:
             reason, _, at = str(error).partition(" (at ")
             line = int(at.split()[1].rstrip(",")) if at.startswith("line") else len(text.splitlines())

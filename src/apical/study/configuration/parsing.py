@@ -7,9 +7,11 @@ meant, and what is allowed.
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from apical.errors import ConfigError
@@ -17,6 +19,10 @@ from apical.options import unknown
 
 KeyPath: TypeAlias = tuple[str, ...]
 _NUMBER = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?")  # as Python writes numbers and TOML does not: .5 and 5.
+
+WORDS: Mapping[str, bool | None] = {"True": True, "False": False, "None": None}  # as Python writes them
+LONGEST = 200  # lines of one statement
+DEEPEST = 8  # tables in tables whose lines are found
 
 
 class SettingError(ValueError):
@@ -27,47 +33,80 @@ class SettingError(ValueError):
         self.key = key
 
 
-def line_of(text: str, path: KeyPath) -> int | None:
-    """The line (from 1) on which TOML `text` gives the value at `path`; None if it never does.
+def lines_of(text: str) -> dict[KeyPath, int]:
+    """The line (from 1) on which valid TOML first gives each key and each table.
 
-    The shortest run of lines that is valid TOML and holds the path ends with the statement that gives it. So
-    dotted keys, inline tables and values over several lines need no parser of our own.
+    The shortest run of lines that is valid by itself is a statement. So dotted keys, inline tables and values over
+    several lines need no parser of our own. A statement of more than `LONGEST` lines ends the search.
     """
-    lines = text.splitlines()
-    start = 1
-    for count in range(1, len(lines) + 1):
-        try:
-            table: Any = tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:
-            continue
-        for key in path:
-            if not isinstance(table, dict) or key not in table:
+    found: dict[KeyPath, int] = {}
+    table: KeyPath = ()
+    lines, start = text.split("\n"), 0
+    while start < len(lines):
+        for end in range(start + 1, min(len(lines), start + LONGEST) + 1):
+            try:
+                parsed = tomllib.loads("\n".join(lines[start:end]))
                 break
-            table = table[key]
+            except tomllib.TOMLDecodeError:
+                continue
         else:
-            return start
-        start = count + 1
-    return None
+            break
+        paths = list(_paths(parsed))
+        if lines[start].lstrip().startswith("["):  # the head of a table, [a.b] or [[a.b]]
+            table = paths[-1]
+            paths = [(*table[:depth],) for depth in range(1, len(table) + 1)]
+        else:
+            paths = [(*table, *path) for path in paths]
+        for path in paths:
+            found.setdefault(path, start + 1)
+        start = end
+    return found
+
+
+def _paths(table: Mapping[str, Any], depth: int = DEEPEST) -> Iterator[KeyPath]:
+    for key, value in table.items():
+        yield (key,)
+        inner = value[-1] if isinstance(value, list) and value else value
+        if isinstance(inner, Mapping) and depth:
+            yield from ((key, *path) for path in _paths(inner, depth - 1))
 
 
 def place_in(text: str, file: str) -> Callable[[KeyPath], str]:
     """A function from a key's path to `file:line`, falling back to the table around it, then to the file."""
 
+    @cache
+    def lines() -> dict[KeyPath, int]:
+        return lines_of(text)
+
     def place(path: KeyPath) -> str:
-        for length in range(len(path), 0, -1):
-            line = line_of(text, path[:length])
-            if line is not None:
-                return f"{file}:{line}"
-        return file
+        known = (lines().get(path[:length]) for length in range(len(path), 0, -1))
+        line = next((line for line in known if line), None)
+        return f"{file}:{line}" if line else file
 
     return place
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """`tomllib.loads`, which refuses by one kind of error alone.
+
+    Raises:
+        TOMLDecodeError: the text is not TOML, is nested too deeply, or holds a number that is too long.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise tomllib.TOMLDecodeError("arrays or tables are nested too deeply") from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # Python's limit to the digits of a whole number
+        raise tomllib.TOMLDecodeError(str(error)) from error
 
 
 def parse_setting(setting: str, flag: str = "--set") -> tuple[KeyPath, Any]:
     """Read `rule.beta=0.1` into `(("rule", "beta"), 0.1)`.
 
-    The value is read as a TOML literal (`0.1`, `true`, `[1, 2]`, `"text"`, `{name = "adam"}`); what is none is
-    a bare string, so that `model=mlp:500,500` needs no quotes.
+    The value is read as a TOML literal (`0.1`, `true`, `[1, 2]`, `"text"`, `{name = "adam"}`) or as Python's `True`,
+    `False` and `None`; what is none is a bare string, so that `model=mlp:500,500` needs no quotes.
 
     Raises:
         ConfigError: there is no `=`, the key is empty, or the value opens a quote or bracket and is not TOML.
@@ -77,13 +116,63 @@ def parse_setting(setting: str, flag: str = "--set") -> tuple[KeyPath, Any]:
     if not equals or not all(path):
         raise ConfigError(f"{flag} {setting!r}: write it as key=value, for example {flag} optimizer.lr=0.05")
     value = value.strip()
+    if value in WORDS:
+        return path, WORDS[value]
     try:
-        table = tomllib.loads(f"value = {value}")
+        table = read_toml(f"value = {value}")
     except tomllib.TOMLDecodeError as error:
         if value[:1] in {'"', "'", "[", "{"}:
             raise ConfigError(f"{flag} {setting}: the value is not valid TOML ({error})") from error
         return path, float(value) if _NUMBER.fullmatch(value) else value
     return path, table["value"] if table.keys() == {"value"} else value
+
+
+def write_value(value: Any, *, special: str = "") -> str:
+    """A value as `parse_setting` reads it back.
+
+    Args:
+        value: a switch, a number, a text, None, or lists and tables of them.
+        special: characters that a text without quotes must not hold.
+    """
+    if value is None:
+        return "None"
+    if isinstance(value, str):
+        bare = parse_setting(f"a={value}")[1] if value[:1] not in {'"', "'", "[", "{"} else None
+        return value if bare == value and not set(special) & set(value) else _quoted(value)
+    return _literal(value)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_quoted(key)} = {_literal(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return str(value)
+
+
+def _quoted(text: str) -> str:
+    return tomli_w.dumps({"a": text}).removeprefix("a = ").removesuffix("\n")
+
+
+def split_list(text: str, separator: str = ",") -> list[str]:
+    """The parts of a list between separators outside quotes and brackets, stripped, without empty ones.
+
+    Args:
+        text: such as `a:x=1,y=[1, 2]`.
+        separator: a pattern for one character.
+    """
+    parts, depth = [""], 0
+    for token in re.findall(r"""\"(?:\\.|[^"\\])*"|'[^']*'|.""", text, re.DOTALL):
+        depth += (token in ("[", "{")) - (token in ("]", "}"))
+        if depth <= 0 and re.fullmatch(separator, token):
+            parts.append("")
+        else:
+            parts[-1] += token
+    return [part.strip() for part in parts if part.strip()]
 
 
 def put(table: dict[str, Any], path: KeyPath, value: Any, *, origin: str, named: Collection[str]) -> None:

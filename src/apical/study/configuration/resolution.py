@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from apical import models
+from apical import models, sources
 from apical.rules import LearningRule
 from apical.study.configuration.config import Config
 from apical.study.configuration.tables import DEFAULTS, OPTIMIZERS
@@ -110,5 +110,7 @@ def _absolute_paths(config: Config) -> dict[str, str]:
         values["task"] = f"npz:{Path(config.task[4:]).expanduser().resolve()}"
     spec = models.parse(config.model)
     if spec.file is not None:
-        values["model"] = f"{spec.file.expanduser().resolve()}:{spec.function}"
+        values["model"] = f"{spec.file.resolve()}:{spec.function}"
+    if own := sources.split_name(config.rule.name):
+        values["rule.name"] = f"{own[0].resolve()}:{own[1]}"
     return values

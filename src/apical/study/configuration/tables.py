@@ -6,15 +6,18 @@ typing error costs no training time.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from apical.errors import ApicalError
+from apical.errors import ApicalError, ConfigError
+from apical.feedback import Pathway
 from apical.optim import Adaptation
 from apical.options import unknown
+from apical.sources import split_name
 from apical.study.configuration import parsing
 from apical.study.configuration.parsing import KeyPath, SettingError
 
@@ -42,6 +45,10 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "adaptation": {"lr": 0.1, "gain": 0.1, "slope": 10.0, "relaxation": 0.07},
 }
 NAMED_TABLES = ("rule", "optimizer", "schedule", "feedback", "stream", "protect")
+SPECIAL = ",:'\"[]{} \t\n"  # a text that holds one of these is quoted in a label
+_ONE_LINE = re.compile(r"(?P<name>(?:.*?\.py:)?[^:]*)(?::(?P<options>.*))?", re.DOTALL)
+# What has no meaning where a loss falls, or only inside a compiler or another optimizer.
+_NEVER = {"self", "params", "maximize", "differentiable", "capturable"}
 _OF_EVERY_STREAM = {"task", "scenario", "validation", "seed", "return"}
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -63,6 +70,11 @@ class NamedTable(Table):
     def _from_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    def _set(self, key: str, value: Any) -> None:
+        """Set an option while the table is being checked; afterwards it is frozen."""
+        assert self.__pydantic_extra__ is not None
+        self.__pydantic_extra__[key] = value
+
 
 class OpenTable(NamedTable):
     """A named table with the options that its name takes beside the settings that every such table has."""
@@ -75,23 +87,31 @@ class OpenTable(NamedTable):
         return dict(self.model_extra or {})
 
     def _check_options(self, constructor: Callable[..., Any], allowed: Sequence[str], make: Callable[[], Any]) -> None:
-        """Refuse options that a constructor does not take, of another type, or with values that it refuses."""
-        hints = get_type_hints(constructor)
-        for key, value in self.options.items():
-            if key not in allowed:
-                raise SettingError(unknown(f"option of {self.name}", key, allowed), key=key)
-            if key in hints:
-                _check_type(self.name, key, value, hints[key])
+        """Refuse options that a constructor does not take or with values that it refuses; keep them as converted."""
+        self._convert(constructor, allowed, f"option of {self.name}")
         try:
             make()
-        except (ApicalError, ValueError, TypeError) as error:
+        except (ApicalError, ValueError, TypeError, RuntimeError) as error:
             raise SettingError(str(error), key=_named_in(str(error), self.options)) from error
+
+    def _convert(self, constructor: Callable[..., Any], allowed: Sequence[str], kind: str) -> None:
+        hints, parameters = get_type_hints(constructor), inspect.signature(constructor).parameters
+        for key, value in self.options.items():
+            if key not in allowed:
+                raise SettingError(unknown(kind, key, allowed), key=key)
+            converted = _converted(self.name, key, value, hints.get(key, Any))
+            if converted is None and parameters[key].default is not None:
+                raise SettingError(f"{self.name} takes None from Python alone; a file has no None", key=key)
+            if converted is None:  # its default
+                del self.__pydantic_extra__[key]  # type: ignore[attr-defined]
+            else:
+                self._set(key, converted)
 
     @property
     def label(self) -> str:
         """The name and its options on one line, the reverse of `parse`: `sign_symmetry:magnitude=fixed`."""
-        options = ",".join(f"{key}={value}" for key, value in _flat(self.options))
-        return f"{self.name}:{options}" if options else self.name
+        options = (f"{key}={parsing.write_value(value, special=SPECIAL)}" for key, value in _flat(self.options))
+        return ":".join(filter(None, (self.name, ",".join(options))))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -101,9 +121,10 @@ class OpenTable(NamedTable):
             ConfigError: an unknown name or option, or a value that is refused.
         """
         what = cls.__name__.removesuffix("Config").lower()
-        name, _, options = text.partition(":")
-        table: dict[str, Any] = {"name": name.strip()}
-        for option in filter(None, options.split(",")):
+        found = _ONE_LINE.fullmatch(text.strip())
+        assert found is not None
+        table: dict[str, Any] = {"name": found["name"].strip()}
+        for option in parsing.split_list(found["options"] or ""):
             path, value = parsing.parse_setting(option, flag=f"{what} {text!r}:")
             parsing.put(table, path, value, origin=f"{what} {text!r}", named=NAMED_TABLES)
         return validate(cls, table, lambda path: f"{what} {text!r}")
@@ -123,12 +144,45 @@ class RuleConfig(OpenTable):
     def _options_fit(self) -> Self:
         from apical import rules  # plug-in rules are looked up here, not when this module is imported
 
-        known = rules.names()
-        if self.name not in known:
-            raise SettingError(unknown("rule", self.name, known), key="name")
         kind = rules.get(self.name)
         self._check_options(kind.__init__, kind.option_names(), self.make)
+        given = self.options.get("feedback")
+        if isinstance(given, Mapping):
+            hints = get_type_hints(type(self.make().pathway).__init__)
+            self._set(
+                "feedback",
+                {
+                    key: _converted(self.name, f"feedback.{key}", value, hints.get(key, Any))
+                    for key, value in given.items()
+                },
+            )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_rule(cls, value: Any) -> Any:
+        """From a rule, its class, or a function that makes one."""
+        from apical.rules import LearningRule
+
+        if not callable(value):
+            return value
+        if isinstance(value, type) or not isinstance(value, LearningRule):
+            value = value()
+        if not isinstance(value, LearningRule):
+            raise SettingError(f"{value!r} is not a learning rule; give a name, a rule, its class or what makes one")
+        return {"name": _name_of(type(value)), **dict(_given(value))}
+
+    @field_validator("name")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        from apical import rules
+
+        try:
+            return rules.get(name).name
+        except ConfigError as error:
+            if split_name(name):
+                raise SettingError(str(error)) from error
+            raise SettingError(unknown("rule", name, rules.names())) from error
 
     def make(self) -> "LearningRule":
         """The rule, with a state of its own."""
@@ -156,16 +210,17 @@ class OptimizerConfig(OpenTable):
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         kind = OPTIMIZERS[self.name]
-        defaults = {
-            key: parameter.default
-            for key, parameter in inspect.signature(kind).parameters.items()
-            if key not in {"params", "lr", "weight_decay"}
-        }
         for key, value in self.options.items():
-            if key not in defaults:
-                allowed = ["lr", "weight_decay", *defaults]
+            if isinstance(value, list):  # TOML has no tuples
+                self._set(key, tuple(value))
+        own = [key for key in inspect.signature(kind).parameters if key not in {*_NEVER, "lr", "weight_decay"}]
+        for key in self.options:
+            if key not in own:
+                allowed = ["lr", "weight_decay", *own]
                 raise SettingError(unknown(f"option of {self.name}", key, allowed), key=key)
-            _check_like(key, value, defaults[key])
+        self._convert(kind.__init__, own, f"option of {self.name}")
+        if not 0 <= self.options.get("dampening", 0) <= 1:
+            raise SettingError("must be from 0 to 1: beyond it the step leads up", key="dampening")
         if self.weight_decay and not _decays(kind):
             raise SettingError(f"{self.name} has no weight decay; take adamw or sgd for it, or 0", key="weight_decay")
         try:
@@ -178,9 +233,6 @@ class OptimizerConfig(OpenTable):
         """The optimizer over `parameters`; what this table leaves out is as in `DEFAULTS`, then as in PyTorch."""
         given = {"lr": self.lr, "weight_decay": self.weight_decay, **self.options}
         arguments = {**DEFAULTS[self.name], **{key: value for key, value in given.items() if value is not None}}
-        for key, value in arguments.items():
-            if isinstance(value, list):  # TOML has no tuples
-                arguments[key] = tuple(value)
         if not _decays(OPTIMIZERS[self.name]):
             arguments.pop("weight_decay", None)
         return OPTIMIZERS[self.name](parameters, **arguments)
@@ -213,7 +265,7 @@ class StreamConfig(OpenTable):
             if key not in known:
                 allowed = ["scenario", "boundaries", "joint", *known]
                 raise SettingError(unknown(f"option of the stream {self.name}", key, allowed), key=key)
-            _check_type(self.name, key, value, hints[key])
+            self._set(key, _converted(self.name, key, value, hints[key]))
         if self.scenario and "scenario" not in hints:
             raise SettingError(f"the stream {self.name} has one scenario: leave it out", key="scenario")
         return self
@@ -322,28 +374,49 @@ def validate(model: type[Model], table: Mapping[str, Any], place: Callable[[KeyP
         raise parsing.explain(error, model, place) from None
 
 
-def _check_type(rule: str, key: str, value: Any, hint: Any) -> None:
+def _converted(name: str, key: str, value: Any, hint: Any) -> Any:
+    """A value of an option, of the type that its hint says; a text "None" where None is meant.
+
+    Raises:
+        SettingError: it is of another type; nothing is converted that would lose anything, or guess.
+    """
+    adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
     try:
-        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True)).validate_python(value)
+        return adapter.validate_python(None if value == "None" else value)
     except ValidationError as error:
-        reasons = "; ".join(item["msg"] for item in error.errors())
-        raise SettingError(f"{rule} cannot take {value!r}: {reasons}", key=key) from error
+        if value == "none" and type(None) in get_args(hint):
+            return None
+        problems = [item for item in error.errors() if item["type"] != "is_instance_of"] or error.errors()
+        reasons = "; ".join(dict.fromkeys(item["msg"] for item in problems))
+        raise SettingError(f"{name} cannot take {value!r}: {reasons}", key=key) from error
 
 
-def _check_like(key: str, value: Any, default: Any) -> None:
-    if isinstance(default, bool):
-        fits, wanted = isinstance(value, bool), "true or false"
-    elif isinstance(default, int | float):
-        fits, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-    elif isinstance(default, str):
-        fits, wanted = isinstance(value, str), f"a name, such as {default!r}"
-    elif isinstance(default, tuple):
-        fits = isinstance(value, list | tuple) and len(value) == len(default)
-        wanted = f"{len(default)} numbers, such as {list(default)}"
-    else:
-        return
-    if not fits:
-        raise SettingError(f"cannot be {value!r}; it takes {wanted}", key=key)
+def _name_of(kind: type["LearningRule"]) -> str:
+    """The registered name of a rule, or its file and class, from which other processes load it."""
+    from apical import rules
+
+    if getattr(kind, "name", "") in rules.names() and rules.get(kind.name) is kind:
+        return kind.name
+    try:
+        file = inspect.getsourcefile(kind)
+    except (OSError, TypeError):
+        file = None
+    if file is None or not file.endswith(".py") or "." in kind.__qualname__:
+        raise SettingError(
+            f"{kind.__qualname__} has no file from which other processes can load it; write the class at the top of a "
+            "file, and name it as file.py:Class"
+        )
+    return f"{file}:{kind.__name__}"
+
+
+def _given(rule: "LearningRule") -> Iterator[tuple[str, Any]]:
+    """The options of a rule that are not its defaults, as a file can have them."""
+    usual = type(rule)().options()
+    for key, value in rule.options().items():
+        if isinstance(value, Pathway):
+            yield key, {"name": value.name, **value.options()}
+        elif value != usual[key]:
+            yield key, value
 
 
 def _decays(kind: type[torch.optim.Optimizer]) -> bool:
