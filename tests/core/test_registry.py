@@ -183,8 +183,9 @@ def test_a_broken_plug_in_is_told_and_harms_nobody(package, points, told):
         found = apical.rules.names()
     assert warned[0].filename.endswith(("rules/__init__.py", "test_registry.py"))
     assert set(found) == set(OWN)
-    with pytest.warns(UserWarning, match=told):
-        assert apical.rules.get("backprop") is apical.Backprop
+    assert apical.rules.get("backprop") is apical.Backprop
+    with pytest.warns(UserWarning, match=told), pytest.raises(ConfigError, match="no rule 'unheard of'"):
+        apical.rules.get("unheard of")
 
 
 # Rules written outside
