@@ -15,7 +15,19 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 # For each part of the package, the parts that it may import at run time. `errors` is open to all; a part may
 # always import itself. This table is the design: a new part gets its line here first.
 CORE = {
-    *("options", "reading", "sources", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback", "rules"),
+    *(
+        "options",
+        "reading",
+        "sources",
+        "kernels",
+        "compat",
+        "layers",
+        "functions",
+        "tracing",
+        "wiring",
+        "feedback",
+        "rules",
+    ),
     *("finiteness", "vigilance", "autograd", "circuit"),
 }
 BESIDE = {"statistics", "interrupts", "models", "neurons", "optim", "data", "losses", "reinforcement"}

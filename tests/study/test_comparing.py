@@ -1,17 +1,23 @@
 """Many rules and seeds: fair, continued where it stopped, honest about what failed."""
 
 import json
+import logging
 import os
+import shlex
 import signal
+from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from apical import rules
+from apical.cli import app
 from apical.errors import ConfigError, RunError
 from apical.statistics import Spread
-from apical.study import Comparison, Config, Interrupted, RunFolder, compare
+from apical.study import Comparison, Config, Interrupted, RuleConfig, RunFolder, compare
 from apical.study.comparison import compare as comparing
 from apical.study.configuration.config import difference
 from apical.study.executors import jobs
@@ -201,6 +207,95 @@ def test_other_settings_are_refused_or_overwritten(config, tmp_path):
         compare(other, PAIR, 1, tmp_path, jobs=1, cost=False)
     again = compare(other, PAIR, 1, tmp_path, jobs=1, cost=False, overwrite=True)
     assert again.arms[0].runs[0].epochs[0]["learning_rate"] == 0.2
+
+
+@pytest.fixture
+def done(file, tmp_path):
+    """A comparison of two rules on a file of one's own, as (configuration, comparison)."""
+    given = Config().with_settings([f"task=npz:{file}", "model=mlp:6", "epochs=2"])
+    return given, compare(given, PAIR, 1, tmp_path / "c", jobs=1, cost=False)
+
+
+def exchange(file):
+    """The same labels, of noise."""
+    y = np.arange(60) % 3
+    np.savez(file, x=np.random.default_rng(1).normal(size=(60, 3)), y=y)
+
+
+def test_runs_of_other_data_are_refused_trained_again_or_kept_with_a_note(done, file, tmp_path):
+    given, before = done
+    exchange(file)
+    again = partial(compare, given, PAIR, 1, tmp_path / "c", jobs=1, cost=False)
+    with pytest.raises(RunError, match=r"backprop.seed-0 is not what it was: its data changed.*--overwrite.*--changed"):
+        again()
+    kept = again(changed=True)
+    assert [arm.runs for arm in kept.arms] == [arm.runs for arm in before.arms]
+    assert ["its data changed" in " ".join(arm.notes) for arm in kept.arms] == [True, True]
+    fresh = again(overwrite=True)
+    assert [arm.notes for arm in fresh.arms] == [arm.notes for arm in before.arms]
+    assert fresh.arms == compare(given, PAIR, 1, tmp_path / "other", jobs=1, cost=False).arms
+    assert fresh.arms[0].runs != before.arms[0].runs
+
+
+def test_runs_of_another_network_or_rule_are_refused(file, tmp_path, monkeypatch):
+    net, own = tmp_path / "net.py", tmp_path / "own.py"
+    net.write_text("from torch import nn\ndef make(input_shape, classes): return nn.Sequential(nn.Linear(3, 3))")
+    own.write_text("import apical\nclass Own(apical.FeedbackAlignment): title = 'Own'")
+    given = Config().with_settings([f"task=npz:{file}", f"model={net}:make", "epochs=1"])
+    again = partial(compare, given, [f"{own}:Own"], 1, tmp_path / "c", jobs=1, cost=False)
+    made = again()
+    assert made.arms[0].title == "Own"
+    assert made.arms[0].accuracy() is not None
+    assert again() == made.model_copy(update={"created": again().created})
+    for path, says in ((net, "its network changed"), (own, "its rule changed")):
+        written = path.read_text()
+        path.write_text(f"{written}  # another")
+        with pytest.raises(RunError, match=says):
+            again()
+        path.write_text(written)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "result.json", "config.toml"])
+def test_a_damaged_run_does_not_stop_the_others(name, done, tmp_path):
+    given, before = done
+    path = tmp_path / "c" / "runs" / "backprop" / "seed-0" / name
+    content = path.read_bytes()
+    path.write_bytes(content[:20] + b"\xff" + content[21:])
+    made = compare(given, PAIR, 2, tmp_path / "c", jobs=1, cost=False)
+    assert [run.status for run in made.arms[0].runs] == ["failed", "finished"]
+    assert name in made.arms[0].runs[0].error
+    assert made.arms[1].runs[0] == before.arms[1].runs[0]
+    again = compare(given, PAIR, 1, tmp_path / "c", jobs=1, cost=False, overwrite=name != "metrics.jsonl")
+    assert (again.arms == before.arms) == (name != "metrics.jsonl")
+
+
+def test_fewer_rules_drop_no_arm(done, file, tmp_path, caplog):
+    given, before = done
+    with caplog.at_level(logging.WARNING, "apical"):
+        made = compare(given, ["kolen_pollack"], 1, tmp_path / "c", jobs=1, cost=False)
+    assert [arm.rule for arm in made.arms] == ["kolen_pollack", *PAIR]
+    assert made.arms[1:] == before.arms
+    assert "--rules kolen_pollack,backprop,feedback_alignment" in made.command
+    assert "Feedback alignment is kept from the comparison of before" in caplog.text
+    exchange(file)
+    fewer = compare(given, ["kolen_pollack"], 1, tmp_path / "c", jobs=1, cost=False, overwrite=True)
+    assert [arm.rule for arm in fewer.arms] == ["kolen_pollack"]
+    assert "Feedback alignment of before is left out: its data changed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "rule", ["oja:readout=false", "predictive_coding:feedback=fixed,feedback.scale=2.0", "fa:scale=1"]
+)
+def test_the_command_of_a_comparison_is_read_back_to_it(rule, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "perform", lambda job: "not run")
+    given = config.with_settings([f"rule={rule.partition(':')[0]}", "optimizer={name = 'adam', betas = [0.5, 0.9]}"])
+    given = given.with_values({"rule": RuleConfig.parse(rule).model_dump(), "check_finite": False})
+    made = compare(given, [rule, "bp"], 1, tmp_path, jobs=1, cost=False)
+    with mock.patch("apical.study.compare", side_effect=InterruptedError) as called:
+        CliRunner().invoke(app, shlex.split(made.command)[1:])
+    again, named = called.call_args.args[:2]
+    assert again == given
+    assert [RuleConfig.parse(each) for each in named] == [RuleConfig.parse(rule), RuleConfig.parse("backprop")]
 
 
 def test_a_run_that_fails_is_told_and_the_others_finish(config, tmp_path):

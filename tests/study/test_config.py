@@ -290,7 +290,8 @@ def values_of(hint):
     kinds = get_args(hint) or (hint,)
     if len(kinds) > 2:
         return st.one_of(
-            st.sampled_from(["fixed", "kolen_pollack"]), st.builds(lambda s: {"name": "fixed", "scale": s}, VALUES[float])
+            st.sampled_from(["fixed", "kolen_pollack"]),
+            st.builds(lambda s: {"name": "fixed", "scale": s}, VALUES[float]),
         )
     return st.one_of(*(VALUES[kind] for kind in kinds))
 
@@ -302,8 +303,9 @@ def test_the_label_of_a_rule_and_its_file_are_read_back_to_it(name, data):
     kind = rules.get(name)
     hints = get_type_hints(kind.__init__)
     options = data.draw(st.fixed_dictionaries({}, optional={key: values_of(hints[key]) for key in kind.option_names()}))
-    with mock.patch.object(kind, "__init__", autospec=True, side_effect=nn.Module.__init__), mock.patch.object(
-        RuleConfig, "make", lambda rule: SimpleNamespace(pathway=apical.feedback.Fixed())
+    with (
+        mock.patch.object(kind, "__init__", autospec=True, side_effect=nn.Module.__init__),
+        mock.patch.object(RuleConfig, "make", return_value=SimpleNamespace(pathway=apical.feedback.Fixed())),
     ):
         rule = RuleConfig(name=name, **options)
         assert rule.options == {key: value for key, value in options.items() if value is not None}
@@ -386,9 +388,14 @@ def test_a_rule_of_a_file(tmp_path, monkeypatch):
 def test_rules_as_objects_classes_and_functions():
     rule = apical.PredictiveCoding(steps=3, feedback=apical.feedback.KolenPollack(scale=0.5))
     given = Config(rule=rule).rule
-    assert given.options == {"steps": 3, "feedback": {"name": "kolen_pollack", "init": "match", "scale": 0.5, "seed": 0}}
+    assert given.options == {
+        "steps": 3,
+        "feedback": {"name": "kolen_pollack", "init": "match", "scale": 0.5, "seed": 0},
+    }
     assert RuleConfig.parse(given.label) == given
-    assert Config(rule=apical.BurstCCN).rule == Config(rule=lambda: apical.BurstCCN()).rule == RuleConfig(name="burst_ccn")
+    assert (
+        Config(rule=apical.BurstCCN).rule == Config(rule=lambda: apical.BurstCCN()).rule == RuleConfig(name="burst_ccn")
+    )
     assert "not a learning rule" in refusal(lambda: Config(rule=lambda: 3))
 
 

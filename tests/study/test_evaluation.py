@@ -1,5 +1,7 @@
 """A run's weights on its own test set, and on other data."""
 
+import json
+
 import doomed
 import numpy as np
 import pytest
@@ -45,6 +47,46 @@ def test_other_data_are_standardised_as_the_training_data_were(trained, arrays, 
     evaluation = evaluate(trained.folder, task=f"npz:{other}")
     assert evaluation.accuracy == trained.test_accuracy
     assert evaluation.loss == pytest.approx(trained.test_loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_file_that_was_exchanged_is_refused_or_scaled_as_the_runs_own_was(pair, trained, arrays, tmp_path):
+    """In other units, as after another conversion: the network expects those that it learned with."""
+    path, x, y = arrays
+    parts = (
+        {"x": x, "y": y} if pair else {"x_train": x[:200] * 3, "y_train": y[:200], "x_test": x[200:], "y_test": y[200:]}
+    )
+    np.savez(path, **parts)
+    with pytest.raises(RunError, match=r"not what it was: its data changed\. Train again .*--changed"):
+        evaluate(trained.folder)
+    evaluation = evaluate(trained.folder, changed=True)
+    assert "its data changed" in evaluation.notes[0]
+    assert evaluation.examples == (60 if pair else 100)
+    if not pair:
+        assert evaluation.accuracy == trained.test_accuracy
+        assert evaluation.loss == pytest.approx(trained.test_loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "read"), [("run.json", "task"), ("result.json", "result")])
+def test_no_byte_of_a_document_changes_unnoticed(name, read, trained):
+    """One changed to a letter, another digit, or something that is no text."""
+    path = trained.folder / name
+    written = path.read_bytes()
+    for place in range(0, len(written), 11):
+        for byte in (b"7", b"e", b"\xff"):
+            harmed = written[:place] + byte + written[place + 1 :]
+            path.write_bytes(harmed)
+            if not same(harmed, written):
+                with pytest.raises(RunError, match=f"{name} (is missing or damaged|was changed|is damaged)"):
+                    getattr(RunFolder(trained.folder), read)()
+
+
+def same(text, other):
+    """Whether two texts are the same to JSON: a blank at another place, the last digits of a number."""
+    try:
+        return json.loads(text) == json.loads(other)
+    except ValueError:
+        return False
 
 
 def test_data_given_from_python(trained, arrays):
@@ -102,8 +144,10 @@ def test_what_cannot_be_evaluated(trained, tmp_path):
     config = trained.folder / "config.toml"
     written = config.read_text()
     config.write_text(written.replace("mlp:8", "mlp:9"))
-    with pytest.raises(CheckpointError, match="another network"):
+    with pytest.raises(RunError, match="its network changed; its initial weights changed; its settings changed"):
         evaluate(trained.folder)
+    with pytest.raises(CheckpointError, match="another network"):
+        evaluate(trained.folder, changed=True)
     config.write_text(written)
     checkpoints = RunFolder(trained.folder).checkpoints.paths()
     for path in checkpoints:

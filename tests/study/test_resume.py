@@ -1,18 +1,23 @@
 """A run that was interrupted, at whatever moment, ends in the bits of one that was not."""
 
+import json
 import logging
 import random
+import re
 import signal
+import sys
 import time
 
 import doomed
 import pytest
 import torch
+from torch import nn
 
 from apical.continual import protections
 from apical.errors import CheckpointError, RunError
-from apical.study import Interrupted, RunFolder, resume, train
-from apical.study.runs import display
+from apical.study import Interrupted, RunFolder, evaluate, resume, train
+from apical.study.runs import display, fingerprint
+from apical.study.training.loop import STATE
 from waiting import program
 
 ARMS = {
@@ -213,28 +218,146 @@ def test_half_a_line_of_metrics_is_dropped(stopped, uninterrupted, tmp_path):
     assert [line["epoch"] for line in RunFolder(tmp_path / "run").epochs()] == [1, 2, 3, 4, 5]
 
 
-def test_metrics_that_somebody_shortened_are_refused(stopped, tmp_path):
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda text: b"", "the records of the epochs 1, 2 are lost"),
+        (lambda text: text.replace(b"{", b"\xff{", 1), "the records of the epochs 1 are lost"),
+        (lambda text: text.replace(b'"train_loss": 1', b'"train_loss": 7', 1), "its records may be wrong"),
+        (lambda text: b"\n\n" + text[2:], "the records of the epochs 1 are lost"),
+    ],
+)
+def test_damaged_metrics_are_told_and_the_weights_are_the_same(harm, says, stopped, uninterrupted, tmp_path):
     stopped()
-    (tmp_path / "run" / "metrics.jsonl").write_text("")
-    with pytest.raises(RunError, match="when the checkpoint was written"):
-        resume(tmp_path / "run", task=doomed.blobs())
+    _, expected = uninterrupted("epochs=5")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_bytes(harm(metrics.read_bytes()))
+    result = resume(tmp_path / "run", task=doomed.blobs())
+    assert says in result.notes[0]
+    found = outcome(tmp_path / "run")
+    assert found["model"] == expected["model"]
+    assert found["result"] == {**expected["result"], "notes": list(result.notes)}
+    assert [record["epoch"] for record in RunFolder(tmp_path / "run").epochs()][-3:] == [3, 4, 5]
 
 
-def test_a_run_does_not_go_on_with_other_data(stopped, tmp_path):
+def rolled():
+    """The same examples, but for the inputs behind the first thousand, which have other labels now."""
+    task = doomed.blobs(1500)
+    task.train.x[1000:] = task.train.x[1000:].roll(1, 0)
+    return task
+
+
+def test_a_run_does_not_go_on_with_other_data(stopped, tmp_path, monkeypatch):
     stopped()
-    with pytest.raises(RunError, match=r"not those it began with .*train: 144 then, 216 now"):
+    with pytest.raises(RunError, match=r"not what it was: its data changed \(train: 144 then, 216 now.*--changed"):
         resume(tmp_path / "run", task=doomed.blobs(300))
-    with pytest.raises(RunError, match="their values differ"):
+    with pytest.raises(RunError, match=r"its data changed \(values or labels differ\)\. Train again"):
         resume(tmp_path / "run", task=doomed.blobs(seed=1))
     with pytest.raises(RunError, match="pass it as task"):
         resume(tmp_path / "run")
 
 
-def test_a_run_does_not_go_on_with_another_network(stopped, tmp_path):
+def test_every_input_and_label_is_in_the_fingerprint():
+    digests = {fingerprint.of_data(doomed.blobs(1500)), fingerprint.of_data(rolled())}
+    task = doomed.blobs(1500)
+    assert fingerprint.of_data(task) in digests
+    for part in (task.train, task.test):
+        for place in range(0, part.x.numel(), 997):
+            part.x.view(-1)[place] += 1  # in place: what is known of the task is of another version
+            digests.add(fingerprint.of_data(task))
+        part.y[-1] = (part.y[-1] + 1) % 4
+        digests.add(fingerprint.of_data(task))
+    places = sum(len(range(0, part.x.numel(), 997)) + 1 for part in (task.train, task.test))
+    assert len(digests) == 2 + places
+
+
+def test_data_in_memory_are_read_once(monkeypatch):
+    task = doomed.blobs()
+    first = fingerprint.of_data(task)
+    monkeypatch.setattr(fingerprint, "_of_tensors", None)
+    assert fingerprint.of_data(task) == first
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda folder: (folder / "net.py").write_text(doomed.NET.replace("0.3", "0.31")), "its network changed"),
+        (lambda folder: (folder / "net.py").write_text(doomed.NET.replace("24", "25")), "its initial weights changed"),
+        (lambda folder: settings(folder, "epochs = 5", "epochs = 6"), "its settings changed"),
+        (lambda folder: settings(folder, "threads = 1", "threads = 0"), "its settings changed"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_network_or_other_settings(harm, says, stopped, tmp_path):
+    stopped()
+    harm(tmp_path)
+    with pytest.raises(RunError, match=says):
+        resume(tmp_path / "run", task=doomed.blobs())
+
+
+def settings(folder, old, new):
+    path = folder / "run" / "config.toml"
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("key", ["rule", "apical", "torch", "numpy"])
+def test_a_run_does_not_go_on_by_another_rule_or_version_unless_told(key, stopped, tmp_path, monkeypatch):
+    stopped()
+    describe = fingerprint.describe
+    monkeypatch.setattr(fingerprint, "describe", lambda *made_of: {**describe(*made_of), key: "9.9"})
+    says = "its rule changed" if key == "rule" else rf"{key} \S+ then, 9\.9 now"
+    with pytest.raises(RunError, match=f"not what it was: {says}. Train again"):
+        resume(tmp_path / "run", task=doomed.blobs())
+    result = resume(tmp_path / "run", task=doomed.blobs(), changed=True)
+    assert re.search(says, result.notes[0])
+
+
+def test_the_source_of_a_rule_and_of_its_bases_is_in_the_fingerprint(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(doomed.NET)
+    (tmp_path / "own.py").write_text("from based import Base\nclass Rule(Base): pass\n")
+    (tmp_path / "based.py").write_text("import apical\nclass Base(apical.KolenPollack): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    given = doomed.config(tmp_path, f"rule={tmp_path}/own.py:Rule")
+
+    def of_rule():
+        return fingerprint.describe(given, doomed.blobs(), nn.Linear(1, 1), given.rule.make())["rule"]
+
+    found = [of_rule()]
+    for name in ("own.py", "based.py"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "# another\n")
+        found.append(of_rule())
+    sys.modules.pop("based")
+    assert len(set(found)) == 3
+
+
+def test_a_run_of_before_fingerprints_goes_on_when_told(stopped, tmp_path):
+    stopped()
+    about = tmp_path / "run" / "run.json"
+    content = json.loads(about.read_text())
+    del content["fingerprint"], content["digest"]
+    about.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"keeps no fingerprint, as it is of an earlier apical.*Train again.*--changed"):
+        resume(tmp_path / "run", task=doomed.blobs())
+    assert "keeps no fingerprint" in resume(tmp_path / "run", task=doomed.blobs(), changed=True).notes[0]
+
+
+def test_weights_that_do_not_fit_are_refused(stopped, tmp_path):
     stopped()
     (tmp_path / "net.py").write_text(doomed.NET.replace("16", "17"))
     with pytest.raises(CheckpointError, match="another network"):
+        resume(tmp_path / "run", task=doomed.blobs(), changed=True)
+
+
+@pytest.mark.parametrize("key", STATE)
+def test_a_state_without_a_part_is_refused(key, stopped, tmp_path):
+    """A checkpoint whose digest is right, as any program can write it."""
+    stopped()
+    checkpoints = RunFolder(tmp_path / "run").checkpoints
+    content = dict(checkpoints.latest().content)
+    checkpoints.save({**content, key: "none"})
+    with pytest.raises(CheckpointError, match=f"no '{key}' of its type"):
         resume(tmp_path / "run", task=doomed.blobs())
+    with pytest.raises(CheckpointError, match=f"no '{key}' of its type"):
+        evaluate(tmp_path / "run", task=doomed.blobs())
 
 
 def test_another_environment_is_noted(stopped, tmp_path, monkeypatch):
@@ -293,5 +416,7 @@ def test_a_program_of_its_own_is_killed_too(tmp_path):
     config = RunFolder(folder).config().with_values({"epochs": done + 1})
     train(config, tmp_path / "whole")
     (folder / "config.toml").write_text(config.to_toml())
-    resume(folder)
-    assert outcome(folder) == outcome(tmp_path / "whole")
+    result = resume(folder, changed=True)
+    assert "its settings changed" in result.notes[0]
+    found, whole = outcome(folder), outcome(tmp_path / "whole")
+    assert found == {**whole, "result": {**whole["result"], "notes": list(result.notes)}}

@@ -1,8 +1,11 @@
 """The run folder: what is in it, what is refused, and that a full disk or a killed process breaks nothing."""
 
 import errno
+import hashlib
+import io
 import json
 import os
+from pathlib import Path
 
 import doomed
 import pytest
@@ -276,6 +279,74 @@ class TestCheckpoints:
         monkeypatch.undo()
         with pytest.raises(ApicalError, match="has format 2, and this apical reads format 1"):
             checkpoints.latest()
+
+
+def test_a_lock_is_not_followed_through_a_link(tmp_path):
+    (tmp_path / "thesis.tex").write_text("all of it")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "thesis.tex")
+    with (
+        pytest.raises(RunError, match=r"cannot write .*\.lock: .*; remove the link"),
+        files.locked(tmp_path / "run", "x"),
+    ):
+        pass
+    assert (tmp_path / "thesis.tex").read_text() == "all of it"
+
+
+def test_one_of_several_ranks_does_not_write(given, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match=r"WORLD_SIZE is 2.*Start one process \(without torchrun\)"):
+        train(given, tmp_path / "run", task=doomed.blobs())
+    assert names(tmp_path / "run") == []
+
+
+def test_a_folder_in_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunFolder("~/run").path == tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["result.json", "run.json", "environment.json", "metrics.jsonl"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 9999, b"9" * 5000, b'{"epoch": []}', None])
+def test_whatever_a_file_holds_it_is_a_message(name, content, given, tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    run.begin(given, {"cpu": "abacus"}, {"name": "blobs"}, {"data": "1"}, [])
+    files.append_line(run.metrics, {"epoch": 1}, sync=False)
+    run.finish({"status": "finished", "epochs": 1, "test_accuracy": 1.0, "notes": []})
+    assert run.result()["test_accuracy"] == 1.0
+    path = tmp_path / name
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    reads = {"result.json": run.result, "run.json": run.task, "environment.json": run.environment}
+    with pytest.raises(RunError, match=name):
+        reads.get(name, run.epochs)()
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(RunError, match=r"cannot read .*metrics\.jsonl: Permission denied"):
+        files.read_lines(tmp_path / "metrics.jsonl")
+
+
+def test_a_checkpoint_by_another_program_is_a_message(tmp_path):
+    for number, content in enumerate((b"not one", pickled(Path("x")), pickled(3), pickled({"step": 1}))):
+        checkpoints = Checkpoints(tmp_path / str(number))
+        checkpoints.folder.mkdir()
+        name = f"000001.{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        (checkpoints.folder / name).write_bytes(content)
+        with pytest.raises(ApicalError, match=rf"{name} is not a checkpoint"):
+            checkpoints.latest()
+
+
+def pickled(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def test_a_damaged_file_of_the_folder_is_named(given, tmp_path):

@@ -92,6 +92,7 @@ def load(
     progress: bool = True,
     mirrors: Sequence[str] | None = None,
     scaling: Scaling | None = None,
+    parts: bool = False,
 ) -> Task:
     """Load a task whole into memory, downloading it first where it is missing.
 
@@ -114,12 +115,14 @@ def load(
         scaling: use these statistics instead of the task's own. With `other.scaling`, a network that was
             trained on the task `other` is tested on this one. An npz file then needs no training part (which
             stays empty), and a pair x, y in it is all test part.
+        parts: cut such a pair into a training and a test part all the same.
 
     Raises:
         DataError: there is no such task, or its files are missing, damaged or not of the form they should be.
     """
     if (path := _npz_path(name)) is not None:
-        task = _task(name, read_npz(path, only_to_test=scaling is not None), f"{path} (your own)", "your own", scaling)
+        arrays = read_npz(path, only_to_test=scaling is not None and not parts)
+        task = _task(name, arrays, f"{path.name} (your own)", "your own", scaling)
         _compare_scales(task)
         return task
     if name == _DIGITS:

@@ -17,7 +17,7 @@ from apical.papers.tuned import TunedJob
 from apical.statistics import Spread
 from apical.study import Config, Interrupted, RuleConfig, RunFolder
 from apical.study.configuration.resolution import resolve
-from apical.study.executors.jobs import Job, complete
+from apical.study.executors.jobs import Job, complete, forget_data
 from apical.study.runs import display, files
 
 AnyJob = Job | OnlineJob | OneClassJob | TunedJob
@@ -62,7 +62,7 @@ def measure(
     for claim in needed:
         if claim.out_of_reach:
             raise ConfigError(f"{claim.name} is out of reach here: {claim.out_of_reach}")
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     plan = {claim.name: _jobs(claim, folder, epochs, seeds) for claim in needed}
     for task in {job.task for of_claim in plan.values() for job in of_claim}:
         data.fetch(task, progress=progress is not False)  # once, rather than in every process
@@ -105,11 +105,14 @@ def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> 
 
 
 def _run(jobs: Sequence[AnyJob], processes: int | None, progress: bool | None) -> None:
+    forget_data()
     for job in jobs:
         if differences := job.differences():
             raise RunError(
                 f"{job.folder} holds a run with other settings ({'; '.join(differences)}): choose another folder"
             )
+        if isinstance(job, Job) and (changes := job.changes()):
+            raise RunError(f"{job.folder} is not what it was: {changes}. Choose another folder.")
     with stop_requests() as stop, display.Bar("reproducing", len(jobs), shown=progress) as bar:
         failures = complete(jobs, processes, stop, bar.show, spawn=True)
         if stop.signal:

@@ -5,8 +5,10 @@ from typing import Any
 
 from apical import rules
 from apical.continual import protections
+from apical.errors import RunError
 from apical.study.comparison.schema import Arm, ArmSettings, Run, StreamRun
 from apical.study.configuration import Config, RuleConfig
+from apical.study.executors.jobs import DIED
 from apical.study.runs.folder import RunFolder
 
 
@@ -46,16 +48,21 @@ def arm(
     )
 
 
-def run_record(run: RunFolder, *, seed: int, folder: str, error: str) -> Run:
-    """One run as the document has it.
+def run_record(run: RunFolder, *, seed: int, folder: str, error: str | None) -> Run:
+    """One run as the document has it; one whose files are damaged has failed.
 
     Args:
         run: its folder.
         seed: of the run.
         folder: its path in the document.
-        error: why it has no result, where it has none.
+        error: why it has no result, where that is known.
     """
-    result = run.result()
+    result, epochs = None, []
+    try:
+        result = None if error else run.result()
+        epochs = run.epochs()
+    except RunError as problem:
+        result, error = None, error or str(problem)
     measured = {key: result[key] if result else None for key in ("test_accuracy", "test_loss", "angles")}
     stream = (result or {}).get("stream")
     if stream:
@@ -64,9 +71,9 @@ def run_record(run: RunFolder, *, seed: int, folder: str, error: str) -> Run:
     return Run(
         seed=seed,
         status="finished" if result else "failed",
-        error=None if result else error,
+        error=None if result else error or DIED,
         folder=folder,
-        epochs=run.epochs(),
+        epochs=epochs,
         **measured,
     )
 

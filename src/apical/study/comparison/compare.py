@@ -10,6 +10,7 @@ finished ones are kept, unfinished ones resumed.
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 from apical import data
 from apical import rules as registry
 from apical.continual import Stream
-from apical.errors import ConfigError, RunError
+from apical.errors import ConfigError
 from apical.interrupts import Interrupted, StopRequest, stop_requests
+from apical.study.comparison import keeping
 from apical.study.comparison.arms import arm, run_record
 from apical.study.comparison.costs import TURNS, measure_costs
 from apical.study.comparison.equality import at_equal_compute, at_equal_memory
@@ -26,9 +28,10 @@ from apical.study.comparison.floors import measure_floors
 from apical.study.comparison.schema import Arm, Comparison, TaskInfo, flatten
 from apical.study.configuration import Config, ProtectConfig, RuleConfig
 from apical.study.configuration.config import OWN_TASK
+from apical.study.configuration.parsing import write_value
 from apical.study.configuration.resolution import resolve
 from apical.study.executors import pool
-from apical.study.executors.jobs import DIED, Job, complete
+from apical.study.executors.jobs import Job, complete
 from apical.study.runs import display, environment, files, task_record
 from apical.study.runs.folder import RunFolder
 from apical.study.training.making import make_stream
@@ -55,6 +58,7 @@ def compare(
     memory: int | None = None,
     cost: bool = True,
     overwrite: bool = False,
+    changed: bool = False,
     progress: bool | None = None,
     title: str | None = None,
     command: str | None = None,
@@ -82,7 +86,9 @@ def compare(
         memory: on a stream, the bytes for kept examples: protections that keep some keep as many as fit, and floors
             that keep more are left out. Other protections keep what they do.
         cost: also measure what a training step costs beside plain PyTorch, after training.
-        overwrite: remove runs that were made with other settings.
+        overwrite: remove runs that were made with other settings, or of other data, networks, rules or versions.
+        changed: keep runs of other data, networks, rules or versions, with a note. Without this and `overwrite` they
+            are refused.
         progress: show a bar on standard error; None: when that is a terminal.
         title: of the page.
         command: that makes this comparison, for the page; None: worked out from the arguments.
@@ -96,7 +102,7 @@ def compare(
         Interrupted: Ctrl-C or SIGTERM; finished runs are kept, the others saved.
     """
     pool.refuse_in_import()
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     chosen = _rules(rules, config.rule)
     numbers = _seeds(seeds, config.seed)
     guarded = _protections(protect, config, joint=joint or floors or equal_compute or memory is not None)
@@ -112,14 +118,21 @@ def compare(
             "stream=single."
         )
     settings = _settings(shared, guarded, stream, joint, equal_compute, memory)
-    plan = [(rule, [_job(own, rule, seed, folder) for seed in numbers]) for rule in chosen for own in settings]
+    plan = [
+        (rule, [replace(_job(own, rule, seed, folder), changed=changed) for seed in numbers])
+        for rule in chosen
+        for own in settings
+    ]
     files.make_folder(folder)
     with files.locked(folder, "comparing"):
-        arms = _complete(plan, shared, folder, task if cost else None, jobs, overwrite, progress)
+        damaged = keeping.check([job for _, own in plan for job in own], overwrite=overwrite, changed=changed)
+        arms = _complete(plan, damaged, shared, folder, task if cost else None, jobs, progress)
+        arms += (before := keeping.arms_of_before(folder, [job for _, own in plan for job in own], shared))
         comparison = Comparison(
             title=title or _title(chosen, shared, task),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command or _command(config, chosen, numbers, words),
+            command=command
+            or _command(config, [rule.label for rule in chosen] + keeping.labels(before), numbers, words),
             environment={**environment.describe(), "threads": 1},
             task=_task_info(task, shared),
             config=shared.to_dict(),
@@ -132,21 +145,20 @@ def compare(
 
 def _complete(
     plan: Plan,
+    damaged: Mapping[Path, str],
     shared: Config,
     folder: Path,
     timed: data.Task | None,
     jobs: int | None,
-    overwrite: bool,
     progress: bool | None,
 ) -> list[Arm]:
     """Train what the plan has, and time the steps of each rule on the task `timed`; the arms."""
     # By seed, so that a stopped comparison has all rules, of few seeds.
     every = [job for of_seed in zip(*(own for _, own in plan), strict=True) for job in of_seed]
-    for job in every:
-        _check_folder(job, overwrite=overwrite)
+    every = [job for job in every if job.folder not in damaged]
     with stop_requests() as stop:
         with display.Bar("comparing", len(every), shown=progress) as bar:
-            failures = complete(every, jobs, stop, bar.show)
+            failures = {**damaged, **complete(every, jobs, stop, bar.show)}
         if stop.signal:
             raise Interrupted(_how_to_continue(every, folder), stop.signal)
         arms = [_arm(rule, own, shared, failures, folder) for rule, own in plan]
@@ -227,19 +239,6 @@ def _job(shared: Config, rule: RuleConfig, seed: int, folder: Path) -> Job:
     return Job(f"{', '.join(parts)}, seed {seed}", resolved, folder / "runs" / path / f"seed-{seed}")
 
 
-def _check_folder(job: Job, *, overwrite: bool) -> None:
-    differences = job.differences()
-    if differences and not overwrite:
-        raise RunError(
-            f"{job.folder} holds a run with other settings ({'; '.join(differences)}): "
-            "choose another folder, or overwrite it"
-        )
-    if differences:
-        run = RunFolder(job.folder)
-        with run.locked():
-            run.clear()
-
-
 def _how_to_continue(jobs: Sequence[Job], folder: Path) -> str:
     finished = sum(job.finished() for job in jobs)
     return (
@@ -254,11 +253,12 @@ def _arm(rule: RuleConfig, jobs: Sequence[Job], shared: Config, failures: Mappin
             RunFolder(job.folder),
             seed=job.resolved.config.seed,
             folder=str(job.folder.relative_to(folder)),
-            error=failures.get(job.folder, DIED),
+            error=failures.get(job.folder),
         )
         for job in jobs
     ]
-    return arm(rule, jobs[0].resolved.config, runs, jobs[0].resolved.notes, shared=shared)
+    notes = keeping.with_notes(jobs[0].resolved.notes, jobs, failures)
+    return arm(rule, jobs[0].resolved.config, runs, notes, shared=shared)
 
 
 def _with_costs(
@@ -305,15 +305,14 @@ def _words_of_streams(
     return words + ([] if memory is None else ["--memory", str(memory)])
 
 
-def _command(
-    config: Config, chosen: Sequence[RuleConfig], seeds: Sequence[int], words_of_streams: Sequence[str]
-) -> str:
-    labels = [rule.label for rule in chosen]
+def _command(config: Config, labels: Sequence[str], seeds: Sequence[int], words_of_streams: Sequence[str]) -> str:
+    labels = list(dict.fromkeys(labels))
     words = ["apical", "compare" if config.stream.is_single else "continual", *words_of_streams]
     if labels != registry.names() or not config.stream.is_single:
         words += ["--rules", ",".join(labels)]
     if list(seeds) != list(range(config.seed, config.seed + DEFAULT_SEEDS)):
         words += ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
-    for key, value in flatten(config.given()).items():
-        words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+    # A table's name empties it, so it comes before its options.
+    for key, value in sorted(flatten(config.given()).items(), key=lambda item: item[0].rpartition(".")[2] != "name"):
+        words += ["--set", f"{key}={write_value(value)}"]
     return shlex.join(words)

@@ -30,7 +30,7 @@ def gather(paths: Iterable[Path]) -> list[Comparison]:
             comparisons.append(Comparison.load(path))
         else:
             run = RunFolder.open(path)
-            groups.setdefault(repr((run.task()["fingerprint"], _settings(run))), []).append(run)
+            groups.setdefault(repr((run.fingerprint().get("data", run.task()["name"]), _settings(run))), []).append(run)
     return comparisons + [_comparison(runs) for runs in groups.values()]
 
 
@@ -63,6 +63,10 @@ def _own_settings(config: Config) -> tuple[Any, ...]:
     return config.rule.without_seed(), config.protect.without_seed(), *of_optimizer
 
 
+def _finished(run: RunFolder) -> bool:
+    return (run.path / "result.json").exists()
+
+
 def _arm(folders: Sequence[RunFolder]) -> Arm:
     config = folders[0].config()
     runs = [
@@ -70,7 +74,7 @@ def _arm(folders: Sequence[RunFolder]) -> Arm:
             run,
             seed=run.config().seed,
             folder=str(run.path),
-            error=f"not finished: apical resume {run.path} continues it",
+            error=None if _finished(run) else f"not finished: apical resume {run.path} continues it",
         )
         for run in folders
     ]

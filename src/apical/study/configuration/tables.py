@@ -71,9 +71,11 @@ class NamedTable(Table):
         return {"name": value} if isinstance(value, str) else value
 
     def _set(self, key: str, value: Any) -> None:
-        """Set an option while the table is being checked; afterwards it is frozen."""
+        """Set an option, or leave it out (None), while the table is being checked; afterwards it is frozen."""
         assert self.__pydantic_extra__ is not None
         self.__pydantic_extra__[key] = value
+        if value is None:
+            del self.__pydantic_extra__[key]
 
 
 class OpenTable(NamedTable):
@@ -102,10 +104,7 @@ class OpenTable(NamedTable):
             converted = _converted(self.name, key, value, hints.get(key, Any))
             if converted is None and parameters[key].default is not None:
                 raise SettingError(f"{self.name} takes None from Python alone; a file has no None", key=key)
-            if converted is None:  # its default
-                del self.__pydantic_extra__[key]  # type: ignore[attr-defined]
-            else:
-                self._set(key, converted)
+            self._set(key, converted)  # None is its default
 
     @property
     def label(self) -> str:

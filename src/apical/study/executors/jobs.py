@@ -14,8 +14,10 @@ from apical.interrupts import Interrupted, StopRequest
 from apical.study.configuration.config import difference
 from apical.study.configuration.resolution import Resolved
 from apical.study.executors import pool
+from apical.study.runs import fingerprint
 from apical.study.runs.folder import RunFolder
 from apical.study.training import session
+from apical.study.training.making import make_model, make_stream, reproducible
 
 DIED = "its process died (memory may have run out)"
 
@@ -54,11 +56,13 @@ class Job:
         title: for a progress bar.
         resolved: the configuration of the run, complete.
         folder: of the run.
+        changed: go on with a run that is not made of what it was.
     """
 
     title: str
     resolved: Resolved
     folder: Path
+    changed: bool = False
 
     @property
     def task(self) -> str:
@@ -70,6 +74,20 @@ class Job:
         run = RunFolder(self.folder)
         return difference(run.config().to_dict(), self.resolved.config.to_dict()) if run.exists() else []
 
+    def changes(self) -> str:
+        """What a run that is in the folder was made of and is made of otherwise now, in words.
+
+        Raises:
+            ApicalError: its files are damaged, or it cannot be made any more.
+        """
+        run, config = RunFolder(self.folder), self.resolved.config
+        if not run.exists():
+            return ""
+        task, protection = _task(self.task), config.protect.make()
+        with reproducible(config):
+            model = make_model(config, make_stream(config, task), protection)
+        return fingerprint.changes(run.fingerprint(), fingerprint.describe(config, task, model, config.rule.make()))
+
     def finished(self) -> bool:
         """Whether the run has a result."""
         return RunFolder(self.folder).result() is not None
@@ -78,9 +96,14 @@ class Job:
         """Start the run, or resume it."""
         run, task = RunFolder(self.folder), _task(self.task)
         if run.exists():
-            session.resume(self.folder, task=task, progress=False)
+            session.resume(self.folder, task=task, changed=self.changed, progress=False)
         else:
             session.begin(self.resolved, run, task=task, overwrite=False, progress=False)
+
+
+def forget_data() -> None:
+    """Load data again when they are next needed: a file may have changed since."""
+    _task.cache_clear()
 
 
 @lru_cache(maxsize=1)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from apical.errors import CheckpointError
+from apical.reading import read_regular
 from apical.study.runs import files
 
 FORMAT = 1
@@ -86,13 +87,16 @@ class Checkpoints:
         damaged: list[Path] = []
         for path in reversed(self.paths()):
             try:
-                data = path.read_bytes()
+                data = read_regular(path)
             except FileNotFoundError:  # a run that is still training has replaced it meanwhile
                 return self.latest()
+            except OSError:
+                damaged.append(path)
+                continue
             if path.name.split(".")[1] != _digest(data):
                 damaged.append(path)
                 continue
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            content = _loaded(path, data)
             if content["format"] != FORMAT:
                 raise CheckpointError(
                     f"{path} has format {content['format']}, and this apical reads format {FORMAT}: "
@@ -104,6 +108,17 @@ class Checkpoints:
             names = ", ".join(str(path) for path in damaged)
             raise CheckpointError(f"damaged, with no whole checkpoint before: {names}; train again (overwrite the run)")
         return None
+
+
+def _loaded(path: Path, data: bytes) -> dict[str, Any]:
+    """The content of a file whose name fits its bytes, which any program can write; nothing in it can run."""
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # of an unpickler that reads anything
+        raise CheckpointError(f"{path} is not a checkpoint: {str(error).partition(chr(10))[0]}") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise CheckpointError(f"{path} is not a checkpoint of apical: it has no format. Remove it.")
+    return content
 
 
 def _number(path: Path) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# What decides the last bits: with one of these changed a resumed run may differ from an uninterrupted one.
-DECIDING = ("torch", "platform", "cpu", "capability")
+# What decides the last bits beside the versions in a fingerprint: with one of these changed a resumed run may differ.
+DECIDING = ("platform", "cpu", "capability")
 
 
 def describe() -> dict[str, Any]:
@@ -40,5 +40,5 @@ def cpu_name() -> str:
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs, of that which decides the last bits, as `torch 2.6 then, 2.7 now`."""
+    """What differs, of that which decides the last bits, as `cpu ... then, ... now`."""
     return [f"{key} {then.get(key)} then, {now[key]} now" for key in DECIDING if then.get(key) != now[key]]

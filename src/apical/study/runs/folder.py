@@ -2,7 +2,8 @@
 
     config.toml        the configuration, complete: `apical train --config` repeats the run
     environment.json   versions, processor, threads
-    run.json           the data (sizes, a fingerprint, the statistics that standardised them), and notes
+    run.json           the data (sizes, the statistics that standardised them), a fingerprint of what the run is made
+                       of (`apical.study.runs.fingerprint`), and notes
     metrics.jsonl      one line an epoch; the same bytes, however often the run was interrupted
     timing.jsonl       one line an epoch: wall-clock seconds, which no resumed run can repeat
     checkpoints/       the state of training
@@ -13,7 +14,7 @@
 A folder is a run once it holds config.toml, which is therefore written last and removed last.
 """
 
-import json
+import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.metrics = self.path / "metrics.jsonl"
         self.timing = self.path / "timing.jsonl"
         self.model = self.path / "model.pt"
@@ -105,10 +106,18 @@ class RunFolder:
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
 
-    def begin(self, config: Config, environment: dict[str, Any], task: dict[str, Any], notes: Sequence[str]) -> None:
+    def begin(
+        self,
+        config: Config,
+        environment: dict[str, Any],
+        task: dict[str, Any],
+        fingerprint: dict[str, str],
+        notes: Sequence[str],
+    ) -> None:
         """Write what is known before the first step."""
-        files.atomic_write_json(self.path / "environment.json", environment)
-        files.atomic_write_json(self.path / "run.json", {"task": task, "notes": list(notes)})
+        files.write_sealed(self.path / "environment.json", environment)
+        about = {"task": task, "fingerprint": fingerprint, "notes": list(notes)}
+        files.write_sealed(self.path / "run.json", about)
         files.atomic_write(self.path / "config.toml", config.to_toml().encode())
 
     def config(self) -> Config:
@@ -117,38 +126,69 @@ class RunFolder:
 
     def environment(self) -> dict[str, Any]:
         """The environment in which the run was started."""
-        return self._json("environment.json")
+        return self._sealed("environment.json")
 
     def task(self) -> dict[str, Any]:
         """What the run was trained on, as `apical.study.runs.task_record.describe` has it."""
-        task: dict[str, Any] = self._json("run.json")["task"]
+        task: dict[str, Any] = self._about()["task"]
         return task
+
+    def fingerprint(self) -> dict[str, str]:
+        """What the run is made of; empty for one of before fingerprints were kept."""
+        fingerprint: dict[str, str] = self._about().get("fingerprint", {})
+        return fingerprint
 
     def notes(self) -> tuple[str, ...]:
         """Facts that readers of the run's numbers need, a sentence each."""
-        return tuple(self._json("run.json")["notes"])
+        return tuple(self._about()["notes"])
 
     def add_note(self, note: str) -> None:
         """Keep one more sentence for `notes`."""
-        content = self._json("run.json")
-        files.atomic_write_json(self.path / "run.json", {**content, "notes": [*content["notes"], note]})
+        content = self._about()
+        if note not in content["notes"]:
+            files.write_sealed(self.path / "run.json", {**content, "notes": [*content["notes"], note]})
 
     def result(self) -> dict[str, Any] | None:
         """The content of result.json; None until the run has finished."""
-        return self._json("result.json") if (self.path / "result.json").exists() else None
+        if not (self.path / "result.json").exists():
+            return None
+        content = self._sealed("result.json", {"status": str, "epochs": int, "test_accuracy": float, "notes": list})
+        content.pop("metrics", None)
+        return content
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl."""
+        """The records of metrics.jsonl.
+
+        Raises:
+            RunError: it is damaged, or was changed since the run ended.
+        """
+        if (self.path / "result.json").exists():
+            wanted = self._sealed("result.json").get("metrics", self._metrics_digest())
+            if wanted != self._metrics_digest():
+                raise RunError(f"{self.metrics} was changed since the run ended. Train it again (overwrite it).")
         return files.read_lines(self.metrics)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, which makes the run a finished one."""
-        files.atomic_write_json(self.path / "result.json", result)
+        files.write_sealed(self.path / "result.json", {**result, "metrics": self._metrics_digest()})
 
-    def _json(self, name: str) -> dict[str, Any]:
+    def _metrics_digest(self) -> str:
+        return hashlib.sha256(files.content(self.metrics)).hexdigest()
+
+    def _about(self) -> dict[str, Any]:
+        path = self.path / "run.json"
+        content = files.read_sealed(path, lambda content: "fingerprint" in content)
+        return _expected(path, content, {"task": dict, "notes": list})
+
+    def _sealed(self, name: str, wanted: dict[str, type] | None = None) -> dict[str, Any]:
+        """A document beside run.json, which has a seal if that one has a fingerprint."""
         path = self.path / name
-        try:
-            content: dict[str, Any] = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path} is missing or damaged: {error}") from error
-        return content
+        content = files.read_sealed(path, lambda content: bool(self.fingerprint()))
+        return _expected(path, content, wanted or {})
+
+
+def _expected(path: Path, content: dict[str, Any], wanted: dict[str, type]) -> dict[str, Any]:
+    for key, kind in wanted.items():
+        if not isinstance(content.get(key), kind):
+            raise RunError(f"{path} is damaged: it has no {key}. Train the run again (overwrite it).")
+    return content

@@ -129,6 +129,7 @@ class Evaluation:
         accuracy: fraction answered correctly.
         by_class: the same for each class; None where it has no example.
         leakage: whether answers depend on how the examples are cut into batches; None: they have one class.
+        notes: facts that readers of the numbers need, a sentence each.
     """
 
     folder: Path
@@ -140,3 +141,4 @@ class Evaluation:
     accuracy: float
     by_class: tuple[float | None, ...]
     leakage: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()

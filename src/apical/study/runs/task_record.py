@@ -1,18 +1,14 @@
-"""The task of a run: loaded by name or given, described so that a resumed run can tell whether it is the same."""
+"""The task of a run: loaded by name or given, and described for readers of the run."""
 
-import hashlib
 from typing import Any
 
 import numpy as np
-import torch
 
 from apical import continual, data
 from apical.errors import RunError
 from apical.study.configuration.config import OWN_TASK, Config
 from apical.study.runs import display
 from apical.study.runs.folder import RunFolder
-
-HASHED = 1000  # examples of each part whose values are in the fingerprint; all labels are
 
 
 def load(
@@ -52,7 +48,6 @@ def describe(
         "input_shape": list(stream.input_shape),
         "source": task.source if isinstance(task, data.Task) else "",
         "licence": task.licence if isinstance(task, data.Task) else "",
-        "fingerprint": fingerprint(task),
         "scaling": scaling and {"mean": scaling.mean.tolist(), "std": scaling.std.tolist()},
     }
     if len(stream) > 1:
@@ -77,32 +72,7 @@ def scaling_of(run: RunFolder) -> data.Scaling:
     return data.Scaling(np.asarray(stored["mean"], np.float64), np.asarray(stored["std"], np.float64))
 
 
-def fingerprint(task: data.Task | continual.Stream) -> str:
-    """A digest of the shapes, the labels, and the first values of both parts, of every task of a stream."""
-    tasks: list[tuple[object, data.Examples, data.Examples]] = [
-        (task.classes, each.train, each.test) for each in (task if isinstance(task, continual.Stream) else [task])
-    ]
-    digest = hashlib.sha256()
-    for classes, train, test in tasks:
-        digest.update(str((classes, train.x.shape, test.x.shape)).encode())
-        for part in (train, test):
-            digest.update(part.y.cpu().numpy().tobytes())
-            digest.update(part.x[:HASHED].to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def check_unchanged(run: RunFolder, now: dict[str, Any]) -> None:
-    """Make sure that a run continues with the data with which it started.
-
-    Args:
-        run: its folder.
-        now: the record (`describe`) of the data that it would continue with.
-
-    Raises:
-        RunError: they differ.
-    """
-    then = run.task()
-    different = [key for key in ("train", "validation", "test", "classes", "input_shape") if then[key] != now[key]]
-    if then["fingerprint"] != now["fingerprint"]:
-        what = ", ".join(f"{key}: {then[key]} then, {now[key]} now" for key in different) or "their values differ"
-        raise RunError(f"the data of {run.path} ({then['name']}) are not those it began with ({what})")
+def sizes(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """In what two records (`describe`) of data differ: "train: 144 then, 216 now"; else that it is in the values."""
+    different = [key for key in ("train", "validation", "test", "classes", "input_shape") if then.get(key) != now[key]]
+    return ", ".join(f"{key}: {then.get(key)} then, {now[key]} now" for key in different) or "values or labels differ"

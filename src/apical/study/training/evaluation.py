@@ -8,15 +8,18 @@ import torch
 
 from apical import continual, data
 from apical.errors import DataError, RunError
-from apical.study.runs import task_record
+from apical.study.runs import fingerprint, task_record
 from apical.study.runs.folder import RunFolder
 from apical.study.runs.results import Evaluation
 from apical.study.training import testing
 from apical.study.training.criteria import LOSSES
+from apical.study.training.loop import check_state
 from apical.study.training.making import load_circuit, make_circuit, make_stream, reproducible
 
 
-def evaluate(folder: str | Path, *, task: str | data.Task | continual.Stream | None = None) -> Evaluation:
+def evaluate(
+    folder: str | Path, *, task: str | data.Task | continual.Stream | None = None, changed: bool = False
+) -> Evaluation:
     """Measure the weights of a run: of a finished one those that it tested, else those of the last checkpoint.
 
     It also looks for a leak (`apical.measure.leakage`): whether answers depend on how the examples are cut
@@ -26,9 +29,12 @@ def evaluate(folder: str | Path, *, task: str | data.Task | continual.Stream | N
         folder: of the run, which may still be training.
         task: whose test part to use: None for the run's own task, a name (`npz:PATH` for a file), or data. Named
             data are standardised with the statistics of the run's training data, as the network expects.
+        changed: go on although network, rule, settings, versions or (without `task`) data are not those it was made
+            with, with a note in what is returned.
 
     Raises:
-        RunError: there is no such run, it has no checkpoint yet, or its own task was given from Python.
+        RunError: there is no such run, it has no checkpoint yet, its own task was given from Python, or it is not made
+            of what it was.
         CheckpointError: no checkpoint is whole, or it does not fit the network.
         DataError: the data cannot be had, or do not fit the network.
     """
@@ -40,18 +46,28 @@ def evaluate(folder: str | Path, *, task: str | data.Task | continual.Stream | N
             f"{run.path} has no checkpoint yet: wait for its first one, or go on with apical resume {run.path}"
         )
     tried: data.Task | continual.Stream
+    scaling = task_record.scaling_of(run)
     if isinstance(task, str):
-        tried = data.load(task, scaling=task_record.scaling_of(run))
+        tried = data.load(task, scaling=scaling)
     else:
         tried = task_record.load(config, task, progress=None)
+    content, own = checkpoint.content, tried
+    if changed and task is None and trained_on["scaling"]:
+        tried = data.load(config.task, scaling=scaling, parts=True)
     classes = trained_on.get("stream", trained_on)["classes"]
     _check_fit(tried, trained_on, classes)
-    content, loss = checkpoint.content, LOSSES[config.loss]
+    loss = LOSSES[config.loss]
+    check_state(content)
     if isinstance(tried, data.Task):
         tried = replace(tried, classes=classes)  # the data may lack the last ones
     stream, protection = make_stream(config, tried), config.protect.make()
     with reproducible(config):
         circuit = make_circuit(config, stream, protection)
+        made_of = fingerprint.describe(config, own, circuit.model, circuit.rule)
+        if task is not None:
+            del made_of["data"]
+        found = fingerprint.changes(run.fingerprint(), made_of)
+        note = fingerprint.allow(run, found, changed=changed, remedy="Train again (overwrite the run)")
         learner = continual.Learner(
             stream, circuit, config.optimizer.make(list(circuit.parameters())), loss, protection
         )
@@ -73,6 +89,7 @@ def evaluate(folder: str | Path, *, task: str | data.Task | continual.Stream | N
         accuracy=correct.sum().item() / len(correct),
         by_class=tuple(by_class),
         leakage=leakage,
+        notes=tuple(filter(None, [note])),
     )
 
 

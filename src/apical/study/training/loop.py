@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from apical import continual, data, measure
-from apical.errors import ConfigError, NonFiniteError
+from apical.errors import CheckpointError, ConfigError, NonFiniteError
 from apical.layers.over_time import temporal_neurons
 from apical.study.configuration import Config
-from apical.study.runs import task_record
+from apical.study.runs import fingerprint, task_record
 from apical.study.runs.results import Activity, Tested
 from apical.study.training import schedules, testing
 from apical.study.training.criteria import LOSSES, teaching
@@ -31,6 +31,31 @@ from apical.study.training.making import check_parts, explained, make_circuit, m
 
 # Examples on which the angle to the true gradient is measured: always the same ones of the training part.
 PROBED = 256
+
+
+# What `Training.state` has, by its types.
+STATE: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("epoch", "position", "step", "task", "first_epoch", "first_step", "best_epoch"), int),
+    **dict.fromkeys(("circuit", "optimizer", "protection", "best"), dict),
+    **dict.fromkeys(("order", "choices", "random", "loss_sum", "correct"), Tensor),
+    **dict.fromkeys(("matrix", "before"), list),
+    "gpu_random": (Tensor, type(None)),
+    "best_loss": float,
+}
+
+
+def check_state(state: Mapping[str, Any]) -> None:
+    """Make sure that a state has all parts, of their types.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    wrong = [key for key, kind in STATE.items() if not isinstance(state.get(key), kind)]
+    if wrong:
+        raise CheckpointError(
+            f"the checkpoint has no {wrong[0]!r} of its type: it is of another version of apical, or another program. "
+            "Train again (overwrite the run)."
+        )
 
 
 class Training:
@@ -43,6 +68,7 @@ class Training:
     Attributes:
         stream: what is learned.
         circuit: the network and its rule.
+        fingerprint: of what the run is made of.
         phase: the task that is being learned.
         train, validation: the two parts of its training data.
         epoch: epochs completed, of all tasks.
@@ -70,6 +96,7 @@ class Training:
                 "such as stream=split."
             )
         self.circuit = make_circuit(config, self.stream, protection)
+        self.fingerprint = fingerprint.describe(config, task, self.circuit.model, self.circuit.rule)
         optimizer = config.optimizer.make(list(self.circuit.parameters()))
         self.learner = continual.Learner(self.stream, self.circuit, optimizer, self._loss, protection, clip=config.clip)
         self._rate = optimizer.param_groups[0]["lr"]
@@ -333,6 +360,9 @@ class Training:
         Raises:
             CheckpointError: it belongs to another network, rule, optimizer or version of apical.
         """
+        check_state(state)
+        if not (0 <= state["task"] < len(self.stream) and 0 <= state["position"] <= state["step"]):
+            raise CheckpointError("the checkpoint is at a place that this run does not have: train again")
         with explained():
             self.circuit.load_state_dict(state["circuit"])
             self.learner.optimizer.load_state_dict(state["optimizer"])

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from apical import continual, data, models
 from apical.circuit import Circuit
@@ -38,7 +39,7 @@ def reproducible(config: Config) -> Iterator[None]:
     gpus = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed_for(config.seed, "dropout"))
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(config.threads or threads)
         torch.use_deterministic_algorithms(deterministic or bool(gpus))
         try:
             yield
@@ -84,11 +85,16 @@ def check_parts(task: data.Task | continual.Stream) -> None:
             )
 
 
-def make_circuit(config: Config, stream: continual.Stream, protection: Protection) -> Circuit:
-    """The network of a run, as it is before the first step, with its rule and on its device."""
+def make_model(config: Config, stream: continual.Stream, protection: Protection) -> nn.Module:
+    """The network of a run, as it is before the first step."""
     seed = seed_for(config.seed, "weights")
     model = models.build(config.model, input_shape=stream.input_shape, classes=stream.outputs, seed=seed)
-    model = protection.prepare(model, len(stream))
+    return protection.prepare(model, len(stream))
+
+
+def make_circuit(config: Config, stream: continual.Stream, protection: Protection) -> Circuit:
+    """That network with its rule, on its device."""
+    model = make_model(config, stream, protection)
     circuit = Circuit(model.to(config.device), config.rule.make(), check_finite=config.check_finite)
     circuit.to(config.device)
     return circuit
@@ -109,7 +115,7 @@ def explained() -> Iterator[None]:
     """Say of a state that does not fit what it is."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise CheckpointError(
             f"the checkpoint is of another network, rule, optimizer or version of apical: {error}"
         ) from error

@@ -5,12 +5,14 @@ depends on; a checkpoint holds that state and the length that metrics.jsonl had;
 length and takes the same steps again. So it does not matter at which moment a process dies.
 """
 
+import hashlib
 import io
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,11 +21,11 @@ from apical.errors import NonFiniteError, RunError
 from apical.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study.configuration import Config
 from apical.study.configuration.resolution import Resolved, resolve
-from apical.study.runs import display, environment, files, task_record
+from apical.study.runs import display, environment, files, fingerprint, task_record
 from apical.study.runs.folder import RunFolder
 from apical.study.runs.results import Result
 from apical.study.training.loop import Training
-from apical.study.training.making import reproducible
+from apical.study.training.making import explained, reproducible
 
 log = logging.getLogger("apical")
 
@@ -85,22 +87,29 @@ def begin(
                 run.clear()
             else:
                 run.refuse_what_is_there()
-            run.begin(resolved.config, environment.describe(), training.task_record(), resolved.notes)
+            run.begin(
+                resolved.config, environment.describe(), training.task_record(), training.fingerprint, resolved.notes
+            )
             return _Session(run, training).complete(progress)
 
 
 def resume(
-    folder: str | Path, *, task: data.Task | continual.Stream | None = None, progress: bool | None = None
+    folder: str | Path,
+    *,
+    task: data.Task | continual.Stream | None = None,
+    changed: bool = False,
+    progress: bool | None = None,
 ) -> Result:
     """Go on with a run that was interrupted, to the same weights and metrics as if it never had been.
 
     Args:
         folder: of the run.
         task: the data of your own that the run began with.
+        changed: go on although its data, network, rule, settings or versions are not those it began with, with a note.
         progress: show a bar on standard error; None: when that is a terminal.
 
     Raises:
-        RunError: there is no run, it has finished, it is in use, or its data are not what they were.
+        RunError: there is no run, it has finished, it is in use, or it is not made of what it began with.
         CheckpointError: no checkpoint is whole, or it does not fit the network.
         NonFiniteError, Interrupted: as for `train`.
     """
@@ -112,8 +121,12 @@ def resume(
         task = task_record.load(config, task, progress=progress)
         with reproducible(config):
             training = Training(config, task)
-            task_record.check_unchanged(run, training.task_record())
+            sizes = task_record.sizes(run.task(), training.task_record())
+            found = fingerprint.changes(run.fingerprint(), training.fingerprint, sizes=sizes)
+            note = fingerprint.allow(run, found, changed=changed, remedy="Train again (overwrite the run)")
             session = _Session(run, training)
+            if note:
+                session.note(note)
             session.restore()
             return session.complete(progress)
 
@@ -126,6 +139,7 @@ class _Session:
         self.training = training
         self.saved_step = 0
         self.saved_at = time.monotonic()
+        self._metrics = hashlib.sha256()  # of metrics.jsonl
 
     def note(self, text: str) -> None:
         self.run.add_note(text)
@@ -137,16 +151,32 @@ class _Session:
         if changes:
             self.note(f"resumed in another environment ({'; '.join(changes)}): the last bits may differ")
         checkpoint = self.run.checkpoints.latest()
-        if checkpoint is None:
-            size = 0
-        else:
+        content: Mapping[str, Any] = {"metrics_size": 0}
+        if checkpoint is not None:
             for damaged in checkpoint.damaged:
                 self.note(f"checkpoint {damaged.name} is damaged; went on from {checkpoint.path.name}")
-            size = checkpoint.content["metrics_size"]
-            self.training.restore(checkpoint.content)
+            content = checkpoint.content
+            with explained():
+                self.training.restore(content)
             self.saved_step = self.training.step
-        files.truncate(self.run.metrics, size)
+        self._restore_metrics(content["metrics_size"], content.get("metrics_digest"))
         files.drop_partial_line(self.run.timing)
+
+    def _restore_metrics(self, size: int, digest: str | None) -> None:
+        """Cut metrics.jsonl to the length that a checkpoint has; if it was damaged, keep the records of its epochs."""
+        written = files.content(self.run.metrics)
+        self._metrics = hashlib.sha256(written[:size])
+        if len(written) >= size and digest in (None, self._metrics.hexdigest()):
+            files.truncate(self.run.metrics, size)
+            return
+        records, past = files.readable_lines(self.run.metrics)[0], range(1, self.training.epoch + 1)
+        kept = {record["epoch"]: record for record in records if record.get("epoch") in past}
+        lost = ", ".join(str(epoch) for epoch in past if epoch not in kept)
+        said = f"the records of the epochs {lost} are lost" if lost else "its records may be wrong"
+        self.note(f"metrics.jsonl was damaged after the checkpoint was written: {said}; the weights are not affected")
+        written = b"".join(files.line(record) for record in kept.values())
+        files.atomic_write(self.run.metrics, written)
+        self._metrics = hashlib.sha256(written)
 
     def complete(self, progress: bool | None) -> Result:
         """Train to the end, then test."""
@@ -173,7 +203,7 @@ class _Session:
                     steps, seconds = training.position - first, time.perf_counter() - started
                     record = training.end_epoch()
                     training.check_weights()
-                files.append_line(self.run.metrics, record, sync=True)
+                self._metrics.update(files.append_line(self.run.metrics, record, sync=True))
                 files.append_line(
                     self.run.timing, {"epoch": training.epoch, "steps": steps, "seconds": seconds}, sync=False
                 )
@@ -196,7 +226,8 @@ class _Session:
         """Write a checkpoint, of weights that are worth it."""
         self.training.check_weights()
         size = self.run.metrics.stat().st_size if self.run.metrics.exists() else 0
-        self.run.checkpoints.save({**self.training.state(), "metrics_size": size})
+        metrics = {"metrics_size": size, "metrics_digest": self._metrics.hexdigest()}
+        self.run.checkpoints.save({**self.training.state(), **metrics})
         self.saved_step = self.training.step
         self.saved_at = time.monotonic()
 
@@ -241,7 +272,7 @@ class _Session:
         tested = training.best_epoch or training.epoch
         with self._explained():
             tested_on = training.test()
-        record = self.run.epochs()[tested - 1]
+        record = next((each for each in self.run.epochs() if each["epoch"] == tested), {})
         weights = io.BytesIO()
         torch.save(training.circuit.model.state_dict(), weights)
         files.atomic_write(self.run.model, weights.getvalue())
@@ -253,8 +284,8 @@ class _Session:
             tested_epoch=tested,
             test_loss=tested_on.loss,
             test_accuracy=tested_on.accuracy,
-            validation_loss=record["validation_loss"],
-            validation_accuracy=record["validation_accuracy"],
+            validation_loss=record.get("validation_loss"),
+            validation_accuracy=record.get("validation_accuracy"),
             angles=training.angles() if training.config.alignment else None,
             stream=tested_on.stream,
             spikes=training.spikes(),
