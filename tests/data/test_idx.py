@@ -1,4 +1,5 @@
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +61,11 @@ good = idx_bytes(np.arange(6, dtype=np.uint8).reshape(2, 3))
         pytest.param(b"\0\0\x07" + good[3:], "starts with the bytes 00 00 07 02", id="unknown type"),
         pytest.param(b"\0\0\x08\0\x05", "starts with the bytes 00 00 08 00", id="no axes"),
         pytest.param(b"<html>404</html>", "which no idx file does", id="a page instead"),
-        pytest.param(good + b"\0", "longer than its header says: 19 bytes, 18", id="too long"),
-        pytest.param(b"\0\0\x08\3" + b"\xff" * 12, "truncated: 16 bytes, 79228162458924105385300197391", id="vast"),
+        pytest.param(good + b"\0", "longer than its header says: 7 bytes of values, 6", id="too long"),
+        pytest.param(b"\0\0\x08\x41" + b"\0\0\0\1" * 65 + b"\7", "its shape .* is none", id="65 axes"),
+        pytest.param(
+            b"\0\0\x08\3" + b"\xff" * 12, "truncated: 0 bytes of values, 79228162458924105385300197375", id="vast"
+        ),
         pytest.param(gzip.compress(good)[:-8] + b"\0" * 8, "gzip data are damaged", id="gzip checksum"),
         pytest.param(b"\x1f\x8b" + b"\xff" * 30, "gzip data are damaged", id="gzip header"),
     ],
@@ -72,6 +76,24 @@ def test_damaged_files_are_refused_with_the_reason(path: Path, content: bytes, r
         read_idx(path)
     assert str(path) in str(caught.value)
     assert "Delete the file" in str(caught.value)
+
+
+def test_a_bomb_is_not_unpacked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many zeros in few bytes, behind the header and values of a small array."""
+    unpacked = []
+    read = gzip.GzipFile.read
+    monkeypatch.setattr(gzip.GzipFile, "read", lambda file, size=-1: unpacked.append(size) or read(file, size))
+    path.write_bytes(gzip.compress(good + bytes(10**7)))
+    with pytest.raises(DataError, match="longer than its header says"):
+        read_idx(path)
+    assert 0 < sum(unpacked) < 100
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "values"
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="not a regular file"):
+        read_idx(path)
 
 
 def test_gzip_is_told_by_content_not_by_name(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
+import io
+import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +164,33 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     path.write_bytes(pickle.dumps({"x": 1}))
     with pytest.raises(DataError, match="not an npz file, or holds Python objects"):
+        load(f"npz:{path}")
+
+
+def test_an_archive_that_claims_more_than_there_is_is_not_unpacked(write_npz: Write, tmp_path: Path) -> None:
+    """A header of a terabyte; a part that says so of itself; one that is encrypted; a pipe."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (2**37, 2)})
+    path = tmp_path / "own.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", buffer.getvalue() + bytes(16))
+        archive.writestr("y.npy", buffer.getvalue())
+    with pytest.raises(DataError, match=r"has \d+ bytes, not those of the shape"):
+        load(f"npz:{path}")
+    whole = write_npz(**parts()).read_bytes()
+    at = whole.index(b"PK\x01\x02")  # the first entry of the directory
+    for place, value, says in ((24, b"\xff\xff\xff\x7f", "damaged"), (8, b"\1", "is encrypted")):
+        path.write_bytes(whole[: at + place] + value + whole[at + place + len(value) :])
+        with pytest.raises(DataError, match=says):
+            load(f"npz:{path}")
+    path.write_bytes(whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sysconf", lambda name: 1)
+        with pytest.raises(DataError, match="this machine has 0 GB of memory"):
+            load(f"npz:{path}")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="not a regular file"):
         load(f"npz:{path}")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apical.errors import DataError
+from apical.reading import open_regular
 
 _REMEDY = "Delete its folder (the set is then downloaded again) or replace the file by a sound copy."
 
@@ -25,7 +26,7 @@ def read_batch(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]
         DataError: the file cannot be read, is not a CIFAR-10 batch, or asks for more than arrays.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = _ArraysOnly(file, encoding="bytes").load()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). {_REMEDY}") from error

@@ -7,18 +7,21 @@ first bytes, not from their name.
 
 import gzip
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from apical.errors import DataError
+from apical.reading import open_regular
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP = b"\x1f\x8b"
+_MOST_PACKED = 1032  # bytes that deflate can hold in one
 
 
 def read_idx(path: Path) -> npt.NDArray[Any]:
@@ -27,35 +30,53 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
     Raises:
         DataError: the file cannot be read, is not an idx file, or is shorter or longer than its header says.
     """
-    content = _content(path)
-    if len(content) < 4:
-        raise _damaged(path, f"it has {len(content)} bytes, too few for an idx header")
-    zeros, code, axes = struct.unpack_from(">HBB", content)
-    if zeros != 0 or code not in _TYPES or axes == 0:
-        raise _damaged(path, f"it starts with the bytes {content[:4].hex(' ')}, which no idx file does")
-    start = 4 + 4 * axes
-    if len(content) < start:
-        raise _damaged(path, f"it ends within its header of {start} bytes")
-    shape = struct.unpack_from(f">{axes}I", content, 4)
-    dtype = np.dtype(_TYPES[code])
-    wanted = start + math.prod(shape) * dtype.itemsize
-    if len(content) != wanted:
-        difference = "truncated" if len(content) < wanted else "longer than its header says"
-        raise _damaged(path, f"it is {difference}: {len(content)} bytes, {wanted} for the shape {shape}")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape)
-
-
-def _content(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
+        with open_regular(path) as raw, _unpacking(raw) as file:
+            return _array(path, file, max(len(_GZIP), os.fstat(raw.fileno()).st_size) * _MOST_PACKED)
+    except EOFError as error:
+        raise _damaged(path, "its gzip data are truncated") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise _damaged(path, f"its gzip data are damaged ({error})") from error
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}). Check that it is a file that you may read."
         ) from error
+
+
+def _unpacking(raw: BinaryIO) -> BinaryIO:
+    packed = raw.read(len(_GZIP)) == _GZIP
+    raw.seek(0)
+    return cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if packed else raw
+
+
+def _array(path: Path, file: BinaryIO, most: int) -> npt.NDArray[Any]:
+    """The array in a stream, of which no more is unpacked than its header says.
+
+    Args:
+        path: for messages.
+        file: plain.
+        most: bytes that the file can hold at all.
+    """
+    head = file.read(4)
+    if len(head) < 4:
+        raise _damaged(path, f"it has {len(head)} bytes, too few for an idx header")
+    zeros, code, axes = struct.unpack(">HBB", head)
+    if zeros != 0 or code not in _TYPES or axes == 0:
+        raise _damaged(path, f"it starts with the bytes {head.hex(' ')}, which no idx file does")
+    lengths = file.read(4 * axes)
+    if len(lengths) < 4 * axes:
+        raise _damaged(path, f"it ends within its header of {4 + 4 * axes} bytes")
+    shape = struct.unpack(f">{axes}I", lengths)
+    dtype = np.dtype(_TYPES[code])
+    wanted = math.prod(shape) * dtype.itemsize
+    content = file.read(min(wanted, most) + 1)
+    if len(content) != wanted:
+        difference = "truncated" if len(content) < wanted else "longer than its header says"
+        raise _damaged(path, f"it is {difference}: {len(content)} bytes of values, {wanted} for the shape {shape}")
     try:
-        return decompressed(raw)
-    except ValueError as error:
-        raise _damaged(path, str(error)) from error
+        return np.frombuffer(content, dtype).reshape(shape)
+    except ValueError as error:  # more axes than NumPy has
+        raise _damaged(path, f"its shape {shape} is none ({error})") from error
 
 
 def decompressed(raw: bytes) -> bytes:
