@@ -8,7 +8,7 @@ typing error costs no training time.
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -209,9 +209,6 @@ class OptimizerConfig(OpenTable):
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         kind = OPTIMIZERS[self.name]
-        for key, value in self.options.items():
-            if isinstance(value, list):  # TOML has no tuples
-                self._set(key, tuple(value))
         own = [key for key in inspect.signature(kind).parameters if key not in {*_NEVER, "lr", "weight_decay"}]
         for key in self.options:
             if key not in own:
@@ -232,6 +229,9 @@ class OptimizerConfig(OpenTable):
         """The optimizer over `parameters`; what this table leaves out is as in `DEFAULTS`, then as in PyTorch."""
         given = {"lr": self.lr, "weight_decay": self.weight_decay, **self.options}
         arguments = {**DEFAULTS[self.name], **{key: value for key, value in given.items() if value is not None}}
+        for key, value in arguments.items():
+            if isinstance(value, list):
+                arguments[key] = tuple(value)
         if not _decays(OPTIMIZERS[self.name]):
             arguments.pop("weight_decay", None)
         return OPTIMIZERS[self.name](parameters, **arguments)
@@ -380,8 +380,10 @@ def _converted(name: str, key: str, value: Any, hint: Any) -> Any:
         SettingError: it is of another type; nothing is converted that would lose anything, or guess.
     """
     adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+    given = tuple(value) if isinstance(value, list) and get_origin(hint) is tuple else value
     try:
-        return adapter.validate_python(None if value == "None" else value)
+        found = adapter.validate_python(None if value == "None" else given)
+        return list(found) if isinstance(found, tuple) else found  # TOML and JSON have no tuples
     except ValidationError as error:
         if value == "none" and type(None) in get_args(hint):
             return None

@@ -20,6 +20,7 @@ REMEDIES = {
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
     errno.ENOTDIR: "choose a path whose parents are folders",
+    errno.EEXIST: "choose a path whose parents are folders",
     errno.ELOOP: "remove the link",
     errno.ENXIO: "remove what is there, which is not a file",
 }
