@@ -5,6 +5,7 @@ nothing that was asked for could be finished, 2 for a mistake in what was asked,
 imported inside the verbs, so that `--help` answers at once.
 """
 
+from apical.cli import terminal
 from apical.cli.app import app
 from apical.cli.claims import papers, reproduce
 from apical.cli.comparing import compare, report
@@ -35,4 +36,5 @@ app.command(rich_help_panel=FIGURES)(reproduce)
 
 def main() -> None:
     """Run the command with the arguments of this process."""
+    terminal.admit_all_characters()
     app(prog_name="apical")

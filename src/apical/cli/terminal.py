@@ -1,5 +1,7 @@
 """How the command speaks: results to standard output, everything else to standard error."""
 
+import codecs
+import io
 import json
 import sys
 import textwrap
@@ -11,6 +13,22 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+# How a terminal of plain ASCII shows what results are written with.
+_PLAIN = {"±": "+-", "°": " deg", "×": "x", "–": "-", "—": "-", "…": "...", "“": '"', "”": '"', "’": "'", "→": "->"}
+
+
+def admit_all_characters() -> None:
+    """Write characters that standard output or standard error does not have in other words, rather than fail."""
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        return "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+    codecs.register_error("apical", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="apical")
 
 
 def results() -> Console:

@@ -20,6 +20,7 @@ TAGS: Mapping[str, str] = {
     "accuracy/train": "train_accuracy",
     "accuracy/validation": "validation_accuracy",
 }
+LINES_APART = 30.0  # seconds
 REFRESH = 0.1  # seconds; redrawing at every step would take longer than a small network's step
 
 
@@ -34,10 +35,13 @@ class Bar:
     Args:
         title: before the bar.
         total: steps of the whole run.
-        shown: True, False, or None for whether standard error is a terminal.
+        shown: True, False, or None: a bar if standard error is a terminal, else a line every `LINES_APART` seconds.
     """
 
     def __init__(self, title: str, total: int, *, shown: bool | None) -> None:
+        self._in_lines = shown is None and not visible(shown)
+        self._started = self._said = time.monotonic()
+        self._title, self._total = title, total
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -60,6 +64,7 @@ class Bar:
 
     def expect(self, total: int) -> None:
         """Expect so many steps in all."""
+        self._total = total
         self._progress.update(self._task, total=total)
 
     def step(self, steps: int) -> None:
@@ -68,6 +73,7 @@ class Bar:
         if now - self._drawn > REFRESH:
             self._drawn = now
             self._progress.update(self._task, completed=steps)
+            self._say(steps, "")
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Show an epoch's record."""
@@ -79,6 +85,15 @@ class Bar:
     def show(self, completed: int, text: str) -> None:
         """Move to so many completed, with a text behind the bar."""
         self._progress.update(self._task, completed=completed, numbers=text)
+        self._say(completed, text)
+
+    def _say(self, completed: int, text: str) -> None:
+        """A line for a log, where there is no terminal."""
+        now = time.monotonic()
+        if self._in_lines and now - self._said > LINES_APART:
+            self._said = now
+            seconds = round(now - self._started)
+            print(f"{self._title}: {completed} of {self._total} after {seconds} s  {text}".rstrip(), file=sys.stderr)
 
 
 class Scalars:
