@@ -1,5 +1,6 @@
 """`apical compare` and `apical report`: the table says what the runs found, and the page is there."""
 
+import errno
 import json
 import os
 import re
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from cli_samples import SMALL
+from typer.testing import CliRunner
 
 from apical import rules, study
+from apical.cli import app
 from apical.cli.comparing import read_seeds
 from apical.cli.options import read_rules
 from apical.study.comparison.gathering import gather
@@ -139,7 +142,43 @@ def test_the_page_of_one_folder_goes_into_it(apical):
 def test_a_page_that_cannot_be_written_is_named(apical, complaint):
     apical("train", *SMALL, "--epochs", "1", "--out", "a")
     Path("file").touch()
-    assert "cannot write the page file/page.html" in complaint("report", "a", "--out", "file/page.html")
+    assert "cannot write file: File exists; choose a path" in complaint("report", "a", "--out", "file/page.html")
+
+
+@pytest.mark.parametrize(("name", "lost"), [("report.html", "report.html"), ("comparison.json", "comparison.json")])
+def test_what_a_full_disk_loses_is_not_the_table(name, lost, monkeypatch):
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    result = CliRunner().invoke(app, ["compare", *FAST, "--rules", "bp,fa", "--seeds", "1", "--out", "a"])
+    assert "test accuracy" in result.stdout
+    assert f"{lost}: No space left on device; free some space" in result.stderr.replace("\n", "")
+    assert result.exit_code == 2
+    assert not list(Path("a").glob(f"*{name}*"))
+
+
+def test_a_page_names_files_without_their_folders(apical, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    network = tmp_path / "my networks" / "net.py"
+    network.parent.mkdir()
+    network.write_text(
+        "from torch import nn\ndef make(input_shape, classes): return nn.Linear(input_shape[0], classes)"
+    )
+    apical(
+        *("compare", "--task", f"npz:{tmp_path}/clouds.npz", "--model", f"{network}:make", "--rules", "backprop"),
+        *("--seeds", "1,", "--epochs", "1", "--no-cost", "--jobs", "1", "--out", str(tmp_path / "a")),
+    )
+    apical("train", "--task", f"npz:{tmp_path}/clouds.npz", "--model", f"{network}:make", "--epochs", "1", "--out", "b")
+    apical("report", "b", "--out", "~/page.html")
+    for page in (tmp_path / "a" / "report.html", Path.home() / "page.html"):
+        text = page.read_text()
+        assert "net.py:make" in text
+        assert str(tmp_path) not in text
 
 
 def test_single_runs_that_belong_together_become_one_comparison(apical):

@@ -104,4 +104,6 @@ def test_ctrl_c_saves_the_run_says_how_to_go_on_and_leaves_with_130(apical):
     done = run.epochs()[-1]["epoch"]
     text = (run.path / "config.toml").read_text()
     (run.path / "config.toml").write_text(text.replace("epochs = 1000000", f"epochs = {done + 2}"))
-    assert f"{done + 2} epochs" in apical("resume", "a").stdout
+    shown = apical("resume", "a", "--changed").stdout
+    assert f"{done + 2} epochs" in shown
+    assert "is not what it was: its settings changed" in shown

@@ -1,16 +1,17 @@
 """The verbs of many runs: `apical compare`, `apical report`."""
 
 import hashlib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apical.cli import options, terminal
-from apical.errors import ConfigError, RunError
+from apical.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from apical.statistics import Spread
     from apical.study import Comparison, Config
@@ -48,6 +49,7 @@ def compare(
         ),
     ] = None,
     overwrite: options.Overwrite = False,
+    changed: options.Changed = False,
     jobs: options.Jobs = None,
     cost: Annotated[
         bool, typer.Option("--cost/--no-cost", help="Time the training steps, after training. Example: --no-cost")
@@ -70,36 +72,61 @@ def compare(
     folder = out or usual_folder(chosen, "compare")
     if (folder / "comparison.json").is_file() and not overwrite:
         terminal.say(f"{folder} holds this comparison already: runs that have finished are kept.")
-    comparison = study.compare(
-        chosen, names, read_seeds(seeds), folder, jobs=jobs, cost=cost, overwrite=overwrite, title=title
-    )
-    deliver(comparison, folder, None if json else show, summary)
+    with delivered(folder, None if json else show, summary) as deliver:
+        deliver(
+            study.compare(
+                chosen,
+                names,
+                read_seeds(seeds),
+                folder,
+                jobs=jobs,
+                cost=cost,
+                overwrite=overwrite,
+                changed=changed,
+                title=title,
+            )
+        )
 
 
-def deliver(
-    comparison: "Comparison",
+@contextmanager
+def delivered(
     folder: Path,
     show: "Callable[[Comparison], None] | None",
     summarise: "Callable[[Comparison], dict[str, Any]]",
-) -> None:
-    """Write the page of a comparison into its folder, and say what was found.
+) -> "Iterator[Callable[[Comparison], None]]":
+    """A function that says what a comparison found, and then writes its page into its folder.
+
+    A comparison that could not be written is shown all the same. Where no run has ended, the exit code is 1.
 
     Args:
-        comparison: that has ended; where no run of it has, the exit code is 1.
         folder: of the comparison.
         show: shows it on the terminal; None: JSON is printed instead.
         summarise: what the JSON has.
     """
     from apical import report as page
+    from apical.study.comparison.schema import UnwrittenError
 
-    path = page.write(comparison, folder / PAGE)
-    if show is None:
-        terminal.as_json({**summarise(comparison), "folder": folder, "page": path})
-    else:
-        show(comparison)
-        terminal.line(f"page  {path}")
-    if not any(arm.finished() for arm in comparison.arms):
-        raise typer.Exit(1)
+    path = folder.expanduser() / PAGE
+
+    def tell(comparison: "Comparison") -> None:
+        if show is None:
+            terminal.as_json({**summarise(comparison), "folder": folder, "page": path})
+        else:
+            show(comparison)
+
+    def deliver(comparison: "Comparison") -> None:
+        tell(comparison)
+        page.write(comparison, path)
+        if show is not None:
+            terminal.line(f"page  {path}")
+        if not any(arm.finished() for arm in comparison.arms):
+            raise typer.Exit(1)
+
+    try:
+        yield deliver
+    except UnwrittenError as error:
+        tell(error.comparison)
+        raise
 
 
 def report(
@@ -120,10 +147,7 @@ def report(
 
     comparisons = gather(runs)
     path = out or (runs[0] / PAGE if len(runs) == 1 and runs[0].is_dir() else Path(PAGE))
-    try:
-        page.write(comparisons, path)
-    except OSError as error:
-        raise RunError(f"cannot write the page {path}: {error.strerror or error}; choose another --out") from error
+    page.write(comparisons, path)
     terminal.line(f"page  {path}")
 
 

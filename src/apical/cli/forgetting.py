@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apical.cli import options, terminal
-from apical.cli.comparing import deliver, read_seeds, usual_folder
+from apical.cli.comparing import delivered, read_seeds, usual_folder
 from apical.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def continual(
         ),
     ] = None,
     overwrite: options.Overwrite = False,
+    changed: options.Changed = False,
     jobs: options.Jobs = None,
     title: options.Title = None,
     json: options.Json = False,
@@ -110,22 +111,25 @@ def continual(
     given |= {"stream": {"name": kind, **({"scenario": scenario} if scenario else {})}}
     chosen = options.configuration(config, settings, optimizer=optimizer, lr=lr, epochs=epochs or 5, **given)
     folder = out or usual_folder(chosen, "continual")
-    comparison = study.compare(
-        chosen,
-        options.read_rules(rules) or ["backprop"],
-        read_seeds(seeds),
-        folder,
-        jobs=jobs,
-        protect=options.read_rules(protect or [PROTECTIONS]),
-        joint=joint,
-        floors=floors,
-        equal_compute=equal_compute,
-        memory=None if memory is None else read_bytes(memory),
-        cost=False,
-        overwrite=overwrite,
-        title=title,
-    )
-    deliver(comparison, folder, None if json else show, summary)
+    with delivered(folder, None if json else show, summary) as deliver:
+        deliver(
+            study.compare(
+                chosen,
+                options.read_rules(rules) or ["backprop"],
+                read_seeds(seeds),
+                folder,
+                jobs=jobs,
+                protect=options.read_rules(protect or [PROTECTIONS]),
+                joint=joint,
+                floors=floors,
+                equal_compute=equal_compute,
+                memory=None if memory is None else read_bytes(memory),
+                cost=False,
+                overwrite=overwrite,
+                changed=changed,
+                title=title,
+            )
+        )
 
 
 def protections(

@@ -65,6 +65,14 @@ Changes = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Remove what other settings left there. Example: --out runs/a --overwrite")
 ]
+Changed = Annotated[
+    bool,
+    typer.Option(
+        "--changed",
+        help="Go on although data, network, rule, settings or versions are not those of the run; the result says so. "
+        "Example: --changed",
+    ),
+]
 Jobs = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Processes at a time; one for each processor if left out. Example: --jobs 4"),

@@ -53,14 +53,14 @@ def train(
     show_result(study.train(chosen, out or _new_folder(chosen), overwrite=overwrite), json=json)
 
 
-def resume(run: Run, json: options.Json = False) -> None:
+def resume(run: Run, changed: options.Changed = False, json: options.Json = False) -> None:
     """Go on with an interrupted run, to the same weights as if it had never been interrupted.
 
     Example: apical resume runs/digits-backprop-1
     """
     from apical import study
 
-    show_result(study.resume(run), json=json)
+    show_result(study.resume(run, changed=changed), json=json)
 
 
 def evaluate(
@@ -72,6 +72,7 @@ def evaluate(
             help="Other data than the run's own test part, of the same shape. Example: --task npz:noisy.npz",
         ),
     ] = None,
+    changed: options.Changed = False,
     json: options.Json = False,
 ) -> None:
     """Measure the weights of a run again, on its own test part or on other data.
@@ -82,7 +83,7 @@ def evaluate(
 
     from apical import study
 
-    evaluation = study.evaluate(run, task=task)
+    evaluation = study.evaluate(run, task=task, changed=changed)
     if json:
         terminal.as_json(asdict(evaluation))
         return
@@ -99,6 +100,8 @@ def evaluate(
             for label, accuracy in enumerate(evaluation.by_class)
         ),
     )
+    for note in evaluation.notes:
+        terminal.paragraph(f"This run {note}.")
 
 
 def _leak(found: dict[str, Any] | None) -> str:

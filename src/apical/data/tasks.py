@@ -122,7 +122,7 @@ def load(
     """
     if (path := _npz_path(name)) is not None:
         arrays = read_npz(path, only_to_test=scaling is not None and not parts)
-        task = _task(name, arrays, f"{path.name} (your own)", "your own", scaling)
+        task = _task(name, arrays, f"{path} (your own)", "your own", scaling)
         _compare_scales(task)
         return task
     if name == _DIGITS:

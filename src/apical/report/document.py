@@ -1,5 +1,6 @@
 """From the mapping that `comparison.json` holds to the comparison that the page shows."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,11 @@ from apical.errors import DataError
 from apical.study.comparison.schema import Comparison, first_problem
 
 FORMAT = 1
+# The folders of an absolute path: of a whole text or value, where they may hold blanks, and within prose.
+_FOLDERS = re.compile(
+    r"""(?:(?<=[:='"])|^)(?:~|[A-Za-z]:)?[/\\](?:[^/\\'"\n:]+[/\\])+"""
+    r"""|(?<=[\s(,])~?/(?:[^\s/'"]+/)+"""
+)
 
 
 def read(document: Mapping[str, Any] | Comparison) -> Comparison:
@@ -33,6 +39,20 @@ def read(document: Mapping[str, Any] | Comparison) -> Comparison:
         return Comparison.model_validate(document)
     except ValidationError as error:
         raise DataError(f"This is not a comparison of format {FORMAT}: {first_problem(error)}.") from error
+
+
+def without_folders(comparison: Comparison) -> Comparison:
+    """The comparison with files by their names alone: a page travels, and the folders of its author are nobody's."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, str):
+            return _FOLDERS.sub("", value)
+        if isinstance(value, Mapping):
+            return {key: shown(inner) for key, inner in value.items()}
+        return [shown(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    found: Comparison = Comparison.model_validate(shown(comparison.to_dict()))
+    return found
 
 
 def layer_title(layer: str) -> str:

@@ -12,10 +12,11 @@ from plotly.offline import get_plotlyjs
 from apical.errors import DataError
 from apical.report import findings, styles
 from apical.report.canvas import Figure
-from apical.report.document import layer_title, read
+from apical.report.document import layer_title, read, without_folders
 from apical.report.figures import figures
 from apical.report.spikes import firing
 from apical.study.comparison.schema import Arm, Comparison, flatten
+from apical.study.runs import files
 
 Document = Mapping[str, Any] | Comparison
 
@@ -42,7 +43,7 @@ def render(comparison: Document | Sequence[Document]) -> str:
     documents = [comparison] if isinstance(comparison, Mapping | Comparison) else list(comparison)
     if not documents:
         raise DataError("There is nothing to report: give at least one comparison.")
-    comparisons = [read(document) for document in documents]
+    comparisons = [without_folders(read(document)) for document in documents]
     looks = styles.assign((arm.rule, arm.label) for each in comparisons for arm in each.arms)
     sections = [
         Section(f"section-{number}", each, figures(each, looks)) for number, each in enumerate(comparisons, start=1)
@@ -64,15 +65,16 @@ def render(comparison: Document | Sequence[Document]) -> str:
 
 
 def write(comparison: Document | Sequence[Document], path: str | Path) -> Path:
-    """Write the page to `path`, making its folder where needed, and return the path.
+    """Write the page to `path`, whole or not at all, making its folder where needed, and return the path.
 
     Raises:
         DataError: as `render`.
+        RunError: it cannot be written.
     """
     page = render(comparison)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path = Path(path).expanduser()
+    files.make_folder(path.parent)
+    files.atomic_write(path, page.encode())
     return path
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from apical.errors import RunError
+from apical.reading import read_regular
 from apical.statistics import Spread, number, paired
 from apical.study.runs import files
 from apical.study.runs.results import Activity
@@ -280,9 +281,16 @@ class Comparison(Part):
         return self.model_dump(mode="json")
 
     def write(self, folder: Path) -> Path:
-        """Write comparison.json into `folder`, whole or not at all; returns its path."""
+        """Write comparison.json into `folder`, whole or not at all; returns its path.
+
+        Raises:
+            UnwrittenError: it cannot be written; the error has the comparison.
+        """
         path = folder / FILE
-        files.atomic_write_json(path, self.to_dict())
+        try:
+            files.atomic_write_json(path, self.to_dict())
+        except RunError as error:
+            raise UnwrittenError(str(error), self) from error
         return path
 
     @classmethod
@@ -292,14 +300,26 @@ class Comparison(Part):
         Raises:
             RunError: it is not there, or not such a document.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         file = path / FILE if path.is_dir() else path
         try:
-            return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(read_regular(file))
         except OSError as error:
             raise RunError(f"cannot read the comparison {file}: {error.strerror}") from error
         except ValidationError as error:
             raise RunError(f"{file} is not a comparison of format 1: {first_problem(error)}") from error
+
+
+class UnwrittenError(RunError):
+    """A comparison that ended and cannot be written.
+
+    Attributes:
+        comparison: it, to be shown at least.
+    """
+
+    def __init__(self, message: str, comparison: Comparison) -> None:
+        super().__init__(message)
+        self.comparison = comparison
 
 
 def _mean(spread: Spread | None) -> float:
