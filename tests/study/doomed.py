@@ -5,8 +5,10 @@ any other: it can be killed.
 """
 
 import functools
+import io
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
@@ -89,6 +91,25 @@ def killed_after(step, calls, pipe):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     at_step(step, lambda: sys.setprofile(count))
+
+
+def killed_within_write(count, size, pipe):
+    """The process is killed within its `count`-th write to a file, when `size` bytes of it are on the disk.
+
+    The kernel does both: a file that would grow past the limit gets what fits, and the rest of it the signal.
+    """
+    left = [count]
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+
+    def limit(frame, event, called):
+        writes = event == "c_call" and called.__name__ == "write"
+        if writes and isinstance(called.__self__, io.BufferedWriter | io.BufferedRandom):
+            left[0] -= 1
+            if left[0] == 0:
+                sys.setprofile(None)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (called.__self__.tell() + size, resource.RLIM_INFINITY))
+
+    sys.setprofile(limit)
 
 
 def held_after(step, steps, pipe):

@@ -275,6 +275,7 @@ def test_fewer_rules_drop_no_arm(done, file, tmp_path, caplog):
         made = compare(given, ["kolen_pollack"], 1, tmp_path / "c", jobs=1, cost=False)
     assert [arm.rule for arm in made.arms] == ["kolen_pollack", *PAIR]
     assert made.arms[1:] == before.arms
+    assert made.title.startswith("3 learning rules on")
     assert "--rules kolen_pollack,backprop,feedback_alignment" in made.command
     assert "Feedback alignment is kept from the comparison of before" in caplog.text
     exchange(file)

@@ -108,6 +108,26 @@ def test_killed_in_every_moment_of_writing(call, uninterrupted, tmp_path):
     assert count > 8
 
 
+def test_killed_within_every_write(uninterrupted, tmp_path):
+    """With the first bytes of a file, or of one more line of it, on the disk, and the rest of them lost."""
+    given, expected = uninterrupted("epochs=2", "checkpoints.steps=6", "rule=kolen_pollack")
+    count, torn, word, size = 0, set(), None, 40
+    while word != "finished":
+        count += 1
+        folder = tmp_path / f"torn-{count}"
+        with doomed.Child(given, folder, doomed.killed_within_write, count, size) as child:
+            word, code = child.end()
+        assert (word, code) in ((None, -signal.SIGXFSZ), ("finished", 0))
+        if word is None:
+            halves = [path for path in folder.rglob("*.tmp") if path.stat().st_size == size]
+            torn |= {re.sub(r"\d+", "checkpoint", path.name.split(".")[1]) for path in halves}
+            metrics = RunFolder(folder).metrics
+            torn |= {"metrics"} if metrics.exists() and not metrics.read_bytes().endswith(b"\n") else set()
+            doomed.begin_or_go_on(given, folder)
+            assert outcome(folder) == expected
+    assert torn == {"environment", "run", "config", "checkpoint", "metrics", "model", "result"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("place", "count", "step"), [("step", 31, 32), ("epoch", 4, 36)])
 def test_a_signal_saves_and_says_how_to_go_on(number, place, count, step, uninterrupted, tmp_path):

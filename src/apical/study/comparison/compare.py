@@ -129,7 +129,7 @@ def compare(
         arms = _complete(plan, damaged, shared, folder, task if cost else None, jobs, progress)
         arms += (before := keeping.arms_of_before(folder, [job for _, own in plan for job in own], shared))
         comparison = Comparison(
-            title=title or _title(chosen, shared, task),
+            title=title or _title(len(arms), shared, task),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=command
             or _command(config, [rule.label for rule in chosen] + keeping.labels(before), numbers, words),
@@ -217,9 +217,9 @@ def _settings(
     return settings
 
 
-def _title(chosen: Sequence[RuleConfig], config: Config, task: data.Task) -> str:
+def _title(rules: int, config: Config, task: data.Task) -> str:
     if config.stream.is_single:
-        return f"{len(chosen)} learning rules on {task.name}"
+        return f"{rules} learning rule{'s' * (rules != 1)} on {task.name}"
     return f"Forgetting on {make_stream(config, task).name}, {config.stream.asks}-incremental"
 
 

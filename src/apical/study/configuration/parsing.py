@@ -21,7 +21,9 @@ KeyPath: TypeAlias = tuple[str, ...]
 _NUMBER = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?")  # as Python writes numbers and TOML does not: .5 and 5.
 
 WORDS: Mapping[str, bool | None] = {"True": True, "False": False, "None": None}  # as Python writes them
-LONGEST = 200  # lines of one statement
+LONGEST = 50  # lines of one statement
+MOST_ERRORS = 20  # that one message has
+MOST_CHARACTERS = 200  # of a value that a message repeats
 DEEPEST = 8  # tables in tables whose lines are found
 
 
@@ -212,14 +214,16 @@ def explain(error: ValidationError, model: type[BaseModel], place: Callable[[Key
         model: the top of the tree of models.
         place: from the path of a key to where it was written ("" when unknown).
     """
-    lines = []
-    for item in error.errors():
+    lines, items = [], error.errors()
+    for item in items[:MOST_ERRORS]:
         path = tuple(str(part) for part in item["loc"])
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, SettingError) and cause.key is not None:
             path = (*path, cause.key)
         where = place(path)
         lines.append((f"{where}: " if where else "") + _sentence(path, item, cause, model))
+    if more := len(items) - len(lines):
+        lines.append(f"and {more} more wrong settings")
     return ConfigError("\n".join(lines))
 
 
@@ -237,7 +241,10 @@ def _sentence(path: KeyPath, item: Mapping[str, Any], cause: object, model: type
             hint = get_args(hint)[0]
         return f"{key}: {unknown('value', str(item['input']), map(str, get_args(hint)))}"
     message = item["msg"]
-    return f"{key} = {item['input']!r}: {message[:1].lower()}{message[1:]}"
+    given = repr(item["input"])
+    if len(given) > MOST_CHARACTERS:
+        given = given[:MOST_CHARACTERS] + "..."
+    return f"{key} = {given}: {message[:1].lower()}{message[1:]}"
 
 
 def _table(model: type[BaseModel], path: KeyPath) -> type[BaseModel]:
