@@ -14,6 +14,8 @@ DENDRITES, SIZES = "core/test_dendrites.py", "core/test_direct_feedback_size.py"
 ADAPTATION, PLASTICITY = "optim/test_adaptation.py", "neurons/test_burst_plasticity.py"
 AUGMENT, CLAIMS = "reinforcement/test_augment_oracles.py", "papers/test_claims.py"
 INHIBITION, SPARSITY, LOOP = "core/test_countercurrent.py", "core/test_sparsity.py", "hippocampus/test_loop.py"
+CONFIGURATIONS, KEEPING, NPZ = "study/test_config.py", "study/test_comparing.py", "data/test_npz.py"
+RESUMPTION, EVALUATION, RUNS = "study/test_resume.py", "study/test_evaluation.py", "study/test_runs.py"
 TRAITS, FIGURES = "core/test_traits.py", "papers/test_published_figures.py"
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from apical import rules
 from apical.cli import app
 from apical.errors import ConfigError, RunError
+from apical.report.document import read
 from apical.statistics import Spread
 from apical.study import Comparison, Config, Interrupted, RuleConfig, RunFolder, compare
 from apical.study.comparison import compare as comparing
@@ -40,8 +41,10 @@ def weights(folder):
 
 def test_the_document(config, tmp_path):
     made = compare(config, [*PAIR, "sign_symmetry:magnitude=fixed"], 2, tmp_path, jobs=1, title="A title")
-    document = json.loads((tmp_path / "comparison.json").read_text())
-    assert Comparison.load(tmp_path) == made
+    path = tmp_path / "comparison.json"
+    document = json.loads(path.read_text())
+    assert Comparison.load(tmp_path) == made == read(document)
+    del document["digest"]
     assert made.to_dict() == document
     assert list(document) == [
         "format",
@@ -58,6 +61,9 @@ def test_the_document(config, tmp_path):
     assert document["task"]["train"] + document["task"]["validation"] == 1442
     assert document["config"]["model"] == "mlp:6"
     assert document["environment"]["threads"] == 1
+    path.write_text(path.read_text().replace('"title": "A title"', '"title": "A tattle"'))
+    with pytest.raises(RunError, match="was changed since it was written"):
+        Comparison.load(path)
     assert [arm["title"] for arm in document["arms"]][1:] == ["Feedback alignment", "Sign symmetry (magnitude=fixed)"]
     arm = document["arms"][1]
     assert list(arm) == ["rule", "title", "summary", "paper", "settings", "notes", "runs", "cost"]

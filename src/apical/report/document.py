@@ -36,7 +36,7 @@ def read(document: Mapping[str, Any] | Comparison) -> Comparison:
             "Make the page with the version that wrote it (the document's environment names it)."
         )
     try:
-        return Comparison.model_validate(document)
+        return Comparison.model_validate({key: value for key, value in document.items() if key != "digest"})
     except ValidationError as error:
         raise DataError(f"This is not a comparison of format {FORMAT}: {first_problem(error)}.") from error
 

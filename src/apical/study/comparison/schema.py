@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from apical.errors import RunError
-from apical.reading import read_regular
 from apical.statistics import Spread, number, paired
 from apical.study.runs import files
 from apical.study.runs.results import Activity
@@ -288,7 +287,7 @@ class Comparison(Part):
         """
         path = folder / FILE
         try:
-            files.atomic_write_json(path, self.to_dict())
+            files.write_sealed(path, self.to_dict())
         except RunError as error:
             raise UnwrittenError(str(error), self) from error
         return path
@@ -298,14 +297,12 @@ class Comparison(Part):
         """Read comparison.json, or the one in a folder.
 
         Raises:
-            RunError: it is not there, or not such a document.
+            RunError: it is not there, not such a document, or was changed since it was written.
         """
         path = Path(path).expanduser()
         file = path / FILE if path.is_dir() else path
         try:
-            return cls.model_validate_json(read_regular(file))
-        except OSError as error:
-            raise RunError(f"cannot read the comparison {file}: {error.strerror}") from error
+            return cls.model_validate(files.read_sealed(file, lambda content: False))
         except ValidationError as error:
             raise RunError(f"{file} is not a comparison of format 1: {first_problem(error)}") from error
 
