@@ -203,6 +203,14 @@ def test_single_runs_that_belong_together_become_one_comparison(apical):
     assert [run.folder for arm in alone.arms for run in arm.runs] == ["other"]
 
 
+def test_settings_that_were_edited_after_training_are_noted(apical):
+    apical("train", *SMALL, "--epochs", "1", "--out", "a")
+    assert gather([Path("a")])[0].arms[0].notes == []
+    config = Path("a/config.toml")
+    config.write_text(config.read_text().replace("seed = 0", "seed = 1", 1))
+    assert gather([Path("a")])[0].arms[0].notes == ["is not what it was: its settings changed"]
+
+
 def test_a_run_that_has_not_finished_is_said_to_be_so(apical):
     apical("train", *SMALL, "--epochs", "1", "--out", "a")
     Path("a/result.json").unlink()

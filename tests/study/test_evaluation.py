@@ -160,6 +160,14 @@ def test_what_cannot_be_evaluated(trained, tmp_path):
         evaluate(trained.folder)
 
 
+def test_an_earlier_checkpoint_is_measured_with_a_note(trained):
+    path = RunFolder(trained.folder).checkpoints.paths()[-1]
+    path.write_bytes(path.read_bytes()[:-1])
+    evaluation = evaluate(trained.folder)
+    assert evaluation.epoch == 4
+    assert f"damaged checkpoints ({path.name})" in evaluation.notes[0]
+
+
 def test_the_weights_that_are_left_are_the_plain_models(trained):
     from apical.study import build
 

@@ -380,6 +380,15 @@ def test_a_state_without_a_part_is_refused(key, stopped, tmp_path):
         evaluate(tmp_path / "run", task=doomed.blobs())
 
 
+def test_a_checkpoint_without_the_length_of_the_metrics_is_refused(stopped, tmp_path):
+    stopped()
+    checkpoints = RunFolder(tmp_path / "run").checkpoints
+    for size in ("none", None, [1]):
+        checkpoints.save({**checkpoints.latest().content, "metrics_size": size})
+        with pytest.raises(CheckpointError, match="the checkpoint is of another"):
+            resume(tmp_path / "run", task=doomed.blobs())
+
+
 def test_another_environment_is_noted(stopped, tmp_path, monkeypatch):
     stopped()
     monkeypatch.setattr("apical.study.runs.environment.cpu_name", lambda: "abacus")

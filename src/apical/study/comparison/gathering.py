@@ -8,6 +8,7 @@ from typing import Any
 from apical.study.comparison.arms import arm, run_record
 from apical.study.comparison.schema import FILE, Arm, Comparison, TaskInfo
 from apical.study.configuration import Config
+from apical.study.runs import fingerprint
 from apical.study.runs.folder import RunFolder
 
 # Where runs of one comparison may differ.
@@ -67,6 +68,13 @@ def _finished(run: RunFolder) -> bool:
     return (run.path / "result.json").exists()
 
 
+def _edited(run: RunFolder) -> list[str]:
+    """A note where config.toml is not that of the run."""
+    found = fingerprint.changes(run.fingerprint(), {"settings": fingerprint.of_settings(run.config())})
+    said = any("its settings changed" in note for note in run.notes())
+    return [f"is not what it was: {found}"] if run.fingerprint() and found and not said else []
+
+
 def _arm(folders: Sequence[RunFolder]) -> Arm:
     config = folders[0].config()
     runs = [
@@ -78,5 +86,5 @@ def _arm(folders: Sequence[RunFolder]) -> Arm:
         )
         for run in folders
     ]
-    notes = dict.fromkeys(note for run in folders for note in run.notes())
+    notes = dict.fromkeys(note for run in folders for note in (*run.notes(), *_edited(run)))
     return arm(config.rule.without_seed(), config, runs, list(notes))

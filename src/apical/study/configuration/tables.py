@@ -46,7 +46,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 NAMED_TABLES = ("rule", "optimizer", "schedule", "feedback", "stream", "protect")
 SPECIAL = ",:'\"[]{} \t\n"  # a text that holds one of these is quoted in a label
-_ONE_LINE = re.compile(r"(?P<name>(?:.*?\.py:)?[^:]*)(?::(?P<options>.*))?", re.DOTALL)
+_ONE_LINE = re.compile(r"(?P<name>(?:[^=]*?\.py:)?[^:]*)(?::(?P<options>.*))?", re.DOTALL)
 # What has no meaning where a loss falls, or only inside a compiler or another optimizer.
 _NEVER = {"self", "params", "maximize", "differentiable", "capturable"}
 _OF_EVERY_STREAM = {"task", "scenario", "validation", "seed", "return"}

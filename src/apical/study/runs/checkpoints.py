@@ -9,6 +9,7 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ class Checkpoints:
         files.atomic_write(path, data)
         for old in present:
             if old != self._kept:
-                old.unlink(missing_ok=True)
+                with suppress(OSError):  # one that cannot be removed harms nothing
+                    old.unlink()
         self._kept = path
         return path
 

@@ -44,7 +44,7 @@ def describe(
         "network": _of_network(config, model),
         "initial weights": _of_tensors(model.state_dict().values()),
         "rule": _of_classes([type(rule), type(rule._modules.get("pathway"))], split_name(config.rule.name)),
-        "settings": hashlib.sha256(config.to_toml().encode()).hexdigest(),
+        "settings": of_settings(config),
         "apical": metadata.version("apical"),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -86,6 +86,11 @@ def allow(run: RunFolder, found: str, *, changed: bool, remedy: str) -> str:
             "with a note in the result."
         )
     return found and f"is not what it was: {found}"
+
+
+def of_settings(config: Config) -> str:
+    """A digest of all settings."""
+    return hashlib.sha256(config.to_toml().encode()).hexdigest()
 
 
 def of_data(task: data.Task | continual.Stream) -> str:

@@ -52,6 +52,8 @@ def evaluate(
     else:
         tried = task_record.load(config, task, progress=None)
     content, own = checkpoint.content, tried
+    names = ", ".join(path.name for path in checkpoint.damaged)
+    older = names and f"has damaged checkpoints ({names}): the weights of {checkpoint.path.name} before were measured"
     if changed and task is None and trained_on["scaling"]:
         tried = data.load(config.task, scaling=scaling, parts=True)
     classes = trained_on.get("stream", trained_on)["classes"]
@@ -89,7 +91,7 @@ def evaluate(
         accuracy=correct.sum().item() / len(correct),
         by_class=tuple(by_class),
         leakage=leakage,
-        notes=tuple(filter(None, [note])),
+        notes=tuple(filter(None, [note, older])),
     )
 
 

@@ -9,10 +9,9 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -151,15 +150,15 @@ class _Session:
         if changes:
             self.note(f"resumed in another environment ({'; '.join(changes)}): the last bits may differ")
         checkpoint = self.run.checkpoints.latest()
-        content: Mapping[str, Any] = {"metrics_size": 0}
+        size, digest = 0, None
         if checkpoint is not None:
             for damaged in checkpoint.damaged:
                 self.note(f"checkpoint {damaged.name} is damaged; went on from {checkpoint.path.name}")
-            content = checkpoint.content
             with explained():
-                self.training.restore(content)
+                self.training.restore(checkpoint.content)
+                size, digest = int(checkpoint.content["metrics_size"]), checkpoint.content.get("metrics_digest")
             self.saved_step = self.training.step
-        self._restore_metrics(content["metrics_size"], content.get("metrics_digest"))
+        self._restore_metrics(size, digest)
         files.drop_partial_line(self.run.timing)
 
     def _restore_metrics(self, size: int, digest: str | None) -> None:
