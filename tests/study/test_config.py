@@ -302,6 +302,10 @@ def values_of(hint):
     return st.one_of(*(VALUES[kind] for kind in kinds))
 
 
+def test_an_empty_table_of_feedback_is_the_default():
+    assert RuleConfig.parse("brainprop:feedback={}") == RuleConfig(name="brainprop")
+
+
 @hypothesis_settings(max_examples=50)
 @given(name=st.sampled_from(rules.names()), data=st.data())
 def test_the_label_of_a_rule_and_its_file_are_read_back_to_it(name, data):

@@ -166,6 +166,8 @@ def test_an_earlier_checkpoint_is_measured_with_a_note(trained):
     evaluation = evaluate(trained.folder)
     assert evaluation.epoch == 4
     assert f"damaged checkpoints ({path.name})" in evaluation.notes[0]
+    path.unlink()
+    assert "has lost its last checkpoint" in evaluate(trained.folder).notes[0]
 
 
 def test_the_weights_that_are_left_are_the_plain_models(trained):

@@ -153,7 +153,8 @@ class RuleConfig(OpenTable):
                 {
                     key: _converted(self.name, f"feedback.{key}", value, hints.get(key, Any))
                     for key, value in given.items()
-                },
+                }
+                or None,
             )
         return self
 

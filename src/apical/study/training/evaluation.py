@@ -9,6 +9,7 @@ import torch
 from apical import continual, data
 from apical.errors import DataError, RunError
 from apical.study.runs import fingerprint, task_record
+from apical.study.runs.checkpoints import Checkpoint
 from apical.study.runs.folder import RunFolder
 from apical.study.runs.results import Evaluation
 from apical.study.training import testing
@@ -52,8 +53,6 @@ def evaluate(
     else:
         tried = task_record.load(config, task, progress=None)
     content, own = checkpoint.content, tried
-    names = ", ".join(path.name for path in checkpoint.damaged)
-    older = names and f"has damaged checkpoints ({names}): the weights of {checkpoint.path.name} before were measured"
     if changed and task is None and trained_on["scaling"]:
         tried = data.load(config.task, scaling=scaling, parts=True)
     classes = trained_on.get("stream", trained_on)["classes"]
@@ -91,8 +90,20 @@ def evaluate(
         accuracy=correct.sum().item() / len(correct),
         by_class=tuple(by_class),
         leakage=leakage,
-        notes=tuple(filter(None, [note, older])),
+        notes=tuple(filter(None, [note, _older(run, checkpoint)])),
     )
+
+
+def _older(run: RunFolder, checkpoint: Checkpoint) -> str:
+    """A note where the weights are not those of the last checkpoint; "" where they are."""
+    result, epoch = run.result(), checkpoint.content["epoch"]
+    if checkpoint.damaged:
+        lost = f"has damaged checkpoints ({', '.join(path.name for path in checkpoint.damaged)})"
+    elif result is not None and result["epochs"] != epoch:
+        lost = "has lost its last checkpoint"
+    else:
+        return ""
+    return f"{lost}: the weights of {checkpoint.path.name}, after {epoch} epochs, were measured"
 
 
 def _check_fit(tried: data.Task | continual.Stream, trained_on: dict[str, Any], classes: int) -> None:
