@@ -380,6 +380,15 @@ def test_a_state_without_a_part_is_refused(key, stopped, tmp_path):
         evaluate(tmp_path / "run", task=doomed.blobs())
 
 
+@pytest.mark.parametrize("key", ["order", "choices", "random", "loss_sum"])
+def test_a_state_of_another_form_is_refused(key, stopped, tmp_path):
+    stopped()
+    checkpoints = RunFolder(tmp_path / "run").checkpoints
+    checkpoints.save({**checkpoints.latest().content, key: torch.zeros(3, 3)})
+    with pytest.raises(CheckpointError, match="the checkpoint is of another"):
+        resume(tmp_path / "run", task=doomed.blobs())
+
+
 def test_a_checkpoint_without_the_length_of_the_metrics_is_refused(stopped, tmp_path):
     stopped()
     checkpoints = RunFolder(tmp_path / "run").checkpoints

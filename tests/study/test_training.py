@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from apical import data
-from apical.errors import ConfigError, DataError, NonFiniteError
+from apical.errors import ConfigError, DataError, NonFiniteError, RunError
 from apical.study import Config, RunFolder, train
 from apical.study.configuration import ScheduleConfig
 from apical.study.configuration.resolution import resolve
@@ -268,6 +268,10 @@ class TestNotANumber:
         assert caught.value.layer in {"1", "3", "loss"}
         for remedy in ("a smaller learning rate (optimizer.lr = 1e+30 now)", "clip = 1", "warm-up"):
             assert remedy in message
+
+    def test_a_rate_beyond_the_weights_type_is_a_message(self, run):
+        with pytest.raises(RunError, match=r"too large for the weights' type .*optimizer\.lr = 1e\+300 now"):
+            run("optimizer.lr=1e300")
 
     def test_the_last_good_checkpoint_stays(self, run, tmp_path, monkeypatch):
         original = Training.run_epoch

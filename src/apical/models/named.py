@@ -101,7 +101,7 @@ def parse(text: str) -> Spec:
 
 def _widths(text: str, listed: str) -> tuple[int, ...]:
     numbers = [part.strip() for part in listed.split(",")]
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+    if not all(number.isdecimal() and len(number) < 19 and int(number) > 0 for number in numbers):
         raise ConfigError(f"model {text!r}: the widths are positive whole numbers, as in mlp:500,500 or conv:32,64")
     return tuple(map(int, numbers))
 
@@ -124,7 +124,11 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
     parsed = parse(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _build(parsed, tuple(input_shape), classes)
+        try:
+            model = _build(parsed, tuple(input_shape), classes)
+        except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"model {spec!r}: PyTorch cannot allocate it ({reason}). Take fewer units.") from error
     if parsed.activation not in SPIKING:
         return model
     return OverTime(nn.Sequential(model, LeakyReadout()), partial(encoders.constant, moments=MOMENTS))

@@ -372,6 +372,7 @@ class Training:
         self._first_epoch, self._first_step = state["first_epoch"], state["first_step"]
         self.matrix, self.before = state["matrix"], state["before"]
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
+        self._order.set_state(state["order"])
         self._epoch_order = state["order"]
         self._choices.set_state(state["choices"])
         self._loss_sum.copy_(state["loss_sum"])

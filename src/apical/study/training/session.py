@@ -264,6 +264,14 @@ class _Session:
                 f"{str(error).rstrip('.')}. Try {', '.join(advice)}; {kept}.",
                 layer=error.layer,
             ) from error
+        except RuntimeError as error:
+            if "without overflow" not in str(error):
+                raise
+            raise RunError(
+                f"training stopped at step {self.training.step + 1} of {self.run.path}: a number of the optimizer or "
+                f"the rule is too large for the weights' type ({error}). Take a smaller one (optimizer.lr = "
+                f"{self.training.config.optimizer.lr or 0:g} now)."
+            ) from error
 
     def _finish(self) -> Result:
         training = self.training
