@@ -84,8 +84,8 @@ MUTATIONS = (
     ),
     Mutation(
         "options of any type",
-        "study/configuration/tables.py",
-        "            converted = _converted(self.name, key, value, hints.get(key, Any))\n",
+        "study/configuration/open_tables.py",
+        "            converted = convert(self.name, key, value, hints.get(key, Any))\n",
         "            converted = value\n",
         CONFIGURATIONS,
     ),

@@ -99,7 +99,7 @@ def configuration(
         ConfigError: a wrong key or value.
     """
     from apical.study import Config, RuleConfig
-    from apical.study.configuration.tables import NAMED_TABLES
+    from apical.study.configuration.open_tables import NAMED_TABLES
 
     config = Config.load(file) if file else Config()
     flags |= {"optimizer.lr": lr, "rule": rule and RuleConfig.parse(rule).model_dump()}

@@ -125,22 +125,27 @@ def compare(
     ]
     files.make_folder(folder)
     with files.locked(folder, "comparing"):
-        damaged = keeping.check([job for _, own in plan for job in own], overwrite=overwrite, changed=changed)
+        every = _every(plan)
+        damaged = keeping.check(every, overwrite=overwrite, changed=changed)
         arms = _complete(plan, damaged, shared, folder, task if cost else None, jobs, progress)
-        arms += (before := keeping.arms_of_before(folder, [job for _, own in plan for job in own], shared))
+        before = keeping.arms_of_before(folder, every, shared)
         comparison = Comparison(
-            title=title or _title(len(arms), shared, task),
+            title=title or _title(len(arms + before), shared, task),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command
-            or _command(config, [rule.label for rule in chosen] + keeping.labels(before), numbers, words),
+            command=command or _command(config, chosen, keeping.labels(before), numbers, words),
             environment={**environment.describe(), "threads": 1},
             task=_task_info(task, shared),
             config=shared.to_dict(),
-            arms=arms,
+            arms=arms + before,
             floors=measure_floors(shared, task, numbers, memory=memory, progress=progress) if floors else [],
         )
         comparison.write(folder)
     return comparison
+
+
+def _every(plan: Plan) -> list[Job]:
+    """All runs, by seed, so that a stopped comparison has all rules, of few seeds."""
+    return [job for of_seed in zip(*(own for _, own in plan), strict=True) for job in of_seed]
 
 
 def _complete(
@@ -153,9 +158,7 @@ def _complete(
     progress: bool | None,
 ) -> list[Arm]:
     """Train what the plan has, and time the steps of each rule on the task `timed`; the arms."""
-    # By seed, so that a stopped comparison has all rules, of few seeds.
-    every = [job for of_seed in zip(*(own for _, own in plan), strict=True) for job in of_seed]
-    every = [job for job in every if job.folder not in damaged]
+    every = [job for job in _every(plan) if job.folder not in damaged]
     with stop_requests() as stop:
         with display.Bar("comparing", len(every), shown=progress) as bar:
             failures = {**damaged, **complete(every, jobs, stop, bar.show)}
@@ -305,8 +308,14 @@ def _words_of_streams(
     return words + ([] if memory is None else ["--memory", str(memory)])
 
 
-def _command(config: Config, labels: Sequence[str], seeds: Sequence[int], words_of_streams: Sequence[str]) -> str:
-    labels = list(dict.fromkeys(labels))
+def _command(
+    config: Config,
+    chosen: Sequence[RuleConfig],
+    before: Sequence[str],
+    seeds: Sequence[int],
+    words_of_streams: Sequence[str],
+) -> str:
+    labels = list(dict.fromkeys([rule.label for rule in chosen] + list(before)))
     words = ["apical", "compare" if config.stream.is_single else "continual", *words_of_streams]
     if labels != registry.names() or not config.stream.is_single:
         words += ["--rules", ",".join(labels)]

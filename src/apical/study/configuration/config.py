@@ -29,17 +29,15 @@ from apical.errors import ConfigError
 from apical.options import unknown
 from apical.reading import read_regular
 from apical.study.configuration import parsing
+from apical.study.configuration.open_tables import NAMED_TABLES, Table, validate
 from apical.study.configuration.parsing import KeyPath, SettingError
 from apical.study.configuration.tables import (
-    NAMED_TABLES,
     CheckpointConfig,
     OptimizerConfig,
     ProtectConfig,
     RuleConfig,
     ScheduleConfig,
     StreamConfig,
-    Table,
-    validate,
 )
 
 OWN_TASK = "own:"
