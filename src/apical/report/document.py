@@ -42,7 +42,7 @@ def read(document: Mapping[str, Any] | Comparison) -> Comparison:
 
 
 def without_folders(comparison: Comparison) -> Comparison:
-    """The comparison with files by their names alone: a page travels, and the folders of its author are nobody's."""
+    """The comparison with files by their names alone, as a page is sent to readers who do not have its folders."""
 
     def shown(value: Any) -> Any:
         if isinstance(value, str):
