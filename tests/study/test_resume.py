@@ -389,6 +389,17 @@ def test_a_state_of_another_form_is_refused(key, stopped, tmp_path):
         resume(tmp_path / "run", task=doomed.blobs())
 
 
+@pytest.mark.parametrize("key", ["task", "epoch", "first_epoch", "first_step", "best_epoch", "position"])
+@pytest.mark.parametrize("place", [-1, 10**9])
+def test_a_state_beyond_the_run_is_refused(key, place, stopped, tmp_path):
+    """An epoch beyond the last one would never come to it."""
+    stopped()
+    checkpoints = RunFolder(tmp_path / "run").checkpoints
+    checkpoints.save({**checkpoints.latest().content, key: place})
+    with pytest.raises(CheckpointError, match="at a place that this run does not have"):
+        resume(tmp_path / "run", task=doomed.blobs())
+
+
 def test_a_checkpoint_without_the_length_of_the_metrics_is_refused(stopped, tmp_path):
     stopped()
     checkpoints = RunFolder(tmp_path / "run").checkpoints

@@ -361,7 +361,10 @@ class Training:
             CheckpointError: it belongs to another network, rule, optimizer or version of apical.
         """
         check_state(state)
-        if not (0 <= state["task"] < len(self.stream) and 0 <= state["position"] <= state["step"]):
+        most = {"task": len(self.stream) - 1, "epoch": self.config.epochs * self.phases}
+        most |= dict.fromkeys(("first_epoch", "best_epoch"), state["epoch"])
+        most |= dict.fromkeys(("first_step", "position"), state["step"])
+        if not all(0 <= state[key] <= largest for key, largest in most.items()):
             raise CheckpointError("the checkpoint is at a place that this run does not have: train again")
         with explained():
             self.circuit.load_state_dict(state["circuit"])
