@@ -126,7 +126,7 @@ class Circuit(nn.Module):
         if rule is not self._modules.get("rule"):
             rule.refuse_a_second_circuit()
         sequences = self.wiring.sequences
-        sequences.learn_by(type(rule).__name__, rule.takes_time, rule.through_time, rule.by_moment)
+        sequences.learn_by(type(rule).__name__, rule.takes_time, rule.through_time, rule.by_moment, rule.shared_evenly)
         rule.setup(self.wiring)
         rule._attached = True  # type: ignore[assignment]
         rule.train(self.training)

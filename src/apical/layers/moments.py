@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import dropwhile, islice, pairwise
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from apical.errors import CircuitError
-from apical.layers.nodes import Node
+from apical.layers.nodes import Layer, Node
+from apical.layers.synapses import LinearSynapses
 
 
 class Clock(NamedTuple):
@@ -37,6 +39,16 @@ def clocked(neurons: Sequence[Clocked], clock: Clock | None) -> Iterator[None]:
             neuron.clock = own
 
 
+class Reader(Protocol):
+    """A read-out whose mean over time is a weighted sum of what arrives at each moment."""
+
+    def shares(self, moments: int) -> list[float]:
+        """The weight of each moment; they add up to 1."""
+
+    def averages(self) -> bool:
+        """Whether its output is that mean now."""
+
+
 class Sequences:
     """The neurons with a memory of a circuit, and where its rates stand in time.
 
@@ -44,7 +56,8 @@ class Sequences:
         neurons: with a memory; none: the circuit has no time.
         ends: the output is one for the sequence, (batch, ...).
         takes_constant: an input that stays the same may pass the first synapses once, since no merge joins a rate from
-            before the first neurons with a memory with one from behind them, and the rule does not need it by moment.
+            before the first neurons with a memory with one from behind them, and no rate but the input stays the same
+            that the rule needs by moment.
 
     Args:
         nodes: of the circuit.
@@ -57,6 +70,7 @@ class Sequences:
     def __init__(self, nodes: Sequence[Node], output: int) -> None:
         self.neurons: list[Any] = []
         self._steps: list[Any] = []
+        self._averaged = list(_averaged(nodes, output))
         self._joins = False
         places = ["before"]  # of every value: before the first neurons with a memory, in time, or after it has ended
         for node in nodes:
@@ -79,10 +93,14 @@ class Sequences:
                     self._steps.append(step)
                     place = "after" if step.module.ends_time else "in time"
             places.append(place)
+        # Rates other than the input that stay the same, too.
+        self._lingers = "before" in places[1:]
         self.ends = places[output] == "after"
         self.takes_constant = not self._joins
 
-    def learn_by(self, rule: str, takes_time: bool, through_time: str | None, by_moment: bool) -> None:
+    def learn_by(
+        self, rule: str, takes_time: bool, through_time: str | None, by_moment: bool, evenly: bool = False
+    ) -> None:
         """Learn by a rule, with its weights back in time; see `LearningRule`.
 
         Raises:
@@ -100,8 +118,27 @@ class Sequences:
                 "rule that carries errors in one pass, or averages of spikes as rates."
             )
         for step in self._steps:
-            step.through_time, step.late = through_time, None
-        self.takes_constant = not (by_moment or self._joins)
+            step.through_time, step.late, step.sums = through_time, None, True
+        for step, reader in self._averaged:
+            step.reader, step.evenly = None if by_moment else reader, evenly
+        self.takes_constant = not (self._joins or (by_moment and self._lingers))
+
+    def keep_moments(self) -> None:
+        """Give signals at potentials for each moment, also where the drive is the same at all."""
+        for step in self._steps:
+            step.sums = False
+
+    def share_evenly(self) -> None:
+        """Give each moment an equal part of a signal at the mean of spikes."""
+        for step, _ in self._averaged:
+            step.evenly = True
+
+    def by_moment(self, signal: Tensor, moments: int) -> Tensor:
+        """A signal at the mean of spikes, (batch, ...), at each moment by its part in the mean: (time * batch, ...)."""
+        if not self._averaged:
+            return signal
+        shares = signal.new_tensor(self._averaged[0][1].shares(moments))
+        return (shares.view(-1, *[1] * signal.dim()) * signal).flatten(0, 1)
 
     def teach_at_end(self, nodes: Iterable[Node], width: float) -> None:
         """Teach the spiking neurons of these nodes once a sequence, by how they change at the end."""
@@ -145,6 +182,20 @@ class Sequences:
         """Run the neurons by a clock, and by the one before afterwards."""
         with clocked(self.neurons, clock):
             yield
+
+
+def _averaged(nodes: Sequence[Node], output: int) -> Iterator[tuple[Any, Any]]:
+    """The steps of spiking neurons of which only a mean over time is read, each with the read-out's step."""
+    used = [source for node in nodes for source in node.sources]
+    for node in nodes:
+        for below, step in pairwise(node.steps):
+            if hasattr(below, "reader") and hasattr(step, "shares"):
+                yield below, step
+        source = node.sources[0]
+        linear = isinstance(node, Layer) and type(node.synapses) is LinearSynapses and source > 0
+        if linear and used.count(source) == 1 and source != output and hasattr(next(iter(node.steps), None), "shares"):
+            fired = dropwhile(lambda step: step.traits.moves, reversed(nodes[source - 1].steps))
+            yield from ((step, node.steps[0]) for step in islice(fired, 1) if hasattr(step, "reader"))
 
 
 def at_rows(signal: Tensor, rows: int, moments: int) -> Tensor:

@@ -1,11 +1,13 @@
 """The closed forms of neurons with a memory: their runs over the moments of a sequence, forward and backward."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from apical.layers.moments import Reader
 from apical.layers.steps import Saved, Step, closed_form
 from apical.layers.traits import Traits
 from apical.neurons.moments import TemporalNeuron, detached
@@ -29,6 +31,65 @@ class _OverMoments(Step):
         return x, len(drive) != moments * batch
 
 
+class ReadoutStep(_OverMoments):
+    """Leaky integration, and its transpose, the same backward in time.
+
+    Its mean over time is a weighted sum of the drives; see `shares`.
+    """
+
+    traits = Traits(keeps_shape=True, in_time=True)
+    module: LeakyReadout
+
+    def gain(self, moments: int) -> float:
+        """The mean over time for a drive of 1 at every moment."""
+        return sum(self._sums(moments)) / moments
+
+    def shares(self, moments: int) -> list[float]:
+        """The part of each moment's drive in the mean over time; they add up to 1."""
+        sums = self._sums(moments)
+        return [one / sum(sums) for one in sums]
+
+    def averages(self) -> bool:
+        """Whether the output is the mean over this sequence alone: no state comes from the last or goes to the next."""
+        return self.module.average and self.module.kept is None and not self.module.continues
+
+    def _sums(self, moments: int) -> list[float]:
+        """1 + decay + decay^2 + ..., as far as the drive of each moment lasts."""
+        return list(itertools.accumulate(self.module.decay**age for age in range(moments)))[::-1]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        neuron = self.module
+        drive, constant = self.sequence(x)
+        if constant and self.averages():
+            return x * self.gain(len(drive)), (len(drive), constant, True)
+        y = torch.empty(drive.shape, dtype=drive.dtype, device=drive.device)
+        before = neuron.start(drive[0]) if neuron.kept is None else neuron.kept
+        for moment in range(len(drive)):
+            before = torch.add(drive[moment], before, alpha=neuron.decay, out=y[moment])
+        if neuron.continues:
+            neuron.kept = y[-1].clone()
+        return (y.mean(0) if neuron.average else y.flatten(0, 1)), (len(drive), constant, False)
+
+    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        return self.derivative(grad, *saved), ()
+
+    def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
+        moments, constant, scaled = saved
+        if scaled:
+            return grad * self.gain(moments)
+        neuron = self.module
+        signal = (grad / moments).expand(moments, *grad.shape) if neuron.average else _by_moment(grad, moments)
+        out = torch.empty(signal.shape, dtype=grad.dtype, device=grad.device)
+        above = torch.zeros_like(signal[0])
+        for moment in range(moments - 1, -1, -1):
+            above = torch.add(signal[moment], above, alpha=neuron.decay, out=out[moment])
+        return out.sum(0) if constant else out.flatten(0, 1)
+
+
+def _by_moment(rows: Tensor, moments: int) -> Tensor:
+    return rows.reshape(moments, -1, *rows.shape[1:])
+
+
 class SpikingStep(_OverMoments):
     """LIF and ALIF neurons: their potentials are kept, and errors run backward neuron by neuron.
 
@@ -44,6 +105,11 @@ class SpikingStep(_OverMoments):
             (backpropagation through time), a tensor, or None for none.
         late: a rule teaches the neuron once a sequence, by its change at the end, [v_T > threshold - late] - s_(T-1);
             None: at every moment, by the equations above.
+        reader: what averages the spikes over time, behind synapses or not. Since both are linear, the output is then
+            the weighted mean of the spikes, (batch, ...), and what follows is computed once.
+        evenly: each moment receives an equal part of a signal at that mean, and not its share of the mean.
+        sums: of a drive that is the same at all moments, the sum of the signals over moments is wanted; False: signals,
+            and `output`, of each moment.
     """
 
     traits = Traits(activation=True, lowest_rate=0.0, saturating=True, keeps_shape=True, in_time=True)
@@ -53,22 +119,44 @@ class SpikingStep(_OverMoments):
         super().__init__(module)
         self.through_time: str | Tensor | None = "tied"
         self.late: float | None = None
+        self.reader: Reader | None = None
+        self.evenly = False
+        self.sums = True
         if module.recurrent is not None:
             self.parameters = ("recurrent.weight",)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         neuron = self.module
         drive, constant = self.sequence(x)
-        v, s = (drive.new_empty(drive.shape) for _ in range(2))
+        shares = self._shares(len(drive))
+        mean = None if shares is None else torch.zeros_like(drive[0])
+        v = drive.new_empty(drive.shape)
+        once = mean is not None and self._forgets()
+        s = drive.new_empty(drive.shape[1:] if once else drive.shape)
         a = drive.new_empty(drive.shape) if neuron.adapts else None
         state = self._start(drive)
         for piece in self._pieces(drive):
-            self._fire(drive, v, s, a, state, piece)
+            spikes = [s[piece]] * len(v) if once else s[:, piece].unbind()
+            means = None if mean is None or shares is None else (mean[piece], shares)
+            self._fire(drive, v, spikes, a, state, piece, means)
         if neuron.continues:
-            last = (v[-1], s[-1]) if a is None else (v[-1], s[-1], neuron.adaptation * a[-1] + s[-1])
-            neuron.kept = detached(tuple(part.clone() for part in last))
+            self._keep(v[-1], s if once else s[-1], a)
         first = state[1] if neuron.recurrent is not None else None
-        return s.flatten(0, 1), (v, s, a, first, constant)
+        return (s.flatten(0, 1) if mean is None else mean), (v, None if once else s, a, first, constant, mean)
+
+    def _shares(self, moments: int) -> list[float] | None:
+        """The part of each moment in the mean of the spikes; None where all moments are read."""
+        read = self.late is None and self.reader is not None and self.reader.averages()
+        return self.reader.shares(moments) if read and self.reader is not None else None
+
+    def _forgets(self) -> bool:
+        """Whether spikes whose mean is read are needed no further."""
+        return self.sums and self.module.recurrent is None and not self.module.adapts
+
+    def _keep(self, v: Tensor, s: Tensor, a: Tensor | None) -> None:
+        """Keep the state after the last moment."""
+        state = (v, s) if a is None else (v, s, self.module.adaptation * a[-1] + s)
+        self.module.kept = detached(tuple(part.clone() for part in state))
 
     def _start(self, drive: Tensor) -> tuple[Tensor, ...]:
         kept = self.module.kept
@@ -80,7 +168,14 @@ class SpikingStep(_OverMoments):
         return [slice(start, start + rows) for start in range(0, drive.shape[1], rows)]
 
     def _fire(
-        self, drive: Tensor, v: Tensor, s: Tensor, a: Tensor | None, state: tuple[Tensor, ...], piece: slice
+        self,
+        drive: Tensor,
+        v: Tensor,
+        s: Sequence[Tensor],
+        a: Tensor | None,
+        state: tuple[Tensor, ...],
+        piece: slice,
+        means: tuple[Tensor, Sequence[float]] | None,
     ) -> None:
         neuron = self.module
         recurrent = None if neuron.recurrent is None else neuron.recurrent.weight.detach().t()
@@ -89,7 +184,7 @@ class SpikingStep(_OverMoments):
         if levels is not None:
             levels[0].copy_(state[2][piece])
         left = torch.empty_like(potential)
-        moments = zip(drive[:, piece].unbind(), v[:, piece].unbind(), s[:, piece].unbind(), strict=True)
+        moments = zip(drive[:, piece].unbind(), v[:, piece].unbind(), s, strict=True)
         for moment, (arriving, now, fired) in enumerate(moments):
             if neuron.reset == "zero":
                 torch.addcmul(potential, potential, spikes, value=-1, out=left)
@@ -107,18 +202,24 @@ class SpikingStep(_OverMoments):
                 torch.ge(left, neuron.threshold, out=fired)
                 if moment + 1 < len(levels):
                     torch.add(fired, levels[moment], alpha=neuron.adaptation, out=levels[moment + 1])
+            if means is not None:
+                means[0].add_(fired, alpha=means[1][moment])
             potential, spikes = now, fired
 
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
-        v, s, a, first, constant = saved
-        signal = grad.reshape(v.shape)
+        v, s, _, first, constant, mean = saved
         if self.late is not None:
-            return self._taught_at_end(signal, saved), [None] * len(learns)
-        # Of an input that stays the same the sum over moments is wanted, unless recurrent synapses learn.
-        sums = constant and not any(learns)
+            return self._taught_at_end(grad.reshape(v.shape), saved), [None] * len(learns)
+        shares = None
+        if mean is not None:
+            assert self.reader is not None
+            shares = [1 / len(v)] * len(v) if self.evenly else self.reader.shares(len(v))
+        constant = constant and self.sums
+        sums = constant and not any(learns)  # recurrent synapses learn from each moment
         out = torch.zeros_like(v[0]) if sums else torch.empty_like(v)
         for piece in self._pieces(v):
-            self._back(signal, v, s, a, out, piece, sums)
+            arriving = grad.reshape(v.shape)[:, piece].unbind() if shares is None else [grad[piece]] * len(v)
+            self._back(arriving, shares, saved, out, piece)
         found: list[Tensor | None] = []
         if learns:
             found = [self._recurrent_update(out, s, first) if learns[0] else None]
@@ -132,35 +233,47 @@ class SpikingStep(_OverMoments):
         return out.flatten(0, -2).t().mm(before.flatten(0, -2))
 
     def _back(
-        self, signal: Tensor, v: Tensor, s: Tensor, a: Tensor | None, out: Tensor, piece: slice, sums: bool
+        self,
+        arriving: Sequence[Tensor],
+        shares: Sequence[float] | None,
+        saved: Saved,
+        out: Tensor,
+        piece: slice,
     ) -> None:
-        neuron = self.module
+        """The signals at the potentials of a part of the batch, or their sum over moments.
+
+        Args:
+            arriving: at the spikes of each moment; with `shares`, at their mean.
+            shares: the part of the signal at the mean that reaches each moment.
+            saved: by the forward pass.
+            out: (time, batch, ...), or of the sum (batch, ...).
+            piece: the part.
+        """
+        neuron, (v, s, a) = self.module, saved[:3]
         back = self._weights_back()
-        potentials, spikes, arriving = v[:, piece].unbind(), s[:, piece].unbind(), signal[:, piece].unbind()
+        potentials = v[:, piece].unbind()
+        spikes = None if s is None else s[:, piece].unbind()
         levels = None if a is None else a[:, piece].unbind()
-        slope, at_spike = torch.empty_like(potentials[0]), torch.empty_like(potentials[0])
+        at_spike, sums = torch.empty_like(potentials[0]), out.dim() < v.dim()
         total = out[piece] if sums else None
-        places = (torch.empty_like(slope), torch.empty_like(slope)) if sums else out[:, piece].unbind()
+        places = (torch.empty_like(at_spike), torch.empty_like(at_spike)) if sums else out[:, piece].unbind()
         above: Tensor | None = None  # at the potentials of the next moment
         adapting: Tensor | None = None  # at the adaptation of the next moment
         for moment in range(len(v) - 1, -1, -1):
-            now = potentials[moment]
-            torch.sub(now, neuron.threshold, out=slope)
-            if levels is not None:
-                slope.sub_(levels[moment], alpha=neuron.strength)
-            slope = neuron.surrogate.derivative(slope)
-            sent = arriving[moment]
+            now, here, sent = potentials[moment], places[moment % 2 if sums else moment], arriving[moment]
+            if shares is not None:
+                sent = torch.mul(sent, shares[moment], out=at_spike)
             if above is not None:
                 sent = self._at_spike(sent, above, now, adapting, back, at_spike)
-            here = places[moment % 2] if sums else places[moment]
-            torch.mul(slope, sent, out=here)
+            torch.sub(now, neuron.threshold, out=here)
+            if levels is not None:
+                here.sub_(levels[moment], alpha=neuron.strength)
+            torch.mul(neuron.surrogate.derivative(here), sent, out=here)
             if levels is not None:
                 lowered = here * -neuron.strength
                 adapting = lowered if adapting is None else lowered.add_(adapting, alpha=neuron.adaptation)
             if above is not None:
-                here.add_(above, alpha=neuron.decay)
-                if neuron.reset == "zero":
-                    here.addcmul_(above, spikes[moment], value=-neuron.decay)
+                self._leaked(here, above, now, None if spikes is None else spikes[moment], at_spike)
             if total is not None:
                 total.add_(here)
             above = here
@@ -184,6 +297,14 @@ class SpikingStep(_OverMoments):
             sent = torch.add(sent, adapting, out=into)
         return sent if back is None else torch.add(sent, above.matmul(back), out=into)
 
+    def _leaked(self, here: Tensor, above: Tensor, now: Tensor, fired: Tensor | None, spare: Tensor) -> None:
+        """Add to a signal at a potential the one of the next moment, as far as the potential lasts until then."""
+        neuron = self.module
+        here.add_(above, alpha=neuron.decay)
+        if neuron.reset == "zero":
+            fired = torch.ge(now, neuron.threshold, out=spare) if fired is None else fired
+            here.addcmul_(above, fired, value=-neuron.decay)
+
     def _weights_back(self) -> Tensor | None:
         recurrent = self.module.recurrent
         if recurrent is None or self.through_time is None:
@@ -192,7 +313,7 @@ class SpikingStep(_OverMoments):
 
     def _taught_at_end(self, signal: Tensor, saved: Saved) -> Tensor:
         """The sum of the signals over moments times how the neuron changes at the end, at the last moment."""
-        v, s, a, _, constant = saved
+        v, s, a, _, constant, _ = saved
         assert self.late is not None
         before = s[-2] if len(s) > 1 else torch.zeros_like(s[0])
         distance = v[-1] if a is None else v[-1] - self.module.strength * a[-1]
@@ -205,43 +326,9 @@ class SpikingStep(_OverMoments):
         return out.flatten(0, 1)
 
     def output(self, saved: Saved) -> Tensor:
-        spikes: Tensor = saved[1]
-        return spikes.flatten(0, 1)
-
-
-class ReadoutStep(_OverMoments):
-    """Leaky integration, and its transpose, the same backward in time."""
-
-    traits = Traits(keeps_shape=True, in_time=True)
-    module: LeakyReadout
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
-        neuron = self.module
-        drive, constant = self.sequence(x)
-        y = torch.empty(drive.shape, dtype=drive.dtype, device=drive.device)
-        before = neuron.start(drive[0]) if neuron.kept is None else neuron.kept
-        for moment in range(len(drive)):
-            before = torch.add(drive[moment], before, alpha=neuron.decay, out=y[moment])
-        if neuron.continues:
-            neuron.kept = y[-1].clone()
-        return (y.mean(0) if neuron.average else y.flatten(0, 1)), (len(drive), constant)
-
-    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
-        return self.derivative(grad, *saved), ()
-
-    def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
-        moments, constant = saved
-        neuron = self.module
-        signal = (grad / moments).expand(moments, *grad.shape) if neuron.average else _by_moment(grad, moments)
-        out = torch.empty(signal.shape, dtype=grad.dtype, device=grad.device)
-        above = torch.zeros_like(signal[0])
-        for moment in range(moments - 1, -1, -1):
-            above = torch.add(signal[moment], above, alpha=neuron.decay, out=out[moment])
-        return out.sum(0) if constant else out.flatten(0, 1)
-
-
-def _by_moment(rows: Tensor, moments: int) -> Tensor:
-    return rows.reshape(moments, -1, *rows.shape[1:])
+        spikes, mean = saved[1], saved[-1]
+        rate: Tensor = spikes.flatten(0, 1) if mean is None or not self.sums else mean
+        return rate
 
 
 @closed_form(LIF, IF, ALIF)

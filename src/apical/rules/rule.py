@@ -54,8 +54,10 @@ class LearningRule(nn.Module, ABC):
         through_time: the weights by which errors travel back in time over recurrent synapses: "tied" for their own,
             None for none, so that credit in time passes through the neurons' own memory alone; "refused" where
             recurrent synapses have no meaning.
-        by_moment: whether it needs every layer's rates and signals at every moment, so that an input that stays the
-            same has to pass the first synapses as often.
+        by_moment: whether it needs every layer's rate and the signal there at every moment, since its teaching signal
+            is not linear in them: a mean of spikes over time is then taken behind the synapses.
+        shared_evenly: whether a signal for a whole sequence reaches each moment as the same part, and not as the part
+            that the moment has in the output.
         needs_batch: whether it needs to know the samples of a batch; rates without a batch axis are then refused.
         carries_costs: whether signals at rates are derivatives of the loss, to which a unit's own cost of firing adds
             (`apical.layers.FiringCost`).
@@ -80,7 +82,8 @@ class LearningRule(nn.Module, ABC):
     needs_batch: ClassVar[bool] = True
     takes_time: ClassVar[bool] = False
     through_time: ClassVar[str | None] = None
-    by_moment: ClassVar[bool] = False
+    by_moment: bool = False
+    shared_evenly: ClassVar[bool] = False
     carries_costs: ClassVar[bool] = False
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"homeostatic": NO_HOMEOSTASIS, "direct": NO_DIRECT}

@@ -25,6 +25,7 @@ class DirectFeedback(LearningRule):
     needs = "any circuit; outputs of one size"
     propagates = False
     takes_time = True
+    shared_evenly = True
     carries_costs = True
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType(
         dict.fromkeys(("tied", "fixed", "sign_symmetric", "kolen_pollack", "weight_mirror", "homeostatic"), _SENDS_DOWN)

@@ -13,10 +13,9 @@ from apical.feedback import Homeostatic
 from apical.feedback.randomness import feedback_like
 from apical.feedback.registry import Given
 from apical.feedback.weights import PerLayer
-from apical.kernels import tanh_
 from apical.layers import BackwardPass, Credit, ForwardState, Layer, NodeState, Synapses
 from apical.options import check_choice, check_positive
-from apical.rules.bursts.populations import Bursts, Population, bounded
+from apical.rules.bursts.populations import Bursts, Population
 from apical.rules.rule import NO_DIRECT
 from apical.wiring import Wiring
 
@@ -133,6 +132,7 @@ class BurstCCN(Bursts):
                 "nothing is left to cancel. Use events='fixed' or 'learned'."
             )
         self.events = events
+        self.by_moment = events != "matched"  # then feedback learns from products of two signals
         limits = {"matched": "for small errors", "learned": "for small errors once Q cancels the events"}
         self.transposed_limit = limits.get(events)
         self.mismatch = mismatch
@@ -171,11 +171,9 @@ class BurstCCN(Bursts):
         if potential is None:
             return
         population = self._populations[layer.index]
-        events = population.events(population.heard(layer, own), unit)
         sends = walk.needs_input_grad(layer)
         signal = population.arrive(layer, own, potential, walk)
-        bursts = bounded(signal, events) if population.output else tanh_(signal.div(events)).mul_(events)
-        bursts = population.spread(layer, own, bursts, walk)
+        bursts = population.spread(layer, own, population.bursts(signal, population.heard(layer, own), unit), walk)
         if wiring.observers:
             self._show(wiring, layer, population, population.rate(layer, own), bursts, potential, unit)
         net = None
@@ -184,7 +182,7 @@ class BurstCCN(Bursts):
             net = population.net(rate, population.events(rate, unit), unit)
             net = population.leave(layer, own, net, walk, learning=False)
         post = population.leave(layer, own, bursts, walk)
-        del signal, potential, events, bursts  # releases their memory
+        del signal, potential, bursts  # releases their memory
         pre = own.pre
         assert pre is not None
         yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))

@@ -12,10 +12,15 @@ from torch import Tensor
 from apical.errors import ConfigError
 from apical.feedback.randomness import check_init
 from apical.feedback.registry import Given
+from apical.kernels import tanh_
 from apical.layers import BackwardPass, BackwardPlan, ForwardState, Layer, NodeState, Step
+from apical.layers.moments import at_rows
+from apical.layers.steps import LocalGraph
 from apical.options import check_positive
 from apical.rules.rule import Sweep
 from apical.wiring import Wiring
+
+_PIECE = 2**16  # values
 
 
 class Population:
@@ -46,6 +51,8 @@ class Population:
         self.tonic = tonic
         self.floor = None if output else layer.floor
         self.place = layer.firing_place
+        fires = layer.steps[self.place : self.place + 1]
+        self.in_place = bool(fires) and fires[0].traits.in_time and not isinstance(fires[0], LocalGraph)
         self.pooled = self.floor == 0 and _rectified_and_pooled(layer.steps[self.place :])
         self.needs_rate = self.pooled or self.place == len(layer.steps)
         self.keeps_shape = all(step.traits.keeps_shape for step in layer.steps[self.place :])
@@ -77,7 +84,10 @@ class Population:
     def leave(
         self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass, *, learning: bool = True
     ) -> Tensor:
-        """A signal before the activation, propagated to the soma."""
+        """A signal before the activation, propagated to the soma; summed over moments where the drive is constant."""
+        assert own.pre is not None
+        if len(signal) > len(own.pre):
+            signal = at_rows(signal, len(own.pre), walk.state.moments)
         return walk.through(layer, own, signal, slice(0, self.place), learning)
 
     def events(self, rate: Tensor, unit: float) -> Tensor:
@@ -87,6 +97,19 @@ class Population:
         least = torch.finfo(rate.dtype)
         above = least.tiny - self.floor / unit * (1 + 4 * least.eps)
         return torch.rsub(rate, above, alpha=-1 / unit)
+
+    def bursts(self, signal: Tensor, rate: Tensor, unit: float) -> Tensor:
+        """The distance of the burst rate from its baseline, bounded by the events; `signal` may be overwritten."""
+        if self.output:
+            return bounded(signal, self.events(rate, unit))
+        found = signal if self.in_place else torch.empty_like(signal)
+        # In pieces whose steps stay in the cache.
+        rows = len(signal) if torch.compiler.is_compiling() else max(1, _PIECE * len(signal) // max(1, signal.numel()))
+        for start in range(0, len(signal), rows):
+            piece = slice(start, start + rows)
+            events = self.events(rate[piece], unit)
+            tanh_(torch.div(signal[piece], events, out=found[piece])).mul_(events)
+        return found
 
     def net(self, rate: Tensor, events: Tensor, unit: float) -> Tensor:
         """The events that synapses see over `unit`: of a pair, ON's without OFF's."""
@@ -138,6 +161,7 @@ class Bursts(Sweep):
 
     def setup(self, wiring: Wiring) -> None:
         super().setup(wiring)
+        wiring.sequences.keep_moments()
         outputs = wiring.readouts()
         self._populations = {layer.index: Population(layer, layer in outputs, self.tonic) for layer in wiring.layers}
 

@@ -103,6 +103,7 @@ class EProp(DirectFeedback):
     paper = "Bellec et al. 2020"
     needs = "neurons with a memory (LIF, ALIF)"
     recommended: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    shared_evenly = False
 
     def __init__(self, *, feedback: str = "random", init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
         super().__init__()
@@ -122,24 +123,35 @@ class EProp(DirectFeedback):
     def saves_rates(self) -> bool:  # type: ignore[override]
         return self.feedback == "adaptive"
 
+    def setup(self, wiring: Wiring) -> None:
+        super().setup(wiring)
+        readouts = wiring.readouts()
+        self._several = sum(layer in readouts for layer in wiring.layers) != 1
+        if self._several:
+            wiring.sequences.share_evenly()
+
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        products, readouts = self.direct.products(wiring), wiring.readouts()
-        sent = [] if sum(layer in readouts for layer in wiring.layers) == 1 else [error]
+        products = self.direct.products(wiring)
+        sent = [error] if self._several else []
+
+        def at(rows: int) -> Tensor:
+            """The error for a rate with so many rows: of each moment, or of the sequence where only a mean is read."""
+            return next((one for one in sent if len(one) == rows), sent[-1])
 
         def bring(node: Node, own: NodeState) -> Tensor | None:
-            brought = self.direct.bring(node, own, state, sent[0], wiring.output, products) if sent else None
+            if not sent:
+                return None
+            brought = self.direct.bring(node, own, state, at(own.shape[0]), wiring.output, products)
             return None if brought is None else brought.to(own.dtype)
 
         for credit in self.teach_each(wiring, state, error, bring):
-            if not sent and credit.post is not None:
-                sent.append(credit.post)  # at the read-out's soma
+            if not sent and credit.post is not None:  # at the read-out's soma
+                sent.append(credit.post)
+                if wiring.sequences.ends and len(credit.post) == len(error):
+                    sent.append(wiring.sequences.by_moment(credit.post, state.moments))
             elif credit.post is not None and self.feedback == "adaptive" and isinstance(credit.layer, Layer):
-                yield from self._feedback_credit(credit.layer, state, sent[0])
+                rate = state[credit.layer].rate
+                assert rate is not None
+                post = at_rows(at(len(rate)), len(rate), state.moments)
+                yield Credit(credit.layer, rate, post, synapses=self.direct.weights.synapses(credit.layer))
             yield credit
-
-    def _feedback_credit(self, layer: Layer, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        """What the feedback weights to a layer learn from: the layer's rate and the error."""
-        rate = state[layer].rate
-        assert rate is not None
-        sent = at_rows(error, len(rate), state.moments)
-        yield Credit(layer, rate, sent, synapses=self.direct.weights.synapses(layer))

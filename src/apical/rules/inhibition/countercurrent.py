@@ -75,6 +75,7 @@ class CountercurrentInhibition(Sweep):
     transposed_limit = "for small gain and a large tonic rate"
     has_absolute_scale = True
     needs_batch = True
+    by_moment = True
     observables: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "inhibition": "above its tonic rate, in units of the mismatch of one sample; hidden layers",
