@@ -8,17 +8,18 @@ _WORTH_IT = 2**10  # values; below, what the calls cost is more than what they s
 _FEW_THREADS = 8  # NumPy has one, and takes a tenth of the time of one of PyTorch's
 
 
-def tanh(x: Tensor) -> Tensor:
+def tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
     """The hyperbolic tangent; in single precision on a processor, and under no_grad, by NumPy's vector instructions.
 
     These differ from PyTorch's own by rounding: a unit or two in the last place.
 
     Args:
         x: any shape, device and type.
+        out: memory for the values, under no_grad.
     """
     if x.numel() < _WORTH_IT or not (_single(x) and _by_numpy()):
-        return torch.tanh(x)
-    y = torch.empty_like(x)
+        return torch.tanh(x, out=out)
+    y = torch.empty_like(x) if out is None else out
     np.tanh(x.detach().numpy(), out=y.numpy())
     return y
 

@@ -1,5 +1,6 @@
 """Data-parallel training: two processes with half a batch each learn what one learns from the whole."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ from circuits import EXPLORES, NETWORKS, Row, assert_same, circuit_of, gradients
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import apical
+from apical import neurons
+
 ROWS = [row for row in rows() if row.name not in EXPLORES]  # processes draw other noise for each sample
 WORLD = 2
 STEPS = 2
+IN_TIME = ("backprop", "feedback_alignment", "direct_feedback_alignment", "e_prop", "burst_ccn")
 Found = list[dict[str, Tensor]]
 
 
@@ -29,6 +34,22 @@ def train(network: nn.Module, inner: nn.Module, part: slice) -> Found:
     return found
 
 
+def in_time(rule: str, part: slice, wrap: Callable[[nn.Module], nn.Module]) -> Found:
+    """The gradients of a spiking circuit, for a constant input and for one that changes."""
+    torch.manual_seed(0)
+    recurrent = None if rule == "burst_ccn" else nn.Linear(20, 20, bias=False)
+    hidden = nn.Sequential(nn.Linear(6, 20), neurons.LIF(0.8, 0.5, recurrent=recurrent))
+    model = nn.Sequential(*hidden, nn.Linear(20, 15), neurons.ALIF(), nn.Linear(15, 3), neurons.LeakyReadout())
+    x, y = 3 * torch.rand(5, 8, 6), torch.arange(8) % 3
+    circuit = apical.Circuit(model, rule, example=x)
+    network, found = wrap(circuit), []
+    for shown in (x[:1].expand(5, 8, 6), x):
+        circuit.zero_grad()
+        nn.functional.cross_entropy(network(shown[:, part]), y[part]).backward()
+        found.append(gradients(circuit))
+    return found
+
+
 def work(rank: int, folder: str, table: list[Row]) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
@@ -39,6 +60,8 @@ def work(rank: int, folder: str, table: list[Row]) -> None:
             found[str(row)] = train(DistributedDataParallel(circuit), circuit, slice(4 * rank, 4 * rank + 4))
         torch.save(found, f"{folder}/{rank}.pt")
         torch.save(compiled(rank), f"{folder}/compiled{rank}.pt")
+        spiking = {rule: in_time(rule, slice(4 * rank, 4 * rank + 4), DistributedDataParallel) for rule in IN_TIME}
+        torch.save(spiking, f"{folder}/spiking{rank}.pt")
     finally:
         distributed.destroy_process_group()
 
@@ -75,6 +98,15 @@ def test_two_processes_learn_what_one_learns(row, found):
         assert_same(*parts)
         # Sizes drawn for a batch are the same in both processes: they start from one seed and draw as often.
         assert_same(parts[0], whole[step], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", IN_TIME)
+def test_spiking_circuits_learn_in_two_processes_what_they_learn_in_one(rule, folder):
+    one, two = (torch.load(folder / f"spiking{rank}.pt", weights_only=True)[rule] for rank in range(WORLD))
+    for first, second, whole in zip(one, two, in_time(rule, slice(None), lambda circuit: circuit), strict=True):
+        assert all(own.abs().max() > 0 for own in whole.values())
+        assert_same(first, second)
+        assert_same(first, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_compiled_processes_have_the_feedback_of_one(folder):

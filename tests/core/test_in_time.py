@@ -109,6 +109,74 @@ def test_gradients_are_those_of_a_plain_loop(kind, surrogate):
         compare(model, copy.deepcopy(model), sequence(5, constant=constant))
 
 
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("kind", [LIF, ALIF])
+def test_gradients_of_a_mean_are_those_of_a_plain_loop(kind, surrogate):
+    """One layer whose spikes are averaged, behind synapses or before, in one part and in several."""
+    for reset, detach, constant, early in itertools.product(("zero", "subtract", "none"), *[(False, True)] * 3):
+        torch.manual_seed(1)
+        last = [LeakyReadout(0.3), nn.Linear(7, 3)] if early else [nn.Linear(7, 3), LeakyReadout(0.7)]
+        hidden = kind(0.8, 0.5, reset=reset, detach_reset=detach, surrogate=surrogate)
+        model = nn.Sequential(nn.Linear(5, 7), hidden, *last).double()
+        compare(model, copy.deepcopy(model), sequence(5, constant=constant))
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_batch_that_is_larger_than_the_cache_is_passed_in_parts(constant):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(5, 20_000), LIF(0.8, 0.5), nn.Linear(20_000, 3), LeakyReadout(0.7)).double()
+    compare(model, copy.deepcopy(model), sequence(5, constant=constant))
+
+
+def kept(model: nn.Module, x: torch.Tensor) -> int:
+    """Numbers that a forward pass saves for the backward pass, without the weights and the input."""
+    given = {each.data_ptr() for each in (*model.parameters(), x)}
+    sizes = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in given:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
+        return tensor
+
+    circuit = apical.Circuit(model, "backprop")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        circuit(x)
+    return sum(sizes.values())
+
+
+def test_what_a_step_keeps_is_one_number_a_neuron_and_moment_or_none():
+    model = nn.Sequential(nn.Linear(5, 50), LIF(), nn.Linear(50, 3), LeakyReadout()).double()
+    changing = [kept(model, sequence(5, moments=moments)) for moments in (8, 16)]
+    assert changing[1] - changing[0] == 8 * 4 * 50
+    constant = [kept(model, sequence(5, moments=moments, constant=True)) for moments in (8, 16)]
+    assert constant[1] == constant[0] < 4 * 50 * 3
+
+
+@pytest.mark.parametrize("kind", [LIF, ALIF])
+@pytest.mark.parametrize("reset", ["zero", "subtract", "none"])
+def test_bursts_of_a_constant_input_are_those_of_every_moment(kind, reset):
+    found, seen = [], {}
+    for constant, observed in ((True, False), (True, True), (False, False)):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(5, 70), kind(0.8, 0.5, reset=reset), nn.Linear(70, 3), LeakyReadout(0.7))
+        circuit = apical.Circuit(model.double(), "burst_ccn")
+        x = sequence(5, constant=True)
+        if observed:
+            circuit.observe(lambda layer, quantities: seen.setdefault(layer, quantities))
+        shown = x if constant else x.clone(memory_format=torch.contiguous_format)
+        for _ in range(2):  # the watch on the scale of errors observes the first pass
+            circuit.zero_grad()
+            (5 * F.cross_entropy(circuit(shown), LABELS)).backward()
+        found.append(model[0].weight.grad)
+    assert found[0].abs().max() > 0
+    assert torch.allclose(found[1], found[0], rtol=1e-11, atol=1e-13)
+    assert torch.allclose(found[2], found[0], rtol=1e-11, atol=1e-13)
+    silent = seen["0"]["event_rate"] < 0.5
+    assert silent.any()
+    assert not silent.all()
+    assert not seen["0"]["burst_modulation"][silent].any()
+
+
 @pytest.mark.parametrize("average", [True, False])
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)

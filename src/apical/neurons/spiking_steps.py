@@ -1,8 +1,6 @@
 """The closed forms of neurons with a memory: their runs over the moments of a sequence, forward and backward."""
 
-import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,87 +8,57 @@ from torch import Tensor
 from apical.layers.moments import Reader
 from apical.layers.steps import Saved, Step, closed_form
 from apical.layers.traits import Traits
-from apical.neurons.moments import TemporalNeuron, detached
-from apical.neurons.spiking import ALIF, IF, LIF, LeakyReadout
+from apical.neurons.moments import detached
+from apical.neurons.readout_step import OverMoments
+from apical.neurons.spiking import ALIF, IF, LIF
 
-_PIECE = 2**16  # potentials of one moment that are kept in the cache
-
-
-class _OverMoments(Step):
-    """A step over the moments of a sequence, whose neuron says how many there are."""
-
-    module: TemporalNeuron
-
-    def __init__(self, module: TemporalNeuron) -> None:
-        self.module = module
-
-    def sequence(self, drive: Tensor) -> tuple[Tensor, bool]:
-        """The drive at each moment, (time, batch, ...), and whether it is the same at all."""
-        moments, batch = self.module.clock_for(drive)
-        x = self.module.unfolded(drive, moments, batch)
-        return x, len(drive) != moments * batch
+_PIECE = 3 * 2**14  # potentials of one moment that are kept in the cache
 
 
-class ReadoutStep(_OverMoments):
-    """Leaky integration, and its transpose, the same backward in time.
+Bend = Callable[[Tensor, Tensor], Tensor]
 
-    Its mean over time is a weighted sum of the drives; see `shares`.
+
+class _Trace:
+    """How a mean of a neuron's spikes depends on a drive that is the same at all moments, forward in time.
+
+    This is the eligibility trace of what drives the neuron, eps_t = dv_t/ddrive:
+
+        slope   = sum_t share_t surrogate_t eps_t
+        eps_t+1 = 1 + (dv_(t+1)/dv_t + dv_(t+1)/ds_t surrogate_t) eps_t,   eps_1 = 1
+
+    Args:
+        neuron: whose state is its potential and its spike alone.
+        slope: receives the sum, and is zero at first.
+        shares: the part of each moment in the mean.
     """
 
-    traits = Traits(keeps_shape=True, in_time=True)
-    module: LeakyReadout
+    def __init__(self, neuron: LIF, slope: Tensor, shares: Sequence[float]) -> None:
+        self._neuron = neuron
+        self._slope = slope
+        self._shares = iter(shares)
+        self._derivative = neuron.surrogate.prepared(slope)
+        self._one, self._decay = slope.new_tensor(1.0), slope.new_tensor(neuron.decay)
+        self._eps, self._spare = torch.ones_like(slope), torch.empty_like(slope)
 
-    def gain(self, moments: int) -> float:
-        """The mean over time for a drive of 1 at every moment."""
-        return sum(self._sums(moments)) / moments
-
-    def shares(self, moments: int) -> list[float]:
-        """The part of each moment's drive in the mean over time; they add up to 1."""
-        sums = self._sums(moments)
-        return [one / sum(sums) for one in sums]
-
-    def averages(self) -> bool:
-        """Whether the output is the mean over this sequence alone: no state comes from the last or goes to the next."""
-        return self.module.average and self.module.kept is None and not self.module.continues
-
-    def _sums(self, moments: int) -> list[float]:
-        """1 + decay + decay^2 + ..., as far as the drive of each moment lasts."""
-        return list(itertools.accumulate(self.module.decay**age for age in range(moments)))[::-1]
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
-        neuron = self.module
-        drive, constant = self.sequence(x)
-        if constant and self.averages():
-            return x * self.gain(len(drive)), (len(drive), constant, True)
-        y = torch.empty(drive.shape, dtype=drive.dtype, device=drive.device)
-        before = neuron.start(drive[0]) if neuron.kept is None else neuron.kept
-        for moment in range(len(drive)):
-            before = torch.add(drive[moment], before, alpha=neuron.decay, out=y[moment])
-        if neuron.continues:
-            neuron.kept = y[-1].clone()
-        return (y.mean(0) if neuron.average else y.flatten(0, 1)), (len(drive), constant, False)
-
-    def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
-        return self.derivative(grad, *saved), ()
-
-    def derivative(self, grad: Tensor, *saved: Any) -> Tensor:
-        moments, constant, scaled = saved
-        if scaled:
-            return grad * self.gain(moments)
-        neuron = self.module
-        signal = (grad / moments).expand(moments, *grad.shape) if neuron.average else _by_moment(grad, moments)
-        out = torch.empty(signal.shape, dtype=grad.dtype, device=grad.device)
-        above = torch.zeros_like(signal[0])
-        for moment in range(moments - 1, -1, -1):
-            above = torch.add(signal[moment], above, alpha=neuron.decay, out=out[moment])
-        return out.sum(0) if constant else out.flatten(0, 1)
+    def follow(self, v: Tensor, s: Tensor, threshold: Tensor) -> None:
+        """Go on by a moment, with its potentials and spikes."""
+        neuron, eps = self._neuron, self._eps
+        slope = self._derivative(torch.sub(v, threshold, out=self._spare))
+        self._slope.addcmul_(slope, eps, value=next(self._shares))
+        torch.addcmul(self._one, eps, _lasting(neuron, v, s, slope, self._decay, self._spare), out=eps)
 
 
-def _by_moment(rows: Tensor, moments: int) -> Tensor:
-    return rows.reshape(moments, -1, *rows.shape[1:])
+def _lasting(neuron: LIF, v: Tensor, s: Tensor, slope: Tensor, decay: Tensor, into: Tensor) -> Tensor:
+    """How far a potential reaches into the next: dv_(t+1)/dv_t + dv_(t+1)/ds_t slope_t."""
+    if neuron.reset == "zero":
+        lost = s if neuron.detach_reset else torch.addcmul(s, v, slope, out=into)
+        return torch.sub(decay, lost, alpha=neuron.decay, out=into)
+    if neuron.reset == "subtract" and not neuron.detach_reset:
+        return torch.sub(decay, slope, alpha=neuron.threshold, out=into)
+    return decay
 
 
-class SpikingStep(_OverMoments):
+class SpikingStep(OverMoments):
     """LIF and ALIF neurons: their potentials are kept, and errors run backward neuron by neuron.
 
     With the signals gs at the spikes, the signals at the potentials are
@@ -99,6 +67,9 @@ class SpikingStep(_OverMoments):
         gv_t   = surrogate_t gs_t + dv_(t+1)/dv_t gv_(t+1),   ga_t = adaptation ga_(t+1) - strength surrogate_t gs_t
 
     R^T carries errors back in time over the recurrent synapses, as far as the rule has it: see `through_time`.
+
+    Where a mean of the spikes is all that is read, of LIF neurons whose drive is the same at all moments, how the mean
+    depends on the drive is computed on the way forward, and no moment is kept.
 
     Attributes:
         through_time: the weights by which errors travel back over the recurrent synapses, (n, n): "tied" for their own
@@ -130,33 +101,40 @@ class SpikingStep(_OverMoments):
         drive, constant = self.sequence(x)
         shares = self._shares(len(drive))
         mean = None if shares is None else torch.zeros_like(drive[0])
-        v = drive.new_empty(drive.shape)
-        once = mean is not None and self._forgets()
-        s = drive.new_empty(drive.shape[1:] if once else drive.shape)
-        a = drive.new_empty(drive.shape) if neuron.adapts else None
+        once = mean is not None and neuron.recurrent is None  # spikes whose mean is read are needed no further
+        follows = once and constant and self._follows()
+        slope = torch.zeros_like(drive[0]) if follows else None
+        v, s = _memory(drive, follows), _memory(drive, once)
+        a = _memory(drive, False) if neuron.adapts else None
         state = self._start(drive)
         for piece in self._pieces(drive):
-            spikes = [s[piece]] * len(v) if once else s[:, piece].unbind()
             means = None if mean is None or shares is None else (mean[piece], shares)
-            self._fire(drive, v, spikes, a, state, piece, means)
-        if neuron.continues:
-            self._keep(v[-1], s if once else s[-1], a)
-        first = state[1] if neuron.recurrent is not None else None
-        return (s.flatten(0, 1) if mean is None else mean), (v, None if once else s, a, first, constant, mean)
+            trace = None if slope is None else _Trace(neuron, slope[piece], self._parts(len(drive)))
+            self._fire(drive, v, s, a, state, piece, means, trace)
+        self._keep(v[-1], s[-1], a)
+        first = None if neuron.recurrent is None else state[1]
+        kept = (None if follows else v, None if once else s, a, first, constant, mean, slope)
+        return (s.flatten(0, 1) if mean is None else mean), kept
+
+    def _follows(self) -> bool:
+        """Whether how a mean depends on a drive that is the same at all moments is all that is wanted."""
+        return self.sums and not self.module.adapts
 
     def _shares(self, moments: int) -> list[float] | None:
         """The part of each moment in the mean of the spikes; None where all moments are read."""
         read = self.late is None and self.reader is not None and self.reader.averages()
         return self.reader.shares(moments) if read and self.reader is not None else None
 
-    def _forgets(self) -> bool:
-        """Whether spikes whose mean is read are needed no further."""
-        return self.sums and self.module.recurrent is None and not self.module.adapts
+    def _parts(self, moments: int) -> list[float]:
+        """The part of a signal at the mean of the spikes that reaches each moment."""
+        assert self.reader is not None
+        return [1 / moments] * moments if self.evenly else self.reader.shares(moments)
 
     def _keep(self, v: Tensor, s: Tensor, a: Tensor | None) -> None:
-        """Keep the state after the last moment."""
-        state = (v, s) if a is None else (v, s, self.module.adaptation * a[-1] + s)
-        self.module.kept = detached(tuple(part.clone() for part in state))
+        """Keep the state after the last moment for the next sequence, if it continues."""
+        if self.module.continues:
+            state = (v, s) if a is None else (v, s, self.module.adaptation * a[-1] + s)
+            self.module.kept = detached(tuple(part.clone() for part in state))
 
     def _start(self, drive: Tensor) -> tuple[Tensor, ...]:
         kept = self.module.kept
@@ -164,68 +142,98 @@ class SpikingStep(_OverMoments):
 
     def _pieces(self, drive: Tensor) -> list[slice]:
         """Parts of the batch that fit into the cache."""
-        rows = max(1, _PIECE * drive.shape[1] // max(1, drive[0].numel()))
+        rows = max(1, -(-drive.shape[1] // max(1, -(-drive[0].numel() // _PIECE))))
         return [slice(start, start + rows) for start in range(0, drive.shape[1], rows)]
 
     def _fire(
         self,
         drive: Tensor,
         v: Tensor,
-        s: Sequence[Tensor],
+        s: Tensor,
         a: Tensor | None,
         state: tuple[Tensor, ...],
         piece: slice,
         means: tuple[Tensor, Sequence[float]] | None,
+        trace: _Trace | None,
     ) -> None:
         neuron = self.module
-        recurrent = None if neuron.recurrent is None else neuron.recurrent.weight.detach().t()
         potential, spikes = state[0][piece], state[1][piece]
+        # Where there is place for one moment alone, each takes the place of the one before.
+        places = [one[:, piece].unbind() * (len(drive) // len(one)) for one in (drive, v, s)]
         levels = None if a is None else a[:, piece].unbind()
         if levels is not None:
             levels[0].copy_(state[2][piece])
-        left = torch.empty_like(potential)
-        moments = zip(drive[:, piece].unbind(), v[:, piece].unbind(), s, strict=True)
-        for moment, (arriving, now, fired) in enumerate(moments):
-            if neuron.reset == "zero":
-                torch.addcmul(potential, potential, spikes, value=-1, out=left)
-                torch.add(arriving, left, alpha=neuron.decay, out=now)
-            else:
-                torch.add(arriving, potential, alpha=neuron.decay, out=now)
-            if neuron.reset == "subtract":
-                now.sub_(spikes, alpha=neuron.threshold)
-            if recurrent is not None:
-                now.add_(spikes.matmul(recurrent))
-            if levels is None:
-                torch.ge(now, neuron.threshold, out=fired)
-            else:
-                torch.sub(now, levels[moment], alpha=neuron.strength, out=left)
-                torch.ge(left, neuron.threshold, out=fired)
-                if moment + 1 < len(levels):
-                    torch.add(fired, levels[moment], alpha=neuron.adaptation, out=levels[moment + 1])
+        spare, threshold = torch.empty_like(potential), drive.new_tensor(neuron.threshold)
+        for moment, (arriving, now, fired) in enumerate(zip(*places, strict=True)):
+            self._integrate(arriving, potential, spikes, now, spare)
+            level = None if levels is None else levels[moment]
+            self._spikes(now, level, threshold, fired)
             if means is not None:
                 means[0].add_(fired, alpha=means[1][moment])
+            if trace is not None:
+                trace.follow(now, fired, threshold)
+            if levels is not None and level is not None and moment + 1 < len(levels):
+                torch.add(fired, level, alpha=neuron.adaptation, out=levels[moment + 1])
             potential, spikes = now, fired
 
+    def _integrate(self, arriving: Tensor, v: Tensor, s: Tensor, now: Tensor, spare: Tensor) -> None:
+        """The potential of the next moment, which may take the place of this one's."""
+        neuron = self.module
+        left = torch.addcmul(v, v, s, value=-1, out=spare) if neuron.reset == "zero" else v
+        torch.add(arriving, left, alpha=neuron.decay, out=now)
+        if neuron.reset == "subtract":
+            now.sub_(s, alpha=neuron.threshold)
+        if neuron.recurrent is not None:
+            now.add_(s.matmul(neuron.recurrent.weight.detach().t()))
+
+    def _spikes(self, v: Tensor, level: Tensor | None, threshold: Tensor, into: Tensor) -> Tensor:
+        """1 where a potential reaches the threshold, else 0."""
+        distance = v if level is None else torch.sub(v, level, alpha=self.module.strength, out=into)
+        return torch.ge(distance, threshold, out=into)
+
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
-        v, s, _, first, constant, mean = saved
+        v, s, _, first, constant, _, slope = saved
+        if slope is not None:
+            return grad * slope, ()
         if self.late is not None:
             return self._taught_at_end(grad.reshape(v.shape), saved), [None] * len(learns)
-        shares = None
-        if mean is not None:
-            assert self.reader is not None
-            shares = [1 / len(v)] * len(v) if self.evenly else self.reader.shares(len(v))
         constant = constant and self.sums
         sums = constant and not any(learns)  # recurrent synapses learn from each moment
         out = torch.zeros_like(v[0]) if sums else torch.empty_like(v)
-        for piece in self._pieces(v):
-            arriving = grad.reshape(v.shape)[:, piece].unbind() if shares is None else [grad[piece]] * len(v)
-            self._back(arriving, shares, saved, out, piece)
+        self._carry(grad, saved, out)
         found: list[Tensor | None] = []
         if learns:
             found = [self._recurrent_update(out, s, first) if learns[0] else None]
         if sums:
             return out, found
         return out.sum(0) if constant else out.flatten(0, 1), found
+
+    def lasts(self, saved: Saved) -> bool:
+        """Whether the drive was the same at all moments."""
+        return bool(saved[4])
+
+    def taught(self, grad: Tensor, saved: Saved, bend: Bend) -> Tensor:
+        """The sum of bent signals at the potentials over the moments in which the neuron fires.
+
+        Args:
+            grad: at the output.
+            saved: by the forward pass; the drive `lasts`, and `sums` is off.
+            bend: an elementwise function of the signals, which stay as they are, and of memory for its values.
+
+        Returns:
+            (batch, ...).
+        """
+        out = torch.zeros_like(saved[0][0])
+        self._carry(grad, saved, out, bend)
+        return out
+
+    def _carry(self, grad: Tensor, saved: Saved, out: Tensor, bend: Bend | None = None) -> None:
+        """Carry a signal at the output back to the potentials, or to its sum over moments; see `_back`."""
+        v, mean = saved[0], saved[5]
+        shares = None if mean is None else self._parts(len(v))
+        for piece in self._pieces(v):
+            arriving = grad.reshape(v.shape)[:, piece].unbind() if shares is None else [grad[piece]] * len(v)
+            self._back(arriving, shares, saved, out, piece, bend)
 
     def _recurrent_update(self, out: Tensor, s: Tensor, first: Tensor) -> Tensor:
         """The sum over samples and moments of the signal at a potential times the spike before."""
@@ -239,6 +247,7 @@ class SpikingStep(_OverMoments):
         saved: Saved,
         out: Tensor,
         piece: slice,
+        bend: Bend | None,
     ) -> None:
         """The signals at the potentials of a part of the batch, or their sum over moments.
 
@@ -248,62 +257,51 @@ class SpikingStep(_OverMoments):
             saved: by the forward pass.
             out: (time, batch, ...), or of the sum (batch, ...).
             piece: the part.
+            bend: see `taught`.
         """
         neuron, (v, s, a) = self.module, saved[:3]
-        back = self._weights_back()
+        back, sums = self._weights_back(), out.dim() < v.dim()
         potentials = v[:, piece].unbind()
         spikes = None if s is None else s[:, piece].unbind()
-        levels = None if a is None else a[:, piece].unbind()
-        at_spike, sums = torch.empty_like(potentials[0]), out.dim() < v.dim()
-        total = out[piece] if sums else None
-        places = (torch.empty_like(at_spike), torch.empty_like(at_spike)) if sums else out[:, piece].unbind()
-        above: Tensor | None = None  # at the potentials of the next moment
-        adapting: Tensor | None = None  # at the adaptation of the next moment
+        levels = [None] * len(v) if a is None else a[:, piece].unbind()
+        threshold, decay = v.new_tensor(neuron.threshold), v.new_tensor(neuron.decay)
+        distance, fired = torch.empty_like(potentials[0]), torch.empty_like(potentials[0])
+        derivative = neuron.surrogate.prepared(distance)
+        total = out[piece] if sums else out
+        places = (torch.empty_like(fired), torch.empty_like(fired)) if sums else out[:, piece].unbind()
+        above = torch.zeros_like(fired)  # at the potentials of the next moment
+        adapting = None if a is None else torch.zeros_like(fired)  # at the adaptation of the next moment
         for moment in range(len(v) - 1, -1, -1):
-            now, here, sent = potentials[moment], places[moment % 2 if sums else moment], arriving[moment]
-            if shares is not None:
-                sent = torch.mul(sent, shares[moment], out=at_spike)
-            if above is not None:
-                sent = self._at_spike(sent, above, now, adapting, back, at_spike)
-            torch.sub(now, neuron.threshold, out=here)
-            if levels is not None:
-                here.sub_(levels[moment], alpha=neuron.strength)
-            torch.mul(neuron.surrogate.derivative(here), sent, out=here)
-            if levels is not None:
-                lowered = here * -neuron.strength
-                adapting = lowered if adapting is None else lowered.add_(adapting, alpha=neuron.adaptation)
-            if above is not None:
-                self._leaked(here, above, now, None if spikes is None else spikes[moment], at_spike)
-            if total is not None:
+            now, here, level = potentials[moment], places[moment % len(places)], levels[moment]
+            if spikes is not None:
+                fired = spikes[moment]
+            elif neuron.reset == "zero" or bend is not None:
+                self._spikes(now, level, threshold, fired)
+            slope = derivative(self._distance(now, level, threshold, distance))
+            torch.mul(above, _lasting(neuron, now, fired, slope, decay, here), out=here)
+            here.addcmul_(slope, arriving[moment], value=1.0 if shares is None else shares[moment])
+            if back is not None:
+                here.addcmul_(slope, above.matmul(back))
+            if adapting is not None:
+                here.addcmul_(slope, adapting)
+                self._adapt(adapting, here, above, fired)
+            if bend is not None:
+                total.addcmul_(bend(here, distance), fired)
+            elif sums:
                 total.add_(here)
             above = here
 
-    def _at_spike(
-        self,
-        sent: Tensor,
-        above: Tensor,
-        now: Tensor,
-        adapting: Tensor | None,
-        back: Tensor | None,
-        into: Tensor,
-    ) -> Tensor:
-        """The signal at a spike: from its own moment, the reset, the adaptation and the recurrent synapses."""
-        neuron = self.module
-        if neuron.reset == "zero" and not neuron.detach_reset:
-            sent = torch.addcmul(sent, above, now, value=-neuron.decay, out=into)
-        elif neuron.reset == "subtract" and not neuron.detach_reset:
-            sent = torch.sub(sent, above, alpha=neuron.threshold, out=into)
-        if adapting is not None:
-            sent = torch.add(sent, adapting, out=into)
-        return sent if back is None else torch.add(sent, above.matmul(back), out=into)
+    def _distance(self, v: Tensor, level: Tensor | None, threshold: Tensor, into: Tensor) -> Tensor:
+        """By how much a potential is above the threshold, with the adaptation there."""
+        torch.sub(v, threshold, out=into)
+        return into if level is None else into.sub_(level, alpha=self.module.strength)
 
-    def _leaked(self, here: Tensor, above: Tensor, now: Tensor, fired: Tensor | None, spare: Tensor) -> None:
-        """Add to a signal at a potential the one of the next moment, as far as the potential lasts until then."""
+    def _adapt(self, adapting: Tensor, here: Tensor, above: Tensor, fired: Tensor) -> None:
+        """Take the signal at the adaptation from the next moment to this one, in place."""
         neuron = self.module
-        here.add_(above, alpha=neuron.decay)
-        if neuron.reset == "zero":
-            fired = torch.ge(now, neuron.threshold, out=spare) if fired is None else fired
-            here.addcmul_(above, fired, value=-neuron.decay)
+        kept = above - above * fired if neuron.reset == "zero" else above
+        by_spikes = here - kept * neuron.decay  # surrogate_t gs_t
+        adapting.mul_(neuron.adaptation).sub_(by_spikes, alpha=neuron.strength)
 
     def _weights_back(self) -> Tensor | None:
         recurrent = self.module.recurrent
@@ -313,7 +311,7 @@ class SpikingStep(_OverMoments):
 
     def _taught_at_end(self, signal: Tensor, saved: Saved) -> Tensor:
         """The sum of the signals over moments times how the neuron changes at the end, at the last moment."""
-        v, s, a, _, constant, _ = saved
+        v, s, a, _, constant = saved[:5]
         assert self.late is not None
         before = s[-2] if len(s) > 1 else torch.zeros_like(s[0])
         distance = v[-1] if a is None else v[-1] - self.module.strength * a[-1]
@@ -326,16 +324,22 @@ class SpikingStep(_OverMoments):
         return out.flatten(0, 1)
 
     def output(self, saved: Saved) -> Tensor:
-        spikes, mean = saved[1], saved[-1]
-        rate: Tensor = spikes.flatten(0, 1) if mean is None or not self.sums else mean
-        return rate
+        v, s, a, _, _, mean, _ = saved
+        spikes: Tensor
+        if mean is not None and self.sums:
+            spikes = mean
+        elif s is None:
+            spikes = self._spikes(v, a, v.new_tensor(self.module.threshold), torch.empty_like(v)).flatten(0, 1)
+        else:
+            spikes = s.flatten(0, 1)
+        return spikes
+
+
+def _memory(drive: Tensor, once: bool) -> Tensor:
+    """Place for a number of each neuron and moment, or, `once`, for that of one moment after the other."""
+    return torch.empty_like(drive[:1] if once else drive, memory_format=torch.contiguous_format)
 
 
 @closed_form(LIF, IF, ALIF)
 def _spiking(module: LIF) -> Step:
     return SpikingStep(module)
-
-
-@closed_form(LeakyReadout)
-def _readout(module: LeakyReadout) -> Step:
-    return ReadoutStep(module)

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +23,10 @@ class Surrogate(ABC):
     def derivative(self, v: Tensor) -> Tensor:
         """The derivative at each distance; `v` may be overwritten."""
 
+    def prepared(self, like: Tensor) -> Callable[[Tensor], Tensor]:
+        """`derivative` for many tensors like this one, under no_grad."""
+        return self.derivative
+
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({options})"
@@ -42,6 +46,10 @@ class Triangle(Surrogate):
 
     def derivative(self, v: Tensor) -> Tensor:
         return v.abs_().mul_(-self.height / self.width).add_(self.height).clamp_(min=0)
+
+    def prepared(self, like: Tensor) -> Callable[[Tensor], Tensor]:
+        height, steepness = like.new_full((), self.height), self.height / self.width
+        return lambda v: torch.sub(height, v.abs_(), alpha=steepness, out=v).relu_()
 
 
 class FastSigmoid(Surrogate):

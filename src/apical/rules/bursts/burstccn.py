@@ -172,8 +172,13 @@ class BurstCCN(Bursts):
             return
         population = self._populations[layer.index]
         sends = walk.needs_input_grad(layer)
-        signal = population.arrive(layer, own, potential, walk)
-        bursts = population.spread(layer, own, population.bursts(signal, population.heard(layer, own), unit), walk)
+        if population.lasts(own) and not wiring.observers and layer not in self.event_weights:
+            bursts = population.all_bursts(layer, own, potential, walk, unit)
+        else:
+            signal = population.arrive(layer, own, potential, walk)
+            bursts = population.bursts(signal, population.heard(layer, own), unit)
+            bursts = population.spread(layer, own, bursts, walk)
+            del signal  # releases its memory
         if wiring.observers:
             self._show(wiring, layer, population, population.rate(layer, own), bursts, potential, unit)
         net = None
@@ -182,7 +187,7 @@ class BurstCCN(Bursts):
             net = population.net(rate, population.events(rate, unit), unit)
             net = population.leave(layer, own, net, walk, learning=False)
         post = population.leave(layer, own, bursts, walk)
-        del signal, potential, bursts  # releases their memory
+        del potential, bursts  # releases their memory
         pre = own.pre
         assert pre is not None
         yield Credit(layer, pre, post, reciprocal=self.pathway.reciprocal(layer))
@@ -226,6 +231,8 @@ class BurstCCN(Bursts):
     ) -> None:
         events = population.events(rate, unit)
         share = bursts / events  # how far the probability is below the baseline, in units of it
+        if population.floor is not None:
+            share = share.masked_fill(rate <= population.floor, 0.0)  # without events there is none
         net = population.net(rate, events, unit)
         burst_rate = self.baseline * unit * (events - share * net)
         quantities = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from apical.errors import ConfigError
 from apical.feedback.randomness import check_init
 from apical.feedback.registry import Given
-from apical.kernels import tanh_
+from apical.kernels import tanh, tanh_
 from apical.layers import BackwardPass, BackwardPlan, ForwardState, Layer, NodeState, Step
 from apical.layers.moments import at_rows
 from apical.layers.steps import LocalGraph
@@ -52,7 +52,8 @@ class Population:
         self.floor = None if output else layer.floor
         self.place = layer.firing_place
         fires = layer.steps[self.place : self.place + 1]
-        self.in_place = bool(fires) and fires[0].traits.in_time and not isinstance(fires[0], LocalGraph)
+        in_time = bool(fires) and fires[0].traits.in_time and not isinstance(fires[0], LocalGraph)
+        self.spikes: Any = fires[0] if in_time else None
         self.pooled = self.floor == 0 and _rectified_and_pooled(layer.steps[self.place :])
         self.needs_rate = self.pooled or self.place == len(layer.steps)
         self.keeps_shape = all(step.traits.keeps_shape for step in layer.steps[self.place :])
@@ -77,6 +78,19 @@ class Population:
         """A signal at the layer's rate, propagated through the steps after the activation and its derivative."""
         return signal if self.pooled else walk.through(layer, own, signal, slice(self.place, None), learning)
 
+    def lasts(self, own: NodeState) -> bool:
+        """Whether these are spiking neurons whose drive is the same at all moments."""
+        return self.spikes is not None and bool(self.spikes.lasts(own.saved[self.place]))
+
+    def all_bursts(self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass, unit: float) -> Tensor:
+        """The sum of `bursts` over all moments, for a signal at the layer's rate; only where the drive `lasts`.
+
+        A moment has one event or none.
+        """
+        signal = walk.through(layer, own, signal, slice(self.place + 1, None))
+        bursts: Tensor = self.spikes.taught(signal * unit, own.saved[self.place], tanh)
+        return bursts.div_(unit)
+
     def spread(self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass) -> Tensor:
         """A signal at the units that receive it, spread over all."""
         return signal if not self.pooled else walk.through(layer, own, signal, slice(self.place, None), False)
@@ -96,13 +110,13 @@ class Population:
             return rate.abs().add_(self.tonic).div_(unit)
         least = torch.finfo(rate.dtype)
         above = least.tiny - self.floor / unit * (1 + 4 * least.eps)
-        return torch.rsub(rate, above, alpha=-1 / unit)
+        return torch.add(rate.new_full((), above), rate, alpha=1 / unit)
 
     def bursts(self, signal: Tensor, rate: Tensor, unit: float) -> Tensor:
         """The distance of the burst rate from its baseline, bounded by the events; `signal` may be overwritten."""
         if self.output:
             return bounded(signal, self.events(rate, unit))
-        found = signal if self.in_place else torch.empty_like(signal)
+        found = signal if self.spikes is not None else torch.empty_like(signal)
         # In pieces whose steps stay in the cache.
         rows = len(signal) if torch.compiler.is_compiling() else max(1, _PIECE * len(signal) // max(1, signal.numel()))
         for start in range(0, len(signal), rows):
