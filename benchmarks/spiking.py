@@ -97,18 +97,21 @@ def measure(steps: dict[str, Callable[[], None]], turns: int) -> dict[str, list[
     return times
 
 
-def kept(moments: int, batch: int) -> int:
+def kept(moments: int, batch: int, constant: bool) -> int:
     """Bytes of the tensors that a forward pass keeps for the backward pass, without the weights and the input."""
     circuit = apical.Circuit(spiking(), "backprop")
-    x = torch.rand(batch, INPUTS).expand(moments, batch, INPUTS)
-    y = circuit(x)
-    state = y.grad_fn.kept.state if hasattr(y.grad_fn, "kept") else y.grad_fn.next_functions[0][0].kept.state
-    weights = {own.data_ptr() for own in circuit.parameters()} | {x.data_ptr()}
-    memory = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in state.tensors()
-        if tensor.data_ptr() not in weights
-    }
+    x = torch.rand(1 if constant else moments, batch, INPUTS).expand(moments, batch, INPUTS)
+    given = {own.untyped_storage().data_ptr() for own in (*circuit.parameters(), x)}
+    memory: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in given:
+            memory[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        circuit(x)
     return sum(memory.values())
 
 
@@ -128,10 +131,13 @@ def main() -> None:
     for name, own in times.items():
         low, middle, high = quartiles([a / b for a, b in zip(own, plain, strict=True)])
         print(f"{middle:7.2f} ({low:.2f} to {high:.2f})  {name}")
-    one, two = (kept(moments, options.batch) for moments in (options.moments, 2 * options.moments))
-    size = 4 * options.moments * options.batch * HIDDEN
-    print(f"kept for the backward pass: {one / size:.2f} x (moments x batch x hidden x 4 bytes)")
-    print(f"kept for twice as many moments: {two / one:.2f} x")
+    unit = 4 * options.batch * HIDDEN
+    for constant in (True, False):
+        one, two = (kept(moments, options.batch, constant) / unit for moments in (options.moments, 2 * options.moments))
+        print(
+            f"kept for the backward pass, {'constant' if constant else 'changing'} input: {one:.1f} numbers a hidden "
+            f"neuron and sample; {two:.1f} for twice as many moments"
+        )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ INHIBITION, SPARSITY, LOOP = "core/test_countercurrent.py", "core/test_sparsity.
 CONFIGURATIONS, KEEPING, NPZ = "study/test_config.py", "study/test_comparing.py", "data/test_npz.py"
 RESUMPTION, EVALUATION, RUNS = "study/test_resume.py", "study/test_evaluation.py", "study/test_runs.py"
 TRAITS, FIGURES = "core/test_traits.py", "papers/test_published_figures.py"
+IN_TIME = "core/test_in_time.py"
 
 
 @dataclass(frozen=True)
