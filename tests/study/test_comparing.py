@@ -19,7 +19,7 @@ from apical.errors import ConfigError, RunError
 from apical.report.document import read
 from apical.statistics import Spread
 from apical.study import Comparison, Config, Interrupted, RuleConfig, RunFolder, compare
-from apical.study.comparison import compare as comparing
+from apical.study.comparison import running
 from apical.study.configuration.config import difference
 from apical.study.executors import jobs
 from apical.study.training import session
@@ -66,9 +66,11 @@ def test_the_document(config, tmp_path):
         Comparison.load(path)
     assert [arm["title"] for arm in document["arms"]][1:] == ["Feedback alignment", "Sign symmetry (magnitude=fixed)"]
     arm = document["arms"][1]
-    assert list(arm) == ["rule", "title", "summary", "paper", "settings", "notes", "runs", "cost"]
+    assert list(arm) == [
+        *("rule", "title", "summary", "paper", "settings", "notes", "badges", "tuning", "test_error", "runs", "cost")
+    ]
     assert arm["settings"] == {
-        "learning_rate": 0.05,
+        "learning_rate": 0.05 * 0.2,  # the network rectifies
         "weight_decay": 0.0,
         "loss": None,
         "epochs": None,
@@ -405,7 +407,7 @@ def test_stopped_while_steps_are_timed(config, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         on_turn(1)
 
-    monkeypatch.setattr(comparing, "measure_costs", measure_costs)
+    monkeypatch.setattr(running, "measure_costs", measure_costs)
     with pytest.raises(Interrupted, match="while steps were timed, with all runs finished"):
         compare(config, ["backprop"], 1, tmp_path, jobs=1)
     assert not (tmp_path / "comparison.json").exists()

@@ -8,7 +8,7 @@ imported inside the verbs, so that `--help` answers at once.
 from apical.cli import terminal
 from apical.cli.app import app
 from apical.cli.claims import papers, reproduce
-from apical.cli.comparing import compare, report
+from apical.cli.comparing import compare, figure, report
 from apical.cli.forgetting import continual, protections
 from apical.cli.hippocampus import hippocampus
 from apical.cli.locality import locality
@@ -25,6 +25,7 @@ app.command(rich_help_panel=EXPERIMENTS)(resume)
 app.command(rich_help_panel=EXPERIMENTS)(evaluate)
 app.command(rich_help_panel=EXPERIMENTS)(hippocampus)
 app.command(rich_help_panel=EXPERIMENTS)(report)
+app.command(rich_help_panel=EXPERIMENTS)(figure)
 app.command(rich_help_panel=KNOWLEDGE)(rules)
 app.command(rich_help_panel=KNOWLEDGE)(protections)
 app.add_typer(data, name="data", rich_help_panel=KNOWLEDGE)

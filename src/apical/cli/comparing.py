@@ -1,4 +1,4 @@
-"""The verbs of many runs: `apical compare`, `apical report`."""
+"""The verbs of many runs: `apical compare`, `apical report`, `apical figure`."""
 
 import hashlib
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def compare(
     ] = None,
     seeds: options.Seeds = "3",
     epochs: options.Epochs = None,
-    lr: options.Rate = None,
+    lr: options.Rates = None,
     batch_size: options.BatchSize = None,
     optimizer: options.Optimizer = None,
     device: options.Device = None,
@@ -55,6 +55,12 @@ def compare(
         bool, typer.Option("--cost/--no-cost", help="Time the training steps, after training. Example: --no-cost")
     ] = True,
     title: options.Title = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write a table with a row for each rule and seed. Example: --csv runs.csv"
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Train by many rules from many seeds, and show accuracy, angle to the gradient and cost of each.
@@ -67,25 +73,28 @@ def compare(
     from apical import study
 
     given: dict[str, Any] = {"task": task, "model": model, "epochs": epochs, "batch_size": batch_size, "device": device}
-    chosen = options.configuration(config, settings, optimizer=optimizer, lr=lr, log=log, **given)
+    chosen = options.configuration(config, settings, optimizer=optimizer, lr=options.read_rates(lr), log=log, **given)
     names = options.read_rules(rules)
     folder = out or usual_folder(chosen, "compare")
     if (folder / "comparison.json").is_file() and not overwrite:
         terminal.say(f"{folder} holds this comparison already: runs that have finished are kept.")
     with delivered(folder, None if json else show, summary) as deliver:
-        deliver(
-            study.compare(
-                chosen,
-                names,
-                read_seeds(seeds),
-                folder,
-                jobs=jobs,
-                cost=cost,
-                overwrite=overwrite,
-                changed=changed,
-                title=title,
-            )
+        comparison = study.compare(
+            chosen,
+            names,
+            read_seeds(seeds),
+            folder,
+            jobs=jobs,
+            cost=cost,
+            overwrite=overwrite,
+            changed=changed,
+            title=title,
         )
+        if csv is not None:
+            from apical.study.comparison import frames
+
+            frames.write_csv(frames.rows(comparison), csv.expanduser())
+        deliver(comparison)
 
 
 @contextmanager
@@ -151,6 +160,41 @@ def report(
     terminal.line(f"page  {path}")
 
 
+def figure(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="The folder of a comparison, or of runs. Example: runs/comparison"),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="The figure, .svg, .png or .pdf; its data go beside it. Example: --out a.pdf"
+        ),
+    ] = Path("figure.svg"),
+    show: Annotated[
+        str,
+        typer.Option(
+            metavar="PANELS",
+            help="Some of accuracy, loss, validation, angles. Example: --show accuracy,angles",
+        ),
+    ] = "accuracy,loss,validation",
+) -> None:
+    """Draw a comparison for print: a figure with a legend, and its data as CSV beside it (needs matplotlib).
+
+    Example: apical figure runs/comparison --out figure.pdf
+    """
+    from apical.report import printing
+    from apical.study.comparison.gathering import gather
+
+    comparisons = gather(runs)
+    if len(comparisons) > 1:
+        raise ConfigError(f"these runs belong to {len(comparisons)} comparisons, and a figure shows one. Name fewer.")
+    path = out.expanduser()
+    beside = printing.draw(comparisons[0], path, [panel.strip() for panel in show.split(",") if panel.strip()])
+    terminal.line(f"figure  {path}")
+    terminal.line(f"data    {beside}")
+
+
 def read_seeds(text: str) -> int | list[int]:
     """`3` is how many; `0,7` or `7,` are which.
 
@@ -176,21 +220,33 @@ def usual_folder(config: "Config", verb: str) -> Path:
 
 def summary(comparison: "Comparison") -> dict[str, Any]:
     """What a comparison found, without the curves."""
+    from apical.report import findings
+
     return {
         "title": comparison.title,
+        "headline": findings.headline(comparison),
         "task": comparison.task.name,
         "test_examples": comparison.task.test,
         "config": {key: value for key, value in comparison.config.items() if key not in ("rule", "seed")},
         "arms": [
             {
-                **arm.model_dump(include={"rule", "title", "settings", "notes", "cost"}),
+                **arm.model_dump(include={"rule", "title", "settings", "notes", "badges", "tuning", "cost"}),
                 "test_accuracy": _spread(arm.accuracy()),
+                "from_backprop": _difference(comparison, arm),
                 "angles": arm.angles(),
                 "failures": [{"seed": run.seed, "error": run.error} for run in arm.failures()],
             }
             for arm in comparison.arms
         ],
     }
+
+
+def _difference(comparison: "Comparison", arm: "Arm") -> dict[str, Any] | None:
+    difference, twin = comparison.difference(arm), comparison.twin(arm)
+    if difference is None:
+        return None
+    same = twin[1] if twin is not None and twin[0] is comparison.reference else None
+    return {**difference.to_dict(), "same_update": same}
 
 
 def _spread(spread: "Spread | None") -> dict[str, Any] | None:
@@ -205,11 +261,13 @@ LAYERS_IN_A_ROW = 4
 
 def show(comparison: "Comparison") -> None:
     """Show what a comparison found."""
+    from apical.report import findings
+
     arms = comparison.arms
     angles = _angles(arms)
     in_a_row = len(angles) <= LAYERS_IN_A_ROW
-    columns = {"": [str(number) for number in range(1, len(arms) + 1)], "rule": [arm.title for arm in arms]}
-    columns["test accuracy"] = [_accuracy(comparison, arm) for arm in arms]
+    columns = {"": [str(number) for number in range(1, len(arms) + 1)], "rule": [_rule(arm) for arm in arms]}
+    columns |= _accuracies(comparison)
     if in_a_row:
         columns |= {f"angle\nat {layer}": shown for layer, shown in angles.items()}
     if any(arm.cost for arm in arms):
@@ -217,12 +275,37 @@ def show(comparison: "Comparison") -> None:
     terminal.table(list(columns), zip(*columns.values(), strict=True), title=comparison.title, words=[1])
     if not in_a_row:
         terminal.table(["angle at", *columns[""]], ([layer, *shown] for layer, shown in angles.items()))
+    for sentence in (findings.headline(comparison), *findings.training_sentences(comparison)):
+        terminal.paragraph(sentence)
     _explain(comparison, bool(angles))
     for arm in arms:
         for note in arm.notes:
             terminal.paragraph(f"{arm.title} {note}.")
         for run in arm.failures():
             terminal.paragraph(f"{arm.title}, seed {run.seed}, failed: {run.error}")
+
+
+def _accuracies(comparison: "Comparison") -> dict[str, list[str]]:
+    """The column of accuracies; where there are paired seeds, each with its points from backpropagation under it."""
+    from apical.report import findings
+
+    points = [findings.points_beside_reference(comparison, arm) for arm in comparison.arms]
+    heading = "test accuracy" + "\nfrom backprop" * any(own for own, _ in points)
+    cells = [
+        _accuracy(comparison, arm) + (f"\n{own} ({interval.replace(' to ', ' ')})" if own else "")
+        for arm, (own, interval) in zip(comparison.arms, points, strict=True)
+    ]
+    return {heading: cells}
+
+
+def _rule(arm: "Arm") -> str:
+    """Its title; under it the badges, and the rate where it was chosen for it."""
+    from apical.study.comparison.badges import EDGE
+
+    said = [text for text in arm.badge_texts() if text != EDGE]
+    if arm.tuning is not None:
+        said.append(f"rate {arm.settings.learning_rate:g}" + ", edge of grid" * arm.tuning.at_edge)
+    return "\n".join([arm.title, *(f"[{text}]" for text in said)])
 
 
 def _angles(arms: "Sequence[Arm]") -> dict[str, list[str]]:
@@ -238,6 +321,11 @@ def _explain(comparison: "Comparison", angles: bool) -> None:
         f"{config['model']}, {terminal.count(config['epochs'], 'epoch')}. Accuracy: on {task.test} test examples, "
         f"measured once at the end; mean ± standard deviation over {terminal.count(seeds, 'seed')}."
     ]
+    if comparison.reference is not None and seeds > 1:
+        said.append(
+            "From backprop: points, the mean difference over paired seeds and its 95 % interval, the test set's own "
+            "error included."
+        )
     if angles:
         said.append("Angle: degrees between the rule's update and the true gradient at the end of training, by layer.")
     costs = [arm.cost for arm in comparison.arms if arm.cost is not None]

@@ -14,7 +14,8 @@ from apical.errors import ConfigError
 if TYPE_CHECKING:
     from apical.statistics import Spread
     from apical.study import Comparison
-    from apical.study.comparison.schema import Arm, Floor
+    from apical.study.comparison.parts import Floor
+    from apical.study.comparison.schema import Arm
 
 KINDS = ("split", "one-class", "permuted", "rotated")
 PROTECTIONS = "none,freeze,ewc,replay"

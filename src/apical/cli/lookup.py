@@ -54,10 +54,13 @@ def _describe(rule: Any) -> dict[str, Any]:
         "needs": rule.needs,
         "equals_backprop": rule().equals_backprop,
         "learns_from": rule.learns_from,
-        "recommended": dict(rule.recommended),
+        "recommended": dict(rule().recommends()),
         "options": {option: parameters[option].default for option in rule.option_names()},
         "description": inspect.getdoc(rule) or "",
     }
+
+
+_WANTED = {"rectified_rate_factor": "with rectified networks, learning rate x"}
 
 
 def _explain(name: str, about: dict[str, Any]) -> None:
@@ -75,7 +78,7 @@ def _explain(name: str, about: dict[str, Any]) -> None:
         key, value = next(iter(about["options"].items()))
         terminal.line(f"Example: apical train --rule {name}:{key}={value}")
     for setting, value in about["recommended"].items():
-        terminal.line(f"Known to want: {setting.replace('_', ' ')} {value:g}")
+        terminal.line(f"Known to want: {_WANTED.get(setting, setting.replace('_', ' '))} {value:g}")
 
 
 @data.callback(invoke_without_command=True)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apical.errors import ConfigError
+
 if TYPE_CHECKING:
     from apical.study import Config
 
@@ -28,6 +30,14 @@ Rate = Annotated[
         metavar="RATE",
         help="The learning rate; in a comparison backprop's, and a rule that is known to want another gets its "
         "multiple. Example: --lr 0.05",
+    ),
+]
+Rates = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATE,...",
+        help="The learning rate: backprop's, and a rule that is known to want another gets its multiple. Of several, "
+        "each rule takes the one that does best on validation data. Example: --lr 0.005,0.015,0.05",
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Examples in a step. Example: --batch-size 64")]
@@ -81,7 +91,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs. Ex
 
 
 def configuration(
-    file: Path | None, settings: list[str] | None, *, lr: float | None, rule: str | None = None, **flags: Any
+    file: Path | None,
+    settings: list[str] | None,
+    *,
+    lr: float | list[float] | None,
+    rule: str | None = None,
+    **flags: Any,
 ) -> "Config":
     """The configuration that a file, then flags, then `--set` give.
 
@@ -91,7 +106,7 @@ def configuration(
     Args:
         file: in TOML, or None.
         settings: as `KEY=VALUE`, or None.
-        lr: of the optimizer; here and below, None stands for a flag that was not given.
+        lr: of the optimizer, or several for a comparison; here and below, None stands for a flag that was not given.
         rule: with its options, such as `sign_symmetry:magnitude=fixed`.
         flags: other settings by name.
 
@@ -107,6 +122,23 @@ def configuration(
     tables = [setting for setting in settings or [] if setting.partition("=")[0].strip() in NAMED_TABLES]
     others = [setting for setting in settings or [] if setting not in tables]
     return config.with_changes(tables, given, others)
+
+
+def read_rates(text: str | None) -> float | list[float] | None:
+    """`0.05` is a learning rate; with commas, as in `0.005,0.05`, it is a list of them.
+
+    Raises:
+        ConfigError: a part is not a number.
+    """
+    if text is None:
+        return None
+    try:
+        rates = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        rates = []
+    if not rates:
+        raise ConfigError(f"--lr {text}: write a rate (--lr 0.05), or several (--lr 0.005,0.015,0.05)")
+    return rates if "," in text else rates[0]
 
 
 def read_rules(texts: Sequence[str] | None) -> list[str] | None:

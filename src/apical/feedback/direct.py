@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from apical.errors import CircuitError, ConfigError
-from apical.feedback.pathway import Pathway
+from apical.feedback.pathway import SMALLER_STEPS, Pathway
 from apical.feedback.randomness import check_init, uniform
 from apical.feedback.sizes import backpropagated_sizes
 from apical.feedback.weights import PerLayer
@@ -67,6 +67,7 @@ class Direct(Pathway):
     name = "direct"
     summary = "Fixed random weights from the output straight to each layer."
     sends_down = False
+    recommended = SMALLER_STEPS
 
     def __init__(
         self,

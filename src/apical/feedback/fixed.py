@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from apical.feedback.pathway import Pathway
+from apical.feedback.pathway import SMALLER_STEPS, Pathway
 from apical.feedback.randomness import check_init, feedback_like
 from apical.feedback.weights import PerLayer
 from apical.layers import Layer
@@ -55,6 +55,7 @@ class Fixed(Pathway):
 
     name = "fixed"
     summary = "Fixed random weights."
+    recommended = SMALLER_STEPS
 
     def __init__(self, *, init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
         super().__init__()

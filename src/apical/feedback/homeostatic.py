@@ -1,6 +1,7 @@
 """Homeostatic feedback: weights that learn by their own bursts to cancel the events."""
 
 from apical.feedback.fixed import Fixed
+from apical.feedback.pathway import Pathway
 from apical.feedback.randomness import feedback_like
 from apical.feedback.weights import PerLayer
 from apical.wiring import Wiring
@@ -30,6 +31,7 @@ class Homeostatic(Fixed):
     name = "homeostatic"
     summary = "Weights that learn from their own burst rates to cancel the events (BurstCCN)."
     learned = True
+    recommended = Pathway.recommended
 
     def setup(self, wiring: Wiring) -> None:
         self.weights = PerLayer()

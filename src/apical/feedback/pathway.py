@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from apical.layers import Layer, Synapses
 from apical.wiring import Wiring
 
+SMALLER_STEPS: Mapping[str, float] = MappingProxyType({"rectified_rate_factor": 0.2})
+"""What random weights that stay as they are recommend: with backpropagation's steps, rates of rectified networks grow
+without bound. docs/page.md has the figures."""
+
 
 class Pathway(nn.Module):
     """How a signal is carried down through a layer: the feedback weights, and what they learn from.
@@ -28,7 +32,8 @@ class Pathway(nn.Module):
         descends: whether it carries signals by the transpose of the forward weights, so that a network that settles
             descends on an energy.
         limit: where its weights are the transpose of the forward ones: "" everywhere, a limit in words, None nowhere.
-        recommended: settings that the pathway needs, where they differ from backpropagation's.
+        recommended: settings that the pathway needs, where they differ from backpropagation's: "learning_rate_factor",
+            "weight_decay", and "rectified_rate_factor", which multiplies the learning rate in networks that rectify.
     """
 
     name: ClassVar[str]

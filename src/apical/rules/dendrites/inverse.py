@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from apical.errors import CircuitError
-from apical.feedback import Fixed
+from apical.feedback import Fixed, Pathway
 from apical.rules.dendrites.somas import Area
 from apical.wiring import Wiring
 
@@ -24,6 +24,7 @@ class Inverse(Fixed):
     name = "inverse"
     summary = "Weights that predict the rates below from those above (dendritic microcircuit)."
     learned = True
+    recommended = Pathway.recommended
 
 
 def refuse_what_cannot_be_inverted(wiring: Wiring, areas: Mapping[int, Area]) -> None:

@@ -6,14 +6,22 @@ from typing import Any
 from apical import rules
 from apical.continual import protections
 from apical.errors import RunError
-from apical.study.comparison.schema import Arm, ArmSettings, Run, StreamRun
+from apical.study.comparison.parts import ArmSettings, Run, StreamRun, Tuning
+from apical.study.comparison.schema import Arm
 from apical.study.configuration import Config, RuleConfig
 from apical.study.executors.jobs import DIED
 from apical.study.runs.folder import RunFolder
 
 
 def arm(
-    rule: RuleConfig, config: Config, runs: Sequence[Run], notes: Sequence[str], *, shared: Config | None = None
+    rule: RuleConfig,
+    config: Config,
+    runs: Sequence[Run],
+    notes: Sequence[str],
+    *,
+    shared: Config | None = None,
+    tuning: Tuning | None = None,
+    test_error: float | None = None,
 ) -> Arm:
     """A rule with its runs.
 
@@ -23,6 +31,8 @@ def arm(
         runs: of all seeds.
         notes: a sentence each.
         shared: what all arms of the comparison share; None: the configuration of the runs.
+        tuning: how the learning rate was chosen, where it was.
+        test_error: of the difference to backpropagation, where it is known from disagreements.
     """
     kind = rules.get(rule.name)
     limit = rule.make().equals_backprop
@@ -35,7 +45,7 @@ def arm(
         summary=kind.summary,
         paper=kind.paper,
         settings=ArmSettings(
-            learning_rate=config.optimizer.lr or 0.0,
+            learning_rate=config.optimizer.rate or 0.0,
             weight_decay=config.optimizer.weight_decay or 0.0,
             loss=None if shared is None or shared.loss == config.loss else config.loss,
             epochs=None if shared is None or shared.epochs == config.epochs else config.epochs,
@@ -44,6 +54,8 @@ def arm(
             options=rule.options,
         ),
         notes=[*equal, *notes],
+        tuning=tuning,
+        test_error=test_error,
         runs=list(runs),
     )
 

@@ -7,41 +7,35 @@ ordinary run folder under `runs/`, so that a comparison that was stopped continu
 finished ones are kept, unfinished ones resumed.
 """
 
-import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from apical import data
+import torch
+
+from apical import data, models
 from apical import rules as registry
+from apical.circuit import Circuit
 from apical.continual import Stream
-from apical.errors import ConfigError
-from apical.interrupts import Interrupted, StopRequest, stop_requests
-from apical.study.comparison import keeping
-from apical.study.comparison.arms import arm, run_record
-from apical.study.comparison.costs import TURNS, measure_costs
+from apical.errors import CircuitError, ConfigError
+from apical.study.comparison import keeping, tuning
 from apical.study.comparison.equality import at_equal_compute, at_equal_memory
 from apical.study.comparison.floors import measure_floors
-from apical.study.comparison.schema import Arm, Comparison, TaskInfo, flatten
+from apical.study.comparison.parts import TaskInfo
+from apical.study.comparison.running import Planned, Work, every_run
+from apical.study.comparison.schema import Comparison, flatten
 from apical.study.configuration import Config, ProtectConfig, RuleConfig
 from apical.study.configuration.config import OWN_TASK
 from apical.study.configuration.parsing import write_value
-from apical.study.configuration.resolution import resolve
 from apical.study.executors import pool
-from apical.study.executors.jobs import Job, complete
 from apical.study.runs import display, environment, files, task_record
-from apical.study.runs.folder import RunFolder
 from apical.study.training.making import make_stream
 
 # How often the angles are measured through training, when the configuration does not say.
 ANGLES_THROUGH_TRAINING = 10
 DEFAULT_SEEDS = 3
-
-Plan = Sequence[tuple[RuleConfig, Sequence[Job]]]
-"""For every arm its rule and the runs of all seeds."""
 
 
 def compare(
@@ -62,6 +56,7 @@ def compare(
     progress: bool | None = None,
     title: str | None = None,
     command: str | None = None,
+    lr: float | Sequence[float] | None = None,
 ) -> Comparison:
     """Train with every rule from every seed, and write comparison.json.
 
@@ -71,9 +66,10 @@ def compare(
 
     Args:
         config: what all share. Its learning rate is backprop's; a rule that is known to want another gets its
-            recommended multiple, and its recommended weight decay unless one is given. Its loss is that of all rules
-            but those that learn from a reward, which have their own. Its own `rule` lends its
-            options to the rule of that name. Each run uses one thread.
+            recommended multiple, and its recommended weight decay unless one is given. A list of learning rates is a
+            grid: each arm takes the rate with the highest validation accuracy, a mean over `tuning.RUNS` runs from
+            seeds that are not reported. Its loss is that of all rules but those that learn from a reward, which have
+            their own. Its own `rule` lends its options to the rule of that name. Each run uses one thread.
         rules: names, or names with options such as `"sign_symmetry:magnitude=fixed"`; None: every registered one.
         seeds: the seeds, or how many, from `config.seed` on.
         folder: for the comparison; runs are in `runs/RULE/seed-N` under it.
@@ -92,6 +88,7 @@ def compare(
         progress: show a bar on standard error; None: when that is a terminal.
         title: of the page.
         command: that makes this comparison, for the page; None: worked out from the arguments.
+        lr: a learning rate, or a list of them, in place of the configuration's.
 
     Returns:
         The comparison. A run that fails is in it with its error.
@@ -103,6 +100,8 @@ def compare(
     """
     pool.refuse_in_import()
     folder = Path(folder).expanduser()
+    if lr is not None:
+        config = config.with_values({"optimizer.lr": lr})
     chosen = _rules(rules, config.rule)
     numbers = _seeds(seeds, config.seed)
     guarded = _protections(protect, config, joint=joint or floors or equal_compute or memory is not None)
@@ -118,17 +117,14 @@ def compare(
             "stream=single."
         )
     settings = _settings(shared, guarded, stream, joint, equal_compute, memory)
-    plan = [
-        (rule, [replace(_job(own, rule, seed, folder), changed=changed) for seed in numbers])
-        for rule in chosen
-        for own in settings
-    ]
+    tuning.check_tunable(shared)
+    plan = [Planned(rule, own) for rule in chosen for own in settings]
+    work = Work(folder, jobs, progress, overwrite, changed, rectified=_rectifies(shared, stream))
     files.make_folder(folder)
     with files.locked(folder, "comparing"):
-        every = _every(plan)
-        damaged = keeping.check(every, overwrite=overwrite, changed=changed)
-        arms = _complete(plan, damaged, shared, folder, task if cost else None, jobs, progress)
-        before = keeping.arms_of_before(folder, every, shared)
+        plan = work.with_runs(work.tune(plan, shared.optimizer.grid, numbers), numbers)
+        arms = work.train(plan, shared, task if cost else None)
+        before = keeping.arms_of_before(folder, every_run(plan), shared)
         comparison = Comparison(
             title=title or _title(len(arms + before), shared, task),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -143,32 +139,16 @@ def compare(
     return comparison
 
 
-def _every(plan: Plan) -> list[Job]:
-    """All runs, by seed, so that a stopped comparison has all rules, of few seeds."""
-    return [job for of_seed in zip(*(own for _, own in plan), strict=True) for job in of_seed]
-
-
-def _complete(
-    plan: Plan,
-    damaged: Mapping[Path, str],
-    shared: Config,
-    folder: Path,
-    timed: data.Task | None,
-    jobs: int | None,
-    progress: bool | None,
-) -> list[Arm]:
-    """Train what the plan has, and time the steps of each rule on the task `timed`; the arms."""
-    every = [job for job in _every(plan) if job.folder not in damaged]
-    with stop_requests() as stop:
-        with display.Bar("comparing", len(every), shown=progress) as bar:
-            failures = {**damaged, **complete(every, jobs, stop, bar.show)}
-        if stop.signal:
-            raise Interrupted(_how_to_continue(every, folder), stop.signal)
-        arms = [_arm(rule, own, shared, failures, folder) for rule, own in plan]
-        if timed is None or not shared.stream.is_single:
-            return arms
-        first = {rule.label: own[0] for rule, own in plan}
-        return _with_costs(arms, first, shared, timed, stop, progress)
+def _rectifies(config: Config, stream: Stream) -> bool | None:
+    """Whether a network from a file has neurons that compute max(0, x); None: its name says it."""
+    if models.parse(config.model).file is None:
+        return None
+    model = models.build(config.model, input_shape=stream.input_shape, classes=stream.outputs, seed=0)
+    try:
+        nodes = Circuit(model, "backprop").wiring.nodes
+    except CircuitError:  # every run will say why
+        return None
+    return any(step.traits.rectifies for node in nodes for step in node.steps)
 
 
 def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
@@ -233,63 +213,15 @@ def _shared(config: Config) -> Config:
     return config.with_values(values)
 
 
-def _job(shared: Config, rule: RuleConfig, seed: int, folder: Path) -> Job:
-    resolved = resolve(shared.with_values({"rule": rule.model_dump(), "seed": seed}), shared=True)
-    parts = [rule.label]
-    if not shared.stream.is_single:
-        parts.append("joint" if shared.stream.joint else shared.protect.label)
-    path = Path(*(re.sub(r"[^\w.,=-]", "_", part.replace(":", "-")) for part in parts))
-    return Job(f"{', '.join(parts)}, seed {seed}", resolved, folder / "runs" / path / f"seed-{seed}")
-
-
-def _how_to_continue(jobs: Sequence[Job], folder: Path) -> str:
-    finished = sum(job.finished() for job in jobs)
-    return (
-        f"stopped with {finished} of {len(jobs)} runs finished and the others saved in {folder}; "
-        "the same command continues from there"
-    )
-
-
-def _arm(rule: RuleConfig, jobs: Sequence[Job], shared: Config, failures: Mapping[Path, str], folder: Path) -> Arm:
-    runs = [
-        run_record(
-            RunFolder(job.folder),
-            seed=job.resolved.config.seed,
-            folder=str(job.folder.relative_to(folder)),
-            error=failures.get(job.folder),
-        )
-        for job in jobs
-    ]
-    notes = keeping.with_notes(jobs[0].resolved.notes, jobs, failures)
-    return arm(rule, jobs[0].resolved.config, runs, notes, shared=shared)
-
-
-def _with_costs(
-    arms: Sequence[Arm],
-    jobs: Mapping[str, Job],
-    shared: Config,
-    task: data.Task,
-    stop: StopRequest,
-    progress: bool | None,
-) -> list[Arm]:
-    """The arms with what their steps cost, timed now that nothing else runs; an arm that never finished has none."""
-    labels = dict(zip(jobs, arms, strict=True))
-    timed = {label: job.resolved.config for label, job in jobs.items() if labels[label].finished()}
-    with display.Bar("timing steps", TURNS, shown=progress) as bar:
-
-        def on_turn(turns: int) -> None:
-            if stop.signal:
-                raise Interrupted("stopped while steps were timed, with all runs finished", stop.signal)
-            bar.step(turns)
-
-        costs = measure_costs(shared, task, timed, on_turn=on_turn)
-    return [arm.model_copy(update={"cost": costs.get(label)}) for label, arm in labels.items()]
-
-
 def _task_info(task: data.Task, config: Config) -> TaskInfo:
     train, validation = map(len, data.stratified_indices(task.train.y, config.validation, seed=0))
     stream = make_stream(config, task)
-    return TaskInfo.of(task_record.describe(task, stream, train=train, validation=validation))
+    info = TaskInfo.of(task_record.describe(task, stream, train=train, validation=validation))
+    counts = {
+        f"{part}_by_class": torch.bincount(examples.y, minlength=task.classes).tolist()
+        for part, examples in (("train", task.train), ("test", task.test))
+    }
+    return info.model_copy(update=counts)
 
 
 def _words_of_streams(

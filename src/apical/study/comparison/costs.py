@@ -6,7 +6,7 @@ from dataclasses import asdict
 import torch
 
 from apical import data, measure, models
-from apical.study.comparison.schema import Cost
+from apical.study.comparison.parts import Cost
 from apical.study.configuration import Config
 from apical.study.training.criteria import teaching
 from apical.study.training.making import reproducible, seed_for

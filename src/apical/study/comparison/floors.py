@@ -6,7 +6,7 @@ from dataclasses import asdict
 from apical import continual, data
 from apical.optim.consolidation import Assumptions
 from apical.study.comparison.equality import features_within
-from apical.study.comparison.schema import Floor, StreamRun
+from apical.study.comparison.parts import Floor, StreamRun
 from apical.study.configuration import Config
 from apical.study.runs import display
 from apical.study.training.making import make_stream

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from apical.study.comparison.arms import arm, run_record
-from apical.study.comparison.schema import FILE, Arm, Comparison, TaskInfo
+from apical.study.comparison.parts import TaskInfo
+from apical.study.comparison.schema import FILE, Arm, Comparison
 from apical.study.configuration import Config
 from apical.study.runs import fingerprint
 from apical.study.runs.folder import RunFolder

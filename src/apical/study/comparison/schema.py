@@ -5,142 +5,34 @@ accuracies fractions, angles degrees between the rule's update and the true grad
 (null where an update is zero). A number that is not finite is read as null.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from apical.errors import RunError
 from apical.statistics import Spread, number, paired
+from apical.study.comparison import badges
+from apical.study.comparison.differences import Difference, sameness
+from apical.study.comparison.parts import (
+    ArmSettings,
+    Cost,
+    Floor,
+    Number,
+    Part,
+    Run,
+    Streamed,
+    StreamRun,
+    TaskInfo,
+    Tuning,
+)
 from apical.study.runs import files
 from apical.study.runs.results import Activity
 
 FILE = "comparison.json"
-
-Number = Annotated[float | None, BeforeValidator(number)]
-
-
-class Part(BaseModel):
-    """A part of the document: immutable, and without keys that this version does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StreamInfo(Part):
-    """The tasks that were learned one after another."""
-
-    name: str
-    scenario: str
-    tasks: list[str]
-    labels: list[list[int]]
-    boundaries: bool
-
-
-class TaskInfo(Part):
-    """What was learned: examples in each part, classes, the shape of one example; `stream` where there were tasks."""
-
-    name: str
-    train: int
-    validation: int
-    test: int
-    classes: int
-    input_shape: list[int]
-    source: str
-    licence: str
-    stream: StreamInfo | None = None
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Self:
-        """From the record that a run keeps of its task, which holds more."""
-        known = {key: record[key] for key in cls.model_fields if key in record}
-        if "stream" in known:
-            known["stream"] = StreamInfo(**{key: known["stream"][key] for key in StreamInfo.model_fields})
-        return cls(**known)
-
-
-class ArmSettings(Part):
-    """What one rule was run with, where rules may differ.
-
-    `loss` and `epochs` where they are not those that all share. Of a stream also the protection against forgetting, and
-    whether all tasks were learned at once.
-    """
-
-    learning_rate: float
-    weight_decay: float
-    loss: str | None = None
-    epochs: int | None = None
-    protection: str | None = None
-    joint: bool | None = None
-    options: dict[str, Any]
-
-
-class StreamRun(Part):
-    """What came of a stream: see `apical.study.runs.results.StreamResult`."""
-
-    matrix: list[list[float]]
-    before: list[float] = []
-    metrics: dict[str, Number]
-    assumptions: dict[str, Any]
-    leakage: dict[str, Any] | None = None
-
-    @property
-    def leaks(self) -> bool:
-        """Whether answers depend on how the test data are cut into batches."""
-        return self.leakage is not None and bool(self.leakage["leaks"])
-
-
-class Run(Part):
-    """One rule with one seed.
-
-    `epochs` are the records of its metrics.jsonl. A failed run has an `error`, and the epochs before it.
-    """
-
-    seed: int
-    status: Literal["finished", "failed"]
-    error: str | None = None
-    folder: str
-    epochs: list[dict[str, Any]]
-    test_accuracy: Number = None
-    test_loss: Number = None
-    angles: dict[str, Number] | None = None
-    stream: StreamRun | None = None
-    spikes: Activity | None = None
-
-
-class Cost(Part):
-    """Whole-step time as a ratio to plain PyTorch: the median, and the quartiles around it."""
-
-    ratio: float
-    low: Number
-    high: Number
-    repeats: int
-    batch_size: int
-    milliseconds: Number
-    plain_milliseconds: Number
-
-
-class Streamed:
-    """What of an arm or a floor is about its stream."""
-
-    def of_streams(self) -> list[StreamRun]:
-        """What came of the stream, in the finished runs."""
-        raise NotImplementedError
-
-    def metric(self, name: str) -> Spread | None:
-        """A figure of the accuracy matrix, such as "forgetting_max", over the finished runs."""
-        return Spread.of(run.metrics.get(name) for run in self.of_streams())
-
-    def matrix(self) -> list[list[float]]:
-        """The accuracy matrix, a mean over the finished runs; empty where there is none."""
-        matrices = [run.matrix for run in self.of_streams()]
-        return [[fmean(cell) for cell in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
-
-    @property
-    def leaks(self) -> bool:
-        """Whether a finished run leaks."""
-        return any(run.leaks for run in self.of_streams())
 
 
 def _measured(cost: Any) -> Any:
@@ -152,7 +44,9 @@ class Arm(Part, Streamed):
     """One rule: what it is, how it was set, its runs over seeds, what its step costs.
 
     `label`, which no file holds, is the title; in a comparison that has the title twice, with the settings that
-    tell its arms apart.
+    tell its arms apart. `badges` are those of any run, and that of a rate at the edge of its grid; like `label` they
+    are found whenever a document is made or read. `test_error` is the standard error of the difference to
+    backpropagation that comes from the test set, by disagreements.
     """
 
     rule: str
@@ -161,6 +55,9 @@ class Arm(Part, Streamed):
     paper: str
     settings: ArmSettings
     notes: list[str]
+    badges: list[str] = Field(default_factory=list)
+    tuning: Tuning | None = None
+    test_error: Number = None
     runs: list[Run]
     cost: Annotated[Cost | None, BeforeValidator(_measured)] = None
     label: str = Field(default="", exclude=True)
@@ -172,6 +69,19 @@ class Arm(Part, Streamed):
     def failures(self) -> list[Run]:
         """The runs that ended in an error."""
         return [run for run in self.runs if run.status == "failed"]
+
+    def badge_texts(self) -> list[str]:
+        """The badges, each with the number of seeds where not all have it: "diverged in 1 of 3 seeds"."""
+        counts = {badge: sum(badge in run.badges for run in self.runs) for badge in self.badges}
+        return [
+            f"{badge} in {count} of {len(self.runs)} seeds" if 0 < count < len(self.runs) else badge
+            for badge, count in counts.items()
+        ]
+
+    @property
+    def is_unsound(self) -> bool:
+        """Whether a run failed, diverged or is at chance, so that the mean accuracy says little."""
+        return bool(self.failures()) or badges.DIVERGED in self.badges or badges.AT_CHANCE in self.badges
 
     def accuracy(self) -> Spread | None:
         """On the test set, over the finished runs; None when there is none."""
@@ -195,18 +105,6 @@ class Arm(Part, Streamed):
         return {layer: spread.mean for layer in layers if (spread := self.angle(layer)) is not None}
 
 
-class Floor(Part, Streamed):
-    """A learner of one pass that every method against forgetting has to exceed, with its run of every seed."""
-
-    title: str
-    summary: str
-    runs: list[StreamRun]
-
-    def of_streams(self) -> list[StreamRun]:
-        """Its runs."""
-        return self.runs
-
-
 class Comparison(Part):
     """Many rules and seeds on one task and network."""
 
@@ -218,12 +116,15 @@ class Comparison(Part):
     task: TaskInfo
     config: dict[str, Any]
     arms: list[Arm]
-    floors: list[Floor] = []
+    floors: list[Floor] = Field(default_factory=list)
 
     @field_validator("arms")
     @classmethod
-    def _labelled(cls, arms: list[Arm]) -> list[Arm]:
-        return [arm.model_copy(update={"label": _label(arm, arms)}) for arm in arms]
+    def _described(cls, arms: list[Arm], info: ValidationInfo) -> list[Arm]:
+        task, config = info.data.get("task"), info.data.get("config")
+        if task is None or config is None:  # these are wrong, and reported
+            return arms
+        return [_with_badges(arm, task, config).model_copy(update={"label": _label(arm, arms)}) for arm in arms]
 
     @property
     def layers(self) -> list[str]:
@@ -250,6 +151,45 @@ class Comparison(Part):
         """Backpropagation, where it is among several rules on a single task."""
         found = [arm for arm in self.arms if arm.rule == "backprop"]
         return found[0] if found and len(self.arms) > 1 and self.task.stream is None else None
+
+    def difference(self, arm: Arm, other: Arm | None = None) -> Difference | None:
+        """The accuracy of an arm minus that of another, by default backpropagation, over the seeds that both finished.
+
+        None for backpropagation itself, where it is not among the arms, and where no seed finished in both.
+        """
+        reference = self.reference
+        other = other or reference
+        if other is None or other is arm:
+            return None
+        pairs = [(a, b) for a, b in _pairs(arm, other) if a.test_accuracy is not None and b.test_accuracy is not None]
+        if not pairs:
+            return None
+        gains = paired(*([run.test_accuracy or 0.0 for run in runs] for runs in zip(*pairs, strict=True)))
+        if other is reference and arm.test_error is not None:
+            return Difference(gains, arm.test_error, kept=True)
+        variances = (mean * (1 - mean) for runs in zip(*pairs, strict=True) for mean in [_accuracy(runs)])
+        return Difference(gains, math.sqrt(sum(variances) / self.task.test), kept=False)
+
+    def twin(self, arm: Arm) -> tuple[Arm, Literal["exactly", "to rounding"]] | None:
+        """The arm whose runs were the same training, and how nearly: backpropagation, or else an earlier one."""
+        earlier = self.arms[: [each is arm for each in self.arms].index(True)]
+        for other in [each for each in (self.reference, *earlier) if each is not None]:
+            pairs = _pairs(arm, other)
+            if arm is self.reference or len(pairs) != len(arm.runs) or len(pairs) != len(other.runs):
+                continue
+            same = sameness(*([run.epochs for run in runs] for runs in zip(*pairs, strict=True)))
+            if same is not None:
+                return other, same
+        return None
+
+    def to_frame(self) -> Any:
+        """One row for each arm and seed: a pandas.DataFrame where pandas is installed, else a list of dicts.
+
+        The columns are those of `apical.study.comparison.frames.rows`.
+        """
+        from apical.study.comparison import frames
+
+        return frames.to_frame(self)
 
     @property
     def best_floor(self) -> Floor | None:
@@ -317,6 +257,27 @@ class UnwrittenError(RunError):
     def __init__(self, message: str, comparison: Comparison) -> None:
         super().__init__(message)
         self.comparison = comparison
+
+
+def _with_badges(arm: Arm, task: TaskInfo, config: Mapping[str, Any]) -> Arm:
+    chance = task.chance(arm.settings.loss or config.get("loss", "cross_entropy"))
+    runs = [
+        run.model_copy(update={"badges": badges.of_run(chance, run.epochs, run.test_accuracy, run.error)})
+        for run in arm.runs
+    ]
+    found = dict.fromkeys(badge for run in runs for badge in run.badges)
+    edge = [badges.EDGE] * (arm.tuning is not None and arm.tuning.at_edge)
+    return arm.model_copy(update={"runs": runs, "badges": [*found, *edge]})
+
+
+def _pairs(arm: Arm, other: Arm) -> list[tuple[Run, Run]]:
+    """The finished runs of two arms from the same seeds."""
+    others = {run.seed: run for run in other.finished()}
+    return [(run, others[run.seed]) for run in arm.finished() if run.seed in others]
+
+
+def _accuracy(runs: Iterable[Run]) -> float:
+    return fmean(run.test_accuracy or 0.0 for run in runs)
 
 
 def _mean(spread: Spread | None) -> float:

@@ -34,23 +34,34 @@ class Resolved:
     notes: tuple[str, ...]
 
 
-def resolve(config: Config, *, shared: bool = False) -> Resolved:
+def resolve(config: Config, *, shared: bool = False, chosen: bool = False, rectified: bool | None = None) -> Resolved:
     """Fill in what `config` leaves open.
 
-    A rule may recommend `learning_rate_factor`, times the rate that suits backprop, and `weight_decay`. A
-    learning rate given for one run is taken as it is. In a comparison the rate is shared by all rules, and the
-    factor is applied to it (`shared`). A weight decay that was given is always kept. A rule that learns from a reward
+    A rule may recommend `learning_rate_factor`, times the rate that suits backprop, `rectified_rate_factor`, another
+    such factor where the network rectifies, and `weight_decay`. A learning rate given for one run is taken as it is. In
+    a comparison the rate is shared by all rules, and the factors are applied to it (`shared`), unless the rate was
+    chosen for this rule (`chosen`). A weight decay that was given is always kept. A rule that learns from a reward
     takes the loss that gives it one, unless another is given for it alone.
 
     Args:
         config: as it was given.
         shared: whether `optimizer.lr` and `loss` speak of backprop, as those of a comparison do, rather than of this
             rule.
+        chosen: whether `optimizer.lr` is for this rule even so.
+        rectified: whether the network has neurons that compute max(0, x); None: as the network's name says, and no for
+            one from a file, which only building it shows.
+
+    Raises:
+        ConfigError: `optimizer.lr` is a list.
     """
     rule = config.rule.make()
     values: dict[str, Any] = {}
     notes: list[str] = []
-    for found, said in (_optimizer(config, rule, shared=shared), _loss(config, rule, shared=shared)):
+    if rectified is None:
+        spec = models.parse(config.model)
+        rectified = spec.file is None and spec.activation == "relu"
+    optimizer = _optimizer(config, rule, shared=shared and not chosen, rectified=rectified)
+    for found, said in (optimizer, _loss(config, rule, shared=shared)):
         values |= found
         notes += said
     if "seed" in rule.option_names() and "seed" not in config.rule.options:
@@ -68,20 +79,25 @@ def resolve(config: Config, *, shared: bool = False) -> Resolved:
     return Resolved(config.with_values(values), tuple(notes))
 
 
-def _optimizer(config: Config, rule: LearningRule, *, shared: bool) -> tuple[dict[str, Any], list[str]]:
+def _optimizer(
+    config: Config, rule: LearningRule, *, shared: bool, rectified: bool
+) -> tuple[dict[str, Any], list[str]]:
     """The optimizer's settings, and a note for each that the rule recommends."""
     given, recommended = config.optimizer, rule.recommends()
     defaults = dict(DEFAULTS[given.name])
     default_rate = defaults.pop("lr")
-    rate, decay, notes = given.lr or default_rate, given.weight_decay, []
-    factor = recommended.get("learning_rate_factor", 1.0)
-    if factor != 1.0 and (shared or given.lr is None):
-        whose = "shared" if shared else "default"
-        notes.append(
-            f"uses {factor:g} times the {whose} learning rate ({rate * factor:g} instead of {rate:g}), "
-            "as the rule recommends"
-        )
-        rate *= factor
+    rate, decay, notes = given.rate or default_rate, given.weight_decay, []
+    factors = {"learning_rate_factor": "as the rule recommends"}
+    if rectified:
+        factors["rectified_rate_factor"] = "as recommended where a network rectifies"
+    for key, why in factors.items():
+        factor = recommended.get(key, 1.0)
+        if factor != 1.0 and (shared or given.rate is None):
+            whose = "shared" if shared else "default"
+            notes.append(
+                f"uses {factor:g} times the {whose} learning rate ({rate * factor:g} instead of {rate:g}), {why}"
+            )
+            rate *= factor
     if decay is None and "weight_decay" in recommended:
         decay = recommended["weight_decay"]
         notes.append(f"uses a weight decay of {decay:g}, as the rule recommends")

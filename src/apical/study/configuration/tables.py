@@ -19,6 +19,7 @@ from apical.options import unknown
 from apical.sources import split_name
 from apical.study.configuration.open_tables import NamedTable, OpenTable, Table, convert, named_in
 from apical.study.configuration.parsing import SettingError
+from apical.study.configuration.rates import RateOrGrid
 
 if TYPE_CHECKING:
     from apical.continual import Stream
@@ -112,10 +113,15 @@ class RuleConfig(OpenTable):
 
 
 class OptimizerConfig(OpenTable):
-    """An optimizer and its arguments. What is left out is filled in when training starts."""
+    """An optimizer and its arguments. What is left out is filled in when training starts.
+
+    Attributes:
+        lr: the learning rate. A list is a grid, of which a comparison chooses one for each rule; of one rate, all take
+            that one as it is.
+    """
 
     name: Literal["sgd", "adam", "adamw", "rmsprop", "rprop", "adaptation"] = "sgd"
-    lr: Annotated[float, Field(gt=0)] | None = None
+    lr: RateOrGrid | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
@@ -132,14 +138,36 @@ class OptimizerConfig(OpenTable):
         if self.weight_decay and not _decays(kind):
             raise SettingError(f"{self.name} has no weight decay; take adamw or sgd for it, or 0", key="weight_decay")
         try:
-            self.make([torch.zeros(1)])
+            self._make([torch.zeros(1)], self.grid[0] if self.grid else self.rate)
         except (ValueError, TypeError, RuntimeError) as error:
             raise SettingError(str(error), key=named_in(str(error), self.options)) from error
         return self
 
+    @property
+    def grid(self) -> list[float]:
+        """The learning rates that were given as a list, in their order; else empty."""
+        return self.lr if isinstance(self.lr, list) else []
+
+    @property
+    def rate(self) -> float | None:
+        """The one learning rate, where it is given.
+
+        Raises:
+            ConfigError: a list was given.
+        """
+        if isinstance(self.lr, list):
+            raise ConfigError(
+                f"optimizer.lr = {self.lr}: a run has one learning rate, and a list is for comparisons, which choose "
+                "one for each rule. Pass one rate, or use apical compare (study.compare)."
+            )
+        return self.lr
+
     def make(self, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
         """The optimizer over `parameters`; what this table leaves out is as in `DEFAULTS`, then as in PyTorch."""
-        given = {"lr": self.lr, "weight_decay": self.weight_decay, **self.options}
+        return self._make(parameters, self.rate)
+
+    def _make(self, parameters: Sequence[torch.Tensor], rate: float | None) -> torch.optim.Optimizer:
+        given = {"lr": rate, "weight_decay": self.weight_decay, **self.options}
         arguments = {**DEFAULTS[self.name], **{key: value for key, value in given.items() if value is not None}}
         for key, value in arguments.items():
             if isinstance(value, list):

@@ -83,7 +83,7 @@ class Job:
         run, config = RunFolder(self.folder), self.resolved.config
         if not run.exists():
             return ""
-        task, protection = _task(self.task), config.protect.make()
+        task, protection = load_task(self.task), config.protect.make()
         with reproducible(config):
             model = make_model(config, make_stream(config, task), protection)
         return fingerprint.changes(run.fingerprint(), fingerprint.describe(config, task, model, config.rule.make()))
@@ -94,7 +94,7 @@ class Job:
 
     def perform(self) -> None:
         """Start the run, or resume it."""
-        run, task = RunFolder(self.folder), _task(self.task)
+        run, task = RunFolder(self.folder), load_task(self.task)
         if run.exists():
             session.resume(self.folder, task=task, changed=self.changed, progress=False)
         else:
@@ -103,11 +103,12 @@ class Job:
 
 def forget_data() -> None:
     """Load data again when they are next needed: a file may have changed since."""
-    _task.cache_clear()
+    load_task.cache_clear()
 
 
 @lru_cache(maxsize=1)
-def _task(name: str) -> data.Task:
+def load_task(name: str) -> data.Task:
+    """The data of a name, loaded once for all runs of a process."""
     return data.load(name, progress=False)
 
 
