@@ -1,5 +1,6 @@
 """`apical compare` and `apical report`: the table says what the runs found, and the page is there."""
 
+import csv
 import errno
 import json
 import os
@@ -49,6 +50,63 @@ def test_compare_as_json(answer):
         assert shown["test_accuracy"] == {"mean": accuracy.mean, "deviation": accuracy.deviation, "count": accuracy.n}
         assert shown["angles"] == arm.angles()
     assert Path(found["page"]).is_file()
+
+
+def test_rates_are_chosen_and_shown(apical, answer):
+    command = ["compare", *FAST, "--seeds", "2", "--rules", "backprop,feedback_alignment", "--out", "a"]
+    grid = ["--lr", "0.0001,0.02,0.05"]
+    shown = " ".join(apical(*command, *grid).stdout.split())
+    found = answer(*command, *grid)
+    for arm in found["arms"]:
+        assert arm["tuning"]["rates"] == [0.0001, 0.02, 0.05]
+        assert arm["settings"]["learning_rate"] in arm["tuning"]["rates"]
+        assert f"[rate {arm['settings']['learning_rate']:g}" in shown
+    assert "Each rule took the best of the learning rates 0.0001, 0.02 and 0.05 by validation accuracy" in shown
+    page = Path("a/report.html").read_text()
+    assert "Learning rate</th>" in page
+    assert "with the highest mean validation accuracy" in " ".join(page.split())
+
+
+def test_badges_and_the_paired_difference_are_in_json_and_on_the_terminal(apical, answer):
+    command = ["compare", *FAST, "--seeds", "2", "--rules", "backprop,oja", "--out", "a", "--lr", "40,"]
+    shown = " ".join(apical(*command).stdout.split())
+    found = answer(*command)
+    arms = study.Comparison.load("a").arms
+    assert [arm["badges"] for arm in found["arms"]] == [arm.badges for arm in arms]
+    assert "diverged" in found["arms"][0]["badges"]
+    assert "[diverged" in shown
+    assert "diverged</span>" in Path("a/report.html").read_text()
+    assert found["arms"][0]["from_backprop"] is None
+    difference = found["arms"][1]["from_backprop"]
+    gains = [own.test_accuracy - other.test_accuracy for own, other in zip(arms[1].runs, arms[0].runs, strict=True)]
+    assert difference["mean"] == pytest.approx(sum(gains) / 2)
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    assert found["headline"].startswith("Backpropagation (diverged")
+
+
+def test_the_runs_as_csv(apical):
+    apical("compare", *FAST, "--seeds", "2", "--rules", "backprop,oja", "--out", "a", "--csv", "tables/runs.csv")
+    with Path("tables/runs.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(row["rule"], row["seed"]) for row in table] == [
+        (rule, seed) for rule in ("backprop", "oja") for seed in "01"
+    ]
+    runs = [run for arm in study.Comparison.load("a").arms for run in arm.runs]
+    assert [float(row["test_accuracy"]) for row in table] == [run.test_accuracy for run in runs]
+
+
+def test_a_figure_of_a_comparison_has_its_data_beside_it(apical, complaint):
+    apical("compare", *FAST, "--seeds", "1", "--rules", "backprop,oja", "--out", "a")
+    pytest.importorskip("matplotlib", exc_type=ImportError)
+    shown = apical("figure", "a", "--out", "b/curves.svg", "--show", "loss, accuracy").stdout
+    assert shown == "figure  b/curves.svg\ndata    b/curves.csv\n"
+    assert "Oja" in Path("b/curves.csv").read_text()
+    assert ".svg, .png, .pdf" in complaint("figure", "a", "--out", "b/curves.jpg")
+
+
+@pytest.mark.parametrize("text", ["fast", "0.1,fast", ",", "0.1;0.2"])
+def test_rates_that_are_no_numbers(text, complaint):
+    assert "write a rate (--lr 0.05), or several (--lr 0.005,0.015,0.05)" in complaint("compare", "--lr", text)
 
 
 def test_compare_takes_every_rule_when_none_is_named(answer):

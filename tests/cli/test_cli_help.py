@@ -34,6 +34,7 @@ def test_the_verbs_are_there():
             "evaluate",
             "hippocampus",
             "report",
+            "figure",
             "rules",
             "protections",
             "data",

@@ -93,7 +93,7 @@ def _figure(
             handle, rows = of_arm(place, index, arm, ink, _DASHES[look.dash])
             table += [{"panel": name, "arm": arm.label, **row} for row in rows]
             if handle is not None:
-                handles.setdefault(arm.label, handle)
+                handles[arm.label] = handle  # that of a curve, which shows the dashes, comes after that of a mark
     for place in axes[len(drawn) :]:
         place.set_axis_off()
     figure.legend(
