@@ -1,5 +1,6 @@
 """What README and documentation say is true: their Python runs, their commands and settings exist."""
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -169,6 +170,16 @@ def test_the_readme_has_its_two_commands_and_ci_runs_the_second():
 def test_the_readme_lists_every_rule():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in own_rules() if f"`{name}`" not in readme] == []
+
+
+def test_the_table_of_the_readme_is_of_todays_rules():
+    """`python docs/readme.py` writes it."""
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "docs" / "readme.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert script.with_table(readme) == readme
+    assert script.with_table(readme.replace("| `oja` |", "| `oia` |")) == readme
 
 
 @pytest.mark.parametrize("name", own_rules())

@@ -12,7 +12,7 @@ from apical.wiring import Wiring
 
 SMALLER_STEPS: Mapping[str, float] = MappingProxyType({"rectified_rate_factor": 0.2})
 """What random weights that stay as they are recommend: with backpropagation's steps, rates of rectified networks grow
-without bound. docs/page.md has the figures."""
+without bound. docs/comparing.md has the figures."""
 
 
 class Pathway(nn.Module):

@@ -115,7 +115,7 @@ class DirectFeedbackAlignment(DirectFeedback):
     name = "direct_feedback_alignment"
     title = "Direct feedback alignment"
     summary = "Fixed random weights carry the output's error straight to every layer."
-    paper = "Nokland 2016"
+    paper = "Nøkland 2016"
 
     def __init__(self, *, feedback: Given = "direct", init: str = "match", scale: float = 1.0, seed: int = 0) -> None:
         super().__init__()

@@ -254,7 +254,7 @@ class SoftHebb(Hebbian):
     name = "soft_hebb"
     title = "SoftHebb"
     summary = "Units compete by a softmax; the winner learns its input, the losers unlearn it."
-    paper = "Moraitis et al. 2022; Journe et al. 2023"
+    paper = "Moraitis et al. 2022; Journé et al. 2023"
     needs = "hidden layers (or readout=False) of two units or more"
 
     def __init__(
@@ -329,7 +329,7 @@ class ThreeFactor(Hebbian):
     name = "three_factor"
     title = "Three-factor learning"
     summary = "Units explore by noise; one number a sample, broadcast to all, says whether that was better than usual."
-    paper = "Fremaux et al. 2010; Fremaux & Gerstner 2016"
+    paper = "Frémaux et al. 2010; Frémaux & Gerstner 2016"
     needs = "hidden layers (or readout=False); answers (batch, actions); a loss that says what one choice was worth"
     learns_from = "reward_prediction"
     saves_rates = True
