@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -15,12 +16,14 @@ from apical import rules, study
 from apical.cli import app
 from apical.cli.comparing import read_seeds
 from apical.cli.options import read_rules
+from apical.study.comparison import parts
 from apical.study.comparison.gathering import gather
 
 FAST = [*SMALL, "--epochs", "1", "--jobs", "1", "--no-cost"]
 
 
-def test_compare_shows_accuracy_angles_cost_and_the_page(apical):
+def test_compare_shows_accuracy_angles_cost_and_the_page(apical, monkeypatch):
+    monkeypatch.setattr(parts, "BUSY", math.inf)
     chosen = "backprop,feedback_alignment,sign_symmetry:magnitude=fixed,seed=3"
     shown = apical("compare", *SMALL, "--epochs", "2", "--seeds", "2", "--rules", chosen, "--jobs", "1").stdout
     (folder,) = Path("runs").iterdir()
@@ -38,6 +41,32 @@ def test_compare_shows_accuracy_angles_cost_and_the_page(apical):
     assert lines[-1] == f"page {page}"
     assert "Sign symmetry" in page.read_text()
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_time_that_the_machine_was_too_busy_to_measure_is_not_shown(apical, answer, monkeypatch):
+    monkeypatch.setattr(parts, "BUSY", -1.0)
+    command = [
+        "compare",
+        *SMALL,
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--rules",
+        "backprop,oja",
+        "--jobs",
+        "1",
+        "--out",
+        "a",
+    ]
+    shown = " ".join(apical(*command).stdout.split())
+    assert "The machine was too busy to time any rule." in shown
+    assert "Step time" not in shown
+    assert [arm["cost"] for arm in answer(*command)["arms"]] == [None, None]
+    page = " ".join(Path("a/report.html").read_text().split())
+    assert "The machine was too busy to time training steps." in page
+    assert "Step time vs. PyTorch" not in page
+    assert all(arm.cost is not None for arm in study.Comparison.load("a").arms)
 
 
 def test_compare_as_json(answer):

@@ -230,7 +230,8 @@ def summary(comparison: "Comparison") -> dict[str, Any]:
         "config": {key: value for key, value in comparison.config.items() if key not in ("rule", "seed")},
         "arms": [
             {
-                **arm.model_dump(include={"rule", "title", "settings", "notes", "badges", "tuning", "cost"}),
+                **arm.model_dump(include={"rule", "title", "settings", "notes", "badges", "tuning"}),
+                "cost": arm.timing and arm.timing.model_dump(),
                 "test_accuracy": _spread(arm.accuracy()),
                 "from_backprop": _difference(comparison, arm),
                 "angles": arm.angles(),
@@ -270,7 +271,7 @@ def show(comparison: "Comparison") -> None:
     columns |= _accuracies(comparison)
     if in_a_row:
         columns |= {f"angle\nat {layer}": shown for layer, shown in angles.items()}
-    if any(arm.cost for arm in arms):
+    if any(arm.timing for arm in arms):
         columns["step\ntime"] = [_cost(arm) for arm in arms]
     terminal.table(list(columns), zip(*columns.values(), strict=True), title=comparison.title, words=[1])
     if not in_a_row:
@@ -328,12 +329,14 @@ def _explain(comparison: "Comparison", angles: bool) -> None:
         )
     if angles:
         said.append("Angle: degrees between the rule's update and the true gradient at the end of training, by layer.")
-    costs = [arm.cost for arm in comparison.arms if arm.cost is not None]
+    costs = [arm.timing for arm in comparison.arms if arm.timing is not None]
     if costs:
         said.append(
             f"Step time: of a whole training step at batch {costs[0].batch_size} on one thread, as a multiple of plain "
             f"PyTorch's ({costs[0].plain_milliseconds:.2f} ms); median and quartiles."
         )
+    if busy := sum(arm.cost is not None and arm.timing is None for arm in comparison.arms):
+        said.append(f"The machine was too busy to time {'any rule' if not costs else terminal.count(busy, 'rule')}.")
     terminal.paragraph(" ".join(said))
 
 
@@ -347,7 +350,7 @@ def _accuracy(comparison: "Comparison", arm: "Arm") -> str:
 
 
 def _cost(arm: "Arm") -> str:
-    return f"{arm.cost.ratio:.2f}\n({arm.cost.low:.2f}-{arm.cost.high:.2f})" if arm.cost else "-"
+    return f"{arm.timing.ratio:.2f}\n({arm.timing.low:.2f}-{arm.timing.high:.2f})" if arm.timing else "-"
 
 
 def _angle(angle: float | None) -> str:

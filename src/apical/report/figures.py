@@ -147,17 +147,17 @@ def carried(comparison: Comparison, styles: Styles) -> Figure | None:
 
 def cost(comparison: Comparison, styles: Styles) -> Figure | None:
     """Time of a training step as a ratio to plain PyTorch."""
-    if not any(arm.cost for arm in comparison.arms):
+    if not any(arm.timing for arm in comparison.arms):
         return None
     rows: list[Line] = []
     data: list[Spec] = []
     for index, arm in enumerate(comparison.arms):
-        if arm.cost is None:
-            rows.append(Line(arm.label, "not measured"))
+        if arm.timing is None:
+            rows.append(Line(arm.label, "machine too busy" if arm.cost else "not measured"))
             continue
-        style, ratio = styles[arm.label], arm.cost.ratio
-        low = ratio if arm.cost.low is None else arm.cost.low
-        high = ratio if arm.cost.high is None else arm.cost.high
+        style, ratio = styles[arm.label], arm.timing.ratio
+        low = ratio if arm.timing.low is None else arm.timing.low
+        high = ratio if arm.timing.high is None else arm.timing.high
         hover = [f"{arm.label}: {ratio:.3f} × ({low:.3f} to {high:.3f})"]
         data.append(dots(index, style, [ratio], hover=hover, size=11))
         data[-1]["error_x"] = bar(style, ratio - low, high - ratio)

@@ -292,9 +292,10 @@ def _angles(comparison: Comparison) -> str:
 
 
 def _costs(comparison: Comparison) -> str:
-    known = sorted(((arm, arm.cost) for arm in comparison.arms if arm.cost is not None), key=lambda pair: pair[1].ratio)
+    known = [(arm, arm.timing) for arm in comparison.arms if arm.timing is not None]
+    known.sort(key=lambda pair: pair[1].ratio)
     if not known:
-        return ""
+        return "The machine was too busy to time training steps." if any(arm.cost for arm in comparison.arms) else ""
     (cheapest, low), (dearest, high) = known[0], known[-1]
     if cheapest is dearest:
         return f"A training step takes {low.ratio:.2f} times as long as in plain PyTorch."

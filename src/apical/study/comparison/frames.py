@@ -42,7 +42,7 @@ def _row(comparison: Comparison, arm: Arm, run: Run, level: float | None) -> dic
         "validation_accuracy": last.get("validation_accuracy"),
         "epochs": len(run.epochs),
         "badges": "; ".join(run.badges),
-        "step_time": arm.cost.ratio if arm.cost else None,
+        "step_time": arm.timing.ratio if arm.timing else None,
         **{f"angle_{layer}": (run.angles or {}).get(layer) for layer in comparison.layers},
         "error": run.error,
         "folder": run.folder,

@@ -11,6 +11,9 @@ from apical.statistics import Spread, number
 from apical.study.comparison import badges
 from apical.study.runs.results import Activity
 
+BUSY = 0.25
+"""Quartiles of a step's time that are further apart, as a part of the median, are those of a busy machine."""
+
 Number = Annotated[float | None, BeforeValidator(number)]
 
 
@@ -151,6 +154,11 @@ class Cost(Part):
     batch_size: int
     milliseconds: Number
     plain_milliseconds: Number
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the machine was quiet enough for the ratio to mean something."""
+        return self.low is None or self.high is None or self.high - self.low <= BUSY * self.ratio
 
 
 class Streamed:

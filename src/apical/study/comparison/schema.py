@@ -83,6 +83,11 @@ class Arm(Part, Streamed):
         """Whether a run failed, diverged or is at chance, so that the mean accuracy says little."""
         return bool(self.failures()) or badges.DIVERGED in self.badges or badges.AT_CHANCE in self.badges
 
+    @property
+    def timing(self) -> Cost | None:
+        """The cost, where it was measured on a machine that was not too busy for it."""
+        return self.cost if self.cost is not None and self.cost.is_clear else None
+
     def accuracy(self) -> Spread | None:
         """On the test set, over the finished runs; None when there is none."""
         return Spread.of(run.test_accuracy for run in self.finished())
