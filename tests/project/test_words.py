@@ -18,7 +18,6 @@ STILL = {
     "src/apical/layers/probing.py",
     "src/apical/layers/steps.py",
     "src/apical/rules/__init__.py",
-    "src/apical/rules/bursts/burstccn.py",
     "src/apical/rules/bursts/burstprop.py",
     "src/apical/rules/hebbian/rules.py",
     "src/apical/tracing/graph.py",

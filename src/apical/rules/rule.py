@@ -37,8 +37,8 @@ class LearningRule(nn.Module, ABC):
         summary: one line.
         paper: its source.
         needs: the circuits that it can teach.
-        recommended: settings that the rule needs, where they differ from backpropagation's: "learning_rate_factor" and
-            "weight_decay".
+        recommended: settings that the rule needs, where they differ from backpropagation's: "learning_rate_factor",
+            "weight_decay", and "rectified_rate_factor", a further factor where a network rectifies.
         learns_from: "error" (the derivative of any loss), or the name of the loss in `apical.losses` that it needs.
         observables: the quantities that observers of the circuit receive for every layer beside its teaching signal, by
             name, each with its unit.

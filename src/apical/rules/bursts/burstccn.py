@@ -85,7 +85,7 @@ class BurstCCN(Bursts):
 
     name = "burst_ccn"
     title = "BurstCCN"
-    summary = "Bursts carry errors down, and feedback of events takes away what is no error."
+    summary = "Bursts carry errors down; feedback of events removes the bursts that are not errors."
     paper = "Greedy et al. 2022"
     needs = "any circuit; an optimizer over circuit.parameters() with weight decay"
     refused_pathways: ClassVar[Mapping[str, str]] = MappingProxyType({"direct": NO_DIRECT})
