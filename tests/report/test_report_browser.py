@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from playwright.sync_api import sync_playwright
-from report_demo import DEMO, only_run, with_failures
+from report_demo import DEMO, only_run, with_failures, with_tuning
 
 from apical.report import write
 from waiting import PATIENCE, until
@@ -50,6 +50,7 @@ def pages(tmp_path_factory):
         "several": [with_failures(copy.deepcopy(DEMO)), only_run(copy.deepcopy(DEMO))],
         "single": only_run(copy.deepcopy(DEMO)),
         "long": with_failures(long),
+        "tuned": with_tuning(copy.deepcopy(DEMO)),
     }
     return {name: write(document, folder / f"{name}.html") for name, document in documents.items()}
 
@@ -118,6 +119,20 @@ def test_curves_are_drawn_and_a_click_on_the_legend_hides_a_rule_in_its_figure(v
     assert curves.count() == 7 * 2 * 2
 
 
+def test_the_table_shows_badges_rates_and_intervals(visit):
+    page = visit("tuned")
+    headings = page.locator("table.results thead").inner_text()
+    assert "Points from backprop" in headings
+    assert "Learning rate" in headings
+    row = page.locator("table.results tbody tr", has_text="Feedback alignment").first
+    assert row.locator(".badge").all_inner_texts() == ["diverged", "loss rose", "rate at the edge of the grid"]
+    assert " to " in row.locator("td small").first.inner_text()
+    assert "0.1" in row.inner_text()
+    assert page.locator("table.results tbody tr .badge").count() == 3
+    assert "Each rule took the best of the learning rates 0.01, 0.05 and 0.1" in page.inner_text("main")
+    assert "set apart: Feedback alignment (diverged, loss rose)" in page.inner_text("main")
+
+
 def becomes_true(page, expression):
     """Wait for it by asking from outside: the page's own rules forbid the polling that Playwright would do inside."""
     until(lambda: page.evaluate(expression), expression)
@@ -142,7 +157,7 @@ def test_the_page_follows_the_system_and_the_toggle(visit):
     assert look(other) == light
 
 
-@pytest.mark.parametrize("name", ["several", "long"])
+@pytest.mark.parametrize("name", ["several", "long", "tuned"])
 def test_a_phone_needs_no_sideways_scrolling(visit, name):
     page = visit(name, width=360, is_mobile=True, has_touch=True)
     page.evaluate("document.querySelectorAll('details').forEach(e => (e.open = true))")
