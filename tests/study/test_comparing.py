@@ -340,7 +340,7 @@ def test_an_unforeseen_error_is_told_with_its_place(config, tmp_path, monkeypatc
 
 def test_a_shared_rate_is_scaled_as_a_rule_recommends(config, tmp_path, monkeypatch):
     monkeypatch.setattr(rules.get("feedback_alignment"), "recommended", {"learning_rate_factor": 0.5})
-    made = compare(config.with_settings(["optimizer.lr=0.1"]), PAIR, 1, tmp_path, jobs=1, cost=False)
+    made = compare(config.with_settings(["optimizer.lr=0.1", "model=mlp:6:tanh"]), PAIR, 1, tmp_path, jobs=1, cost=False)
     assert [arm.settings.learning_rate for arm in made.arms] == [0.1, 0.05]
     assert made.arms[0].notes == []
     assert "0.5 times the shared learning rate (0.05 instead of 0.1)" in made.arms[1].notes[0]
