@@ -340,7 +340,9 @@ def test_an_unforeseen_error_is_told_with_its_place(config, tmp_path, monkeypatc
 
 def test_a_shared_rate_is_scaled_as_a_rule_recommends(config, tmp_path, monkeypatch):
     monkeypatch.setattr(rules.get("feedback_alignment"), "recommended", {"learning_rate_factor": 0.5})
-    made = compare(config.with_settings(["optimizer.lr=0.1", "model=mlp:6:tanh"]), PAIR, 1, tmp_path, jobs=1, cost=False)
+    made = compare(
+        config.with_settings(["optimizer.lr=0.1", "model=mlp:6:tanh"]), PAIR, 1, tmp_path, jobs=1, cost=False
+    )
     assert [arm.settings.learning_rate for arm in made.arms] == [0.1, 0.05]
     assert made.arms[0].notes == []
     assert "0.5 times the shared learning rate (0.05 instead of 0.1)" in made.arms[1].notes[0]
@@ -351,6 +353,20 @@ def test_the_rule_of_the_configuration_lends_its_options(config, tmp_path):
     own = config.with_settings(["rule=sign_symmetry", "rule.magnitude=fixed"])
     made = compare(own, ["backprop", "sign_symmetry"], 1, tmp_path, jobs=1, cost=False)
     assert made.arms[1].settings.options == {"magnitude": "fixed"}
+
+
+def test_rules_may_be_objects_classes_or_functions(config, tmp_path):
+    given = ["fa", rules.Oja, rules.SignSymmetry(magnitude="fixed"), lambda: rules.KolenPollack(), "Backprop"]
+    made = compare(config, given, 1, tmp_path, jobs=1, cost=False)
+    assert [arm.rule for arm in made.arms] == [
+        "feedback_alignment",
+        "oja",
+        "sign_symmetry",
+        "kolen_pollack",
+        "backprop",
+    ]
+    assert made.arms[2].settings.options["magnitude"] == "fixed"
+    assert not any(arm.failures() for arm in made.arms)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ finished ones are kept, unfinished ones resumed.
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -20,6 +20,7 @@ from apical import rules as registry
 from apical.circuit import Circuit
 from apical.continual import Stream
 from apical.errors import CircuitError, ConfigError
+from apical.rules import LearningRule
 from apical.study.comparison import keeping, tuning
 from apical.study.comparison.equality import at_equal_compute, at_equal_memory
 from apical.study.comparison.floors import measure_floors
@@ -37,10 +38,12 @@ from apical.study.training.making import make_stream
 ANGLES_THROUGH_TRAINING = 10
 DEFAULT_SEEDS = 3
 
+AnyRule: TypeAlias = str | RuleConfig | LearningRule | Callable[[], LearningRule]
+
 
 def compare(
     config: Config,
-    rules: Sequence[str | RuleConfig] | None = None,
+    rules: Sequence[AnyRule] | None = None,
     seeds: int | Sequence[int] = DEFAULT_SEEDS,
     folder: str | Path = "runs/comparison",
     *,
@@ -70,7 +73,8 @@ def compare(
             grid: each arm takes the rate with the highest validation accuracy, a mean over `tuning.RUNS` runs from
             seeds that are not reported. Its loss is that of all rules but those that learn from a reward, which have
             their own. Its own `rule` lends its options to the rule of that name. Each run uses one thread.
-        rules: names, or names with options such as `"sign_symmetry:magnitude=fixed"`; None: every registered one.
+        rules: names, or names with options such as `"sign_symmetry:magnitude=fixed"`, rules, their classes, or
+            functions that make them; None: every registered one.
         seeds: the seeds, or how many, from `config.seed` on.
         folder: for the comparison; runs are in `runs/RULE/seed-N` under it.
         jobs: processes at a time; None: one for each processor. With 1 no process is started.
@@ -158,9 +162,11 @@ def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     return numbers
 
 
-def _rules(rules: Sequence[str | RuleConfig] | None, lender: RuleConfig) -> list[RuleConfig]:
+def _rules(rules: Sequence[AnyRule] | None, lender: RuleConfig) -> list[RuleConfig]:
     names = registry.names() if rules is None else rules
-    chosen = [RuleConfig.parse(rule) if isinstance(rule, str) else rule for rule in names]
+    chosen = [
+        RuleConfig.parse(rule) if isinstance(rule, str) else Config().with_values({"rule": rule}).rule for rule in names
+    ]
     chosen = [lender if rule.name == lender.name and not rule.options else rule for rule in chosen]
     labels = [rule.label for rule in chosen]
     if not labels or len(set(labels)) != len(labels):
