@@ -21,8 +21,8 @@ H3. Equal bytes, a long stream in any order, one pass: a small loop detects nove
 H4. Changing statistics: the same where the stream comes class after class.
 H5. Replay of codes by CA3 protects a class-continual stream better than raw images of equal bytes.
 
-A cell of a table is the mean over n seeds and, from three seeds on, the bootstrap interval (95 %) of the difference to
-the first method, paired by seed.
+A cell of a table is the mean over n seeds and, from three seeds on, Student's 95 % interval of the difference to the
+first method, paired by seed.
 """
 
 import argparse
@@ -489,7 +489,7 @@ def cell(own: list[Scores], name: str) -> str:
         return f"{mean:,.0f}"
     if name == first or len(own) < 3:
         return f"{mean:.3f}"
-    low, high = paired(values, [each[first] for each in own]).interval()
+    low, high = paired(values, [each[first] for each in own]).confidence()
     return f"{mean:.3f} ({low:+.3f} to {high:+.3f})"
 
 
