@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from apical.errors import DataError
+from apical.errors import ConfigError, DataError
 from apical.neurons import encoders
 
 
@@ -42,7 +42,10 @@ def test_events_are_counted_in_frames():
     [
         (lambda: encoders.bernoulli(torch.tensor([1.5]), 3), "from 0 to 1"),
         (lambda: encoders.latency(torch.tensor([float("nan")]), 3), "from 0 to 1"),
+        (lambda: encoders.bernoulli(torch.tensor([0, 1]), 3), "floating-point"),
         (lambda: encoders.threshold_crossing(torch.tensor([float("nan"), 0]), 1.0), "NaN"),
+        (lambda: encoders.threshold_crossing(torch.zeros(0, 2), 1.0), "empty"),
+        (lambda: encoders.frames(torch.tensor([float("nan")]), torch.tensor([0]), 2, shape=(2,), duration=1.0), "NaN"),
         (lambda: encoders.frames(torch.zeros(2), torch.zeros(3).long(), 2, shape=(2,), duration=1.0), "places"),
         (lambda: encoders.frames(torch.zeros(1), torch.tensor([2]), 2, shape=(2,), duration=1.0), "place"),
     ],
@@ -50,3 +53,9 @@ def test_events_are_counted_in_frames():
 def test_what_cannot_be_encoded_is_refused(make, fact):
     with pytest.raises(DataError, match=fact):
         make()
+
+
+def test_moments_are_counted_in_integers():
+    for encode in (encoders.constant, encoders.bernoulli, encoders.latency):
+        with pytest.raises(ConfigError, match="moments"):
+            encode(torch.rand(3), 2.5)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from apical.errors import DataError
+from apical.errors import ConfigError, DataError
 from apical.options import check_positive
 
 
@@ -11,9 +11,9 @@ def constant(x: Tensor, moments: int) -> Tensor:
     """The same current at all moments, (time, ...), which takes no memory.
 
     Raises:
-        ConfigError: the number of moments is not positive.
+        ConfigError: the number of moments is no positive integer; so for all encoders.
     """
-    check_positive("constant", moments=moments)
+    _check_moments("constant", moments)
     return x.expand(moments, *x.shape)
 
 
@@ -28,7 +28,7 @@ def bernoulli(rates: Tensor, moments: int, *, generator: torch.Generator | None 
     Raises:
         DataError: a rate is not a probability.
     """
-    check_positive("bernoulli", moments=moments)
+    _check_moments("bernoulli", moments)
     _check_range("bernoulli", rates)
     drawn = torch.rand(moments, *rates.shape, generator=generator, dtype=rates.dtype, device=rates.device)
     return (drawn < rates).to(rates.dtype)
@@ -44,7 +44,7 @@ def latency(values: Tensor, moments: int) -> Tensor:
     Raises:
         DataError: a value is out of range.
     """
-    check_positive("latency", moments=moments)
+    _check_moments("latency", moments)
     _check_range("latency", values)
     first = ((1 - values) * moments).floor().clamp(max=moments - 1)
     times = torch.arange(moments, device=values.device).view(-1, *[1] * values.dim())
@@ -59,11 +59,11 @@ def threshold_crossing(signal: Tensor, threshold: float) -> Tensor:
         threshold: above 0, in the signal's unit.
 
     Raises:
-        DataError: the signal has NaN.
+        DataError: the signal has no moment, NaN or infinity.
     """
     check_positive("threshold_crossing", threshold=threshold)
-    if signal.isnan().any():
-        raise DataError("threshold_crossing: the signal has NaN. Replace it.")
+    if not len(signal) or not signal.isfinite().all():
+        raise DataError("threshold_crossing: the signal is empty, or has NaN or infinity. Replace them.")
     spikes = signal.new_zeros(*signal.shape, 2)
     level = signal[0].clone()
     for moment in range(1, len(signal)):
@@ -85,16 +85,19 @@ def frames(times: Tensor, places: Tensor, moments: int, *, shape: tuple[int, ...
         duration: of the recording, in the unit of the times.
 
     Raises:
-        DataError: times and places do not fit, a time is negative, or a place is outside of the shape.
+        DataError: times and places do not fit, a time is negative or NaN, or a place is outside of the shape.
     """
-    check_positive("frames", moments=moments, duration=duration)
+    _check_moments("frames", moments)
+    check_positive("frames", duration=duration)
     size = int(torch.tensor(shape).prod())
     if times.shape != places.shape or times.dim() != 1:
         raise DataError(
             f"frames: {tuple(times.shape)} times for {tuple(places.shape)} places. Pass one of each an event."
         )
-    if len(times) and (float(times.min()) < 0 or int(places.min()) < 0 or int(places.max()) >= size):
-        raise DataError(f"frames: a time is negative, or a place is not from 0 to {size - 1}. Check the recording.")
+    if len(times) and (not float(times.min()) >= 0 or int(places.min()) < 0 or int(places.max()) >= size):
+        raise DataError(
+            f"frames: a time is negative or NaN, or a place is not from 0 to {size - 1}. Check the recording."
+        )
     kept = times < duration
     frame = (times[kept] * (moments / duration)).long().clamp(max=moments - 1)
     counts = torch.zeros(moments * size, device=times.device)
@@ -102,8 +105,15 @@ def frames(times: Tensor, places: Tensor, moments: int, *, shape: tuple[int, ...
     return counts.view(moments, *shape)
 
 
+def _check_moments(name: str, moments: int) -> None:
+    check_positive(name, moments=moments)
+    if not isinstance(moments, int):
+        raise ConfigError(f"{name}: moments={moments!r} must be an integer.")
+
+
 def _check_range(name: str, values: Tensor) -> None:
-    if values.isnan().any() or float(values.min()) < 0 or float(values.max()) > 1:
+    if not values.is_floating_point() or not ((values >= 0) & (values <= 1)).all():
         raise DataError(
-            f"{name}: values must be from 0 to 1. Scale them first, as (x - x.min()) / (x.max() - x.min())."
+            f"{name}: values must be floating-point numbers from 0 to 1. Scale them first, as (x - x.min()) / "
+            "(x.max() - x.min())."
         )
