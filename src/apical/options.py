@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from numbers import Real
 
 from apical.errors import ConfigError
 
@@ -54,8 +55,16 @@ def check_choice(what: str, option: str, value: str | None, known: Sequence[str 
         raise ConfigError(f"{what}: {option}={value!r} is unknown; use {choice}.")
 
 
+def check_numbers(what: str, **options: object) -> None:
+    """Refuse options that are not numbers: text, and tensors, which would look as if they were learned."""
+    for option, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ConfigError(f"{what}: {option} is a {type(value).__name__}, and must be a number.")
+
+
 def check_positive(what: str, **options: float) -> None:
     """Refuse options that are not positive, finite numbers."""
+    check_numbers(what, **options)
     for option, value in options.items():
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{what}: {option}={value!r} must be a positive number.")

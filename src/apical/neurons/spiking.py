@@ -1,5 +1,6 @@
 """Leaky integrate-and-fire neurons and leaky read-outs."""
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from apical.errors import ConfigError
 from apical.neurons.moments import TemporalNeuron
 from apical.neurons.surrogates import Spike, Surrogate, surrogate_of
-from apical.options import check_choice, check_positive, check_ranges
+from apical.options import check_choice, check_numbers, check_positive, check_ranges
 
 RESETS = ("zero", "subtract", "none")
 
@@ -34,7 +35,8 @@ class LIF(TemporalNeuron):
     Shapes: as for `TemporalNeuron`; potentials and thresholds have the unit of the drive.
 
     Raises:
-        ConfigError: an option is out of range, or the recurrent synapses are not square or have a bias.
+        ConfigError: an option is out of range or no number (a decay that is learned: a `TemporalNeuron` of your own),
+            or the recurrent synapses are not square or have a bias.
 
     Example:
         >>> import torch, apical
@@ -62,13 +64,14 @@ class LIF(TemporalNeuron):
         recurrent: nn.Linear | None = None,
     ) -> None:
         super().__init__()
-        self.decay, self.threshold, self.reset, self.detach_reset = decay, threshold, reset, detach_reset
         owner = type(self).__name__
         check_choice(owner, "reset", reset, RESETS)
         check_positive(owner, threshold=threshold)
+        check_numbers(owner, decay=decay)
+        self.decay, self.threshold, self.reset, self.detach_reset = decay, threshold, reset, detach_reset
         check_ranges(owner, self, {"decay": (0 <= decay <= 1, "from 0 to 1")})
         self.surrogate = surrogate_of(surrogate, owner)
-        if recurrent is not None and (recurrent.in_features != recurrent.out_features or _has_bias(recurrent)):
+        if recurrent is not None and not _is_recurrent(recurrent):
             raise ConfigError(f"{owner}: recurrent={recurrent}. Pass nn.Linear(n, n, bias=False).")
         self.recurrent = recurrent
 
@@ -94,8 +97,9 @@ class LIF(TemporalNeuron):
         return f"decay={self.decay}, threshold={self.threshold}, reset={self.reset!r}, surrogate={self.surrogate}"
 
 
-def _has_bias(module: nn.Module) -> bool:
-    return module._parameters.get("bias") is not None
+def _is_recurrent(module: object) -> bool:
+    square = isinstance(module, nn.Linear) and module.in_features == module.out_features
+    return square and module._parameters.get("bias") is None  # type: ignore[attr-defined]
 
 
 class IF(LIF):
@@ -134,11 +138,15 @@ class ALIF(LIF):
         **options: Any,
     ) -> None:
         super().__init__(decay, threshold, **options)
+        check_numbers("ALIF", adaptation=adaptation, strength=strength)
         self.adaptation, self.strength = adaptation, strength
         check_ranges(
             "ALIF",
             self,
-            {"adaptation": (0 <= adaptation <= 1, "from 0 to 1"), "strength": (strength >= 0, "not negative")},
+            {
+                "adaptation": (0 <= adaptation <= 1, "from 0 to 1"),
+                "strength": (0 <= strength < math.inf, "finite and not negative"),
+            },
         )
 
     def start(self, drive: Tensor) -> Any:
@@ -166,6 +174,7 @@ class LeakyReadout(TemporalNeuron):
 
     def __init__(self, decay: float = 0.9, *, average: bool = True) -> None:
         super().__init__()
+        check_numbers("LeakyReadout", decay=decay)
         self.decay, self.average = decay, average
         check_ranges("LeakyReadout", self, {"decay": (0 <= decay <= 1, "from 0 to 1")})
         self.ends_time = average

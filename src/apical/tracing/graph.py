@@ -19,6 +19,7 @@ from apical.tracing.refusals import REMEDIES
 NUMBERS = ("item", "tolist", "numpy")
 """The methods that read numbers off a tensor."""
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_REMEDIED = tuple(known for known, _ in REMEDIES)
 
 
 class _Tracer(fx.Tracer):
@@ -39,9 +40,14 @@ class _Tracer(fx.Tracer):
         if kind_of(m) is not None or m.__module__.startswith("torch.nn") or closed_form_of(m) is not None:
             return True
         # A module of the user's own without synapses is a kind of neuron: what it does inside is its business.
-        return not any(kind_of(inner) for inner in m.modules()) and not any(
-            isinstance(inner, known) for inner in m.modules() for known, _ in REMEDIES
-        )
+        inside = [inner for inner in m.modules() if kind_of(inner) or isinstance(inner, _REMEDIED)]
+        if inside and hasattr(m, "ends_time"):
+            raise CircuitError(
+                f"{module_qualified_name.removeprefix('model.')} ({type(m).__name__}): a neuron with a memory of its "
+                f"own class has a {type(inside[0]).__name__} inside, which would have one input at every moment. Put "
+                "it before the neuron, pass LIF(recurrent=...), or keep its weights as an nn.Parameter."
+            )
+        return not inside
 
 
 class _InnerTracer(_Tracer):
@@ -257,6 +263,8 @@ def _trace_once(root: Root) -> fx.Graph:
             "and a circuit has one fixed list of operations. Decide in __init__, or move the decision into a module of "
             "its own without synapses, which is taken as it is."
         ) from None
+    except CircuitError:
+        raise
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
         raise CircuitError(
             f"{type(root.model).__name__}: torch.fx cannot trace its forward ({type(error).__name__}: {error}). "

@@ -20,7 +20,7 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm)
 REMEDIES: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     (
         (nn.RNNBase, nn.RNNCellBase),
-        "credit through recurrent synapses needs an account of time that no rule here gives yet; use a "
+        "no rule here gives its gates credit; use neurons with a memory (apical.neurons.LIF with recurrent=), a "
         "convolution over time (nn.Conv1d), or keep the recurrent part outside the circuit and detach its output",
     ),
     (
