@@ -19,7 +19,7 @@ from apical.layers import BackwardPlan, Credit, ForwardState, Layer
 from apical.layers.axes import Reduction, check_reduction, divisor, find_batch_axes
 from apical.layers.effective import EffectiveWeights
 from apical.layers.memory import undisturbed, warn_of_lasting_state
-from apical.layers.over_time import written_for_one_moment
+from apical.layers.over_time import folded_axis, written_for_one_moment
 from apical.rules.rule import LearningRule
 from apical.tracing import trace
 from apical.vigilance import FeedbackWatch, ModelWatch, ScaleWatch, mismatch_of, refuse_own_input
@@ -51,7 +51,7 @@ class Circuit(nn.Module):
             every rate that follows it is found, and rules that need the samples of a batch refuse rates without one.
         reduction: how the loss reduces a batch: "mean" (PyTorch's default), "sum", the number by which it divides each
             sample's part, or a function of dL/dy that returns this number. Rules whose equations are about one sample
-            undo it.
+            undo it. In an output of (time, batch, ...) each moment of a sample is a part: "mean" divides by both.
         loss_scale: the factor by which the loss is multiplied before `backward` (GradScaler, accumulation): a number,
             or a function such as `scaler.get_scale`. The error is divided by it before the rule and the updates are
             multiplied by it after, so that rules whose errors have an absolute scale see the loss itself.
@@ -98,7 +98,7 @@ class Circuit(nn.Module):
         self.check_finite = check_finite
         self.loss_scale = loss_scale
         self.model = model
-        graph = trace(model, teach_input=teach_input)
+        graph, batch_axis = trace(model, teach_input=teach_input), folded_axis(model, batch_axis)
         self.wiring = Wiring(graph, batch_axis=batch_axis, reduction=reduction, teach_input=teach_input)
         self.training = model.training
         self._model_watch = ModelWatch(model)
@@ -200,7 +200,7 @@ class Circuit(nn.Module):
             CircuitError: a rate without a batch axis, and a rule that needs the samples of a batch.
         """
         self._warn_of_lasting_state(x)
-        with self.wiring.sequences.clocked(None):  # one moment shows all shapes
+        with self.wiring.sequences.at_rest():  # one moment shows all shapes
             self._initialize(x)
 
     def _initialize(self, x: Tensor) -> None:
@@ -261,8 +261,8 @@ class Circuit(nn.Module):
     def learn(self, x: Tensor) -> Tensor:
         """Run the forward and the backward pass of a circuit whose target is its own input, and return the loss.
 
-        The loss is half the sum over units of (y - x)^2, reduced over the samples as by `reduction`. The
-        gradients are added to `.grad`.
+        The loss is half the sum over units of (y - x)^2, reduced over the samples, and moments, as by `reduction`.
+        The gradients are added to `.grad`.
 
         Raises:
             CircuitError: the output has another shape than the input, or the rule learns from a label or a reward.
@@ -271,7 +271,7 @@ class Circuit(nn.Module):
         refuse_own_input(self.rule, x)
         y = self(x)
         mismatch = mismatch_of(y, x)
-        samples = divisor(self.wiring.reduction, mismatch, self.wiring.batch_axis) or 1
+        samples = divisor(self.wiring.reduction, self.wiring.sequences.rows(mismatch), self.wiring.batch_axis) or 1
         scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
         torch.autograd.backward(y, mismatch * (scale / samples))
         return mismatch.square_().sum() / (2 * samples)

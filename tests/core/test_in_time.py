@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import apical
 from apical import neurons, rules
@@ -298,6 +299,11 @@ def test_the_input_can_be_taught():
     plain = sequence(5)[0].clone().requires_grad_()
     OverTime(copy.deepcopy(model))(plain.expand(6, 4, 5)).sum().backward()
     assert torch.allclose(still.grad, plain.grad, atol=1e-12)
+    whole = sequence(5, constant=True).requires_grad_()  # itself a leaf: each moment has a gradient
+    apical.Circuit(copy.deepcopy(model), "backprop", teach_input=True)(whole).sum().backward()
+    plain = sequence(5, constant=True).contiguous().requires_grad_()
+    OverTime(copy.deepcopy(model))(plain).sum().backward()
+    assert torch.allclose(whole.grad, plain.grad, atol=1e-12)
 
 
 def test_a_state_continues_where_it_ended():
@@ -310,6 +316,90 @@ def test_a_state_continues_where_it_ended():
     pieces[1].sum().backward()  # credit ends where the piece began
     circuit.continue_state(False)
     assert torch.allclose(circuit(x), whole, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["backprop", "e_prop"])
+def test_another_rule_continues_the_state(rule):
+    model, x = dense(average=False), sequence(5)
+    found = []
+    for second in ("backprop", rule):
+        circuit = apical.Circuit(copy.deepcopy(model), "backprop")
+        circuit.continue_state()
+        circuit(x)
+        circuit.set_rule(second)  # whose state is made at rest
+        found.append(circuit(x))
+    assert torch.allclose(*found, atol=1e-12)
+    assert not torch.allclose(found[0], apical.Circuit(model, "backprop")(x))
+    with pytest.raises(CircuitError, match="4 samples"):
+        circuit(x[:, :3])
+
+
+def test_naca_knows_the_spike_before_a_piece():
+    model, x = dense(), sequence(5)
+    found = []
+    for cuts in ((6,), (5, 1)):
+        circuit = apical.Circuit(copy.deepcopy(model), apical.NACA(seed=4), example=x)
+        circuit.continue_state()
+        for piece in x.split(cuts):
+            circuit.zero_grad()
+            F.cross_entropy(circuit(piece), LABELS).backward()
+        found.append(circuit.model[0].weight.grad)
+    assert torch.equal(*(update != 0 for update in found))
+
+
+class Before(nn.Module):
+    """A network with another module before the neurons, in training."""
+
+    def __init__(self, module: nn.Module, at_drive: bool) -> None:
+        super().__init__()
+        parts = [nn.Linear(5, 7), module] if at_drive else [module, nn.Linear(5, 7)]
+        self.parts = nn.Sequential(*parts, LIF(0.8, 0.5), nn.Linear(7, 3), LeakyReadout(0.7))
+
+    def forward(self, x):
+        return self.parts(x)
+
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "at_drive"),
+    [(nn.Dropout(0.5), False), (nn.Dropout(0.5), True), (nn.BatchNorm1d(7), True), (Noise(), False)],
+)
+def test_what_varies_from_moment_to_moment_does_so_for_a_constant_input(module, at_drive):
+    torch.manual_seed(1)
+    model = Before(module, at_drive).double()
+    other, x, found = copy.deepcopy(model), sequence(5, constant=True), []
+    for run in (apical.Circuit(model, "backprop"), OverTime(other)):
+        torch.manual_seed(0)
+        found.append(run(x))
+    assert torch.allclose(*found, atol=1e-12)
+    for one, two in zip(model.buffers(), other.buffers(), strict=True):
+        assert torch.allclose(one, two, atol=1e-12)
+
+
+def test_a_circuit_that_computes_its_input_learns_from_each_moment():
+    torch.manual_seed(1)
+    model, x = nn.Sequential(nn.Linear(5, 7), LIF(0.8, 0.5), nn.Linear(7, 5)).double(), sequence(5)
+    other = copy.deepcopy(model)
+    value = apical.Circuit(model, "backprop").learn(x)
+    expected = (OverTime(other)(x) - x).square().sum(2).mean() / 2
+    expected.backward()
+    assert torch.allclose(value, expected)
+    assert torch.allclose(model[0].weight.grad, other[0].weight.grad, atol=1e-13)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rule", ["direct_feedback_alignment", "burst_ccn", "e_prop"])
+def test_the_batch_axis_is_the_second_whether_named_or_not(rule):
+    found = []
+    for axis in (0, 1):
+        circuit = apical.Circuit(dense(), rule, batch_axis=axis)
+        F.cross_entropy(circuit(sequence(5)), LABELS).backward()
+        found.append(circuit.model[0].weight.grad)
+    assert torch.equal(*found)
 
 
 def test_neurons_of_ones_own_plug_in():
@@ -502,15 +592,43 @@ def test_autocast_computes_in_half_precision():
 # What cannot be right
 
 
+class Inside(neurons.TemporalNeuron):
+    """A neuron with synapses of its own inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.Linear(3, 3)
+
+    def start(self, drive):
+        return torch.zeros_like(drive)
+
+    def advance(self, drive, state):
+        state = (drive + self.recurrent(state)).tanh()
+        return state, state
+
+
 @pytest.mark.parametrize(
     ("make", "error", "fact"),
     [
         (lambda: LIF(1.5), ConfigError, "decay"),
+        (lambda: LIF(nn.Parameter(torch.tensor(0.9))), ConfigError, "decay is a Parameter"),
+        (lambda: LIF(threshold=torch.tensor(0.5)), ConfigError, "threshold is a Tensor"),
+        (lambda: ALIF(strength=nn.Parameter(torch.tensor(0.2))), ConfigError, "strength is a Parameter"),
+        (lambda: ALIF(strength=float("inf")), ConfigError, "strength"),
+        (lambda: LeakyReadout("0.9"), ConfigError, "decay is a str"),
         (lambda: LIF(threshold=0.0), ConfigError, "threshold"),
         (lambda: LIF(reset="half"), ConfigError, "reset"),
         (lambda: LIF(surrogate="triangel"), ConfigError, "surrogate"),
         (lambda: LIF(recurrent=nn.Linear(3, 4, bias=False)), ConfigError, "recurrent"),
         (lambda: LIF(recurrent=nn.Linear(3, 3)), ConfigError, "recurrent"),
+        (lambda: LIF(recurrent=True), ConfigError, "recurrent"),
+        (
+            lambda: apical.Circuit(LIF(recurrent=weight_norm(square(3, True))), "backprop"),
+            CircuitError,
+            "other tensors",
+        ),
+        (lambda: apical.Circuit(nn.Sequential(Inside(), nn.Linear(3, 3)), "backprop"), CircuitError, "Linear inside"),
+        (lambda: apical.Circuit(dense(), "backprop", batch_axis=2), ConfigError, "time, batch"),
         (lambda: ALIF(adaptation=2.0), ConfigError, "adaptation"),
         (lambda: LeakyReadout(-1.0), ConfigError, "decay"),
         (lambda: apical.EProp(feedback="fixed"), ConfigError, "feedback"),

@@ -57,7 +57,9 @@ class Sequences:
         ends: the output is one for the sequence, (batch, ...).
         takes_constant: an input that stays the same may pass the first synapses once, since no merge joins a rate from
             before the first neurons with a memory with one from behind them, and no rate but the input stays the same
-            that the rule needs by moment.
+            that the rule needs by moment. It does not while a step before these neurons trains that draws random
+            numbers or moves statistics at every moment (dropout, batch norm), nor where it requires a gradient, which
+            is another at every moment.
 
     Args:
         nodes: of the circuit.
@@ -72,6 +74,7 @@ class Sequences:
         self._steps: list[Any] = []
         self._averaged = list(_averaged(nodes, output))
         self._joins = False
+        self._varying: list[Any] = []  # steps before the first neurons that draw or move statistics while they train
         places = ["before"]  # of every value: before the first neurons with a memory, in time, or after it has ended
         for node in nodes:
             arriving = {places[source] for source in node.sources}
@@ -92,6 +95,8 @@ class Sequences:
                     self.neurons.append(step.module)
                     self._steps.append(step)
                     place = "after" if step.module.ends_time else "in time"
+                elif place == "before" and (step.traits.random or step.traits.memory):
+                    self._varying.append(step)
             places.append(place)
         # Rates other than the input that stay the same, too.
         self._lingers = "before" in places[1:]
@@ -109,8 +114,8 @@ class Sequences:
         recurrent = [step for step in self._steps if step.parameters]
         if recurrent and through_time == "refused":
             raise CircuitError(
-                f"{rule}: it has no update for the recurrent synapses of {recurrent[0]}. Leave them out, or use "
-                "another rule."
+                f"{rule}: it has no update for the own parameters of {recurrent[0]}, such as recurrent synapses. Leave "
+                "them out, or use another rule."
             )
         if self.neurons and not takes_time:
             raise CircuitError(
@@ -167,21 +172,33 @@ class Sequences:
                 f"the input is {tuple(x.shape)}, and {type(self.neurons[0]).__name__} needs (time, batch, ...) with at "
                 "least one moment. Pass x.expand(time, *x.shape) for a constant input."
             )
-        constant = x.stride(0) == 0 and self.takes_constant
+        varies = any(getattr(step, "mode", step.module).training for step in self._varying)
+        constant = x.stride(0) == 0 and self.takes_constant and not varies and not x.requires_grad
         return (x[0] if constant else x.flatten(0, 1)), Clock(x.shape[0], x.shape[1])
 
     def run(self, x: Tensor, respond: Callable[[Tensor, int], Tensor]) -> Tensor:
         """The output of a sequence, of a function that takes it folded, with the number of moments."""
         folded, clock = self.fold(x)
-        with self.clocked(clock):
+        with clocked(self.neurons, clock):
             y = respond(folded, clock.moments)
         return y if self.ends else y.reshape(*clock, *y.shape[1:])
 
+    def rows(self, y: Tensor) -> Tensor:
+        """Values of the output's shape with time x batch as one axis, where it has both."""
+        return y.flatten(0, 1) if self.neurons and not self.ends else y
+
     @contextmanager
-    def clocked(self, clock: Clock | None) -> Iterator[None]:
-        """Run the neurons by a clock, and by the one before afterwards."""
-        with clocked(self.neurons, clock):
-            yield
+    def at_rest(self) -> Iterator[None]:
+        """Run the neurons for one moment that begins at rest; the states that they keep stay."""
+        before = [(neuron.kept, neuron.continues) for neuron in self.neurons]
+        for neuron in self.neurons:
+            neuron.kept, neuron.continues = None, False
+        try:
+            with clocked(self.neurons, None):
+                yield
+        finally:
+            for neuron, kept in zip(self.neurons, before, strict=True):
+                neuron.kept, neuron.continues = kept
 
 
 def _averaged(nodes: Sequence[Node], output: int) -> Iterator[tuple[Any, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from apical.errors import CircuitError
+from apical.errors import CircuitError, ConfigError
 from apical.layers.moments import Clock, clocked
 
 
@@ -66,6 +66,26 @@ class OverTime(nn.Module):
 def written_for_one_moment(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """The model inside an `OverTime`, or a model itself, and how its input is encoded."""
     return (model.model, model.encode) if isinstance(model, OverTime) else (model, as_it_is)
+
+
+def folded_axis(model: nn.Module, batch_axis: int) -> int:
+    """The batch axis of what passes the modules: of (time, batch, ...) time and batch become the first axis.
+
+    Args:
+        model: without neurons that have a memory the axis stays.
+        batch_axis: of the input; in time 1, or 0 where it was left out.
+
+    Raises:
+        ConfigError: it is another in time.
+    """
+    if not temporal_neurons(model):
+        return batch_axis
+    if batch_axis > 1:
+        raise ConfigError(
+            f"batch_axis={batch_axis}: a circuit whose neurons have a memory takes (time, batch, ...). Pass 1, or "
+            "leave it out."
+        )
+    return 0
 
 
 def refuse_time(network: nn.Module, what: str) -> None:

@@ -50,6 +50,7 @@ class TemporalNeuron(nn.Module, ABC):
         self.clock: Clock | None = None
         self.continues = False
         self.kept: Any = None
+        self._kept_samples = 0
 
     @abstractmethod
     def start(self, drive: Tensor) -> Any:
@@ -62,13 +63,12 @@ class TemporalNeuron(nn.Module, ABC):
     def forward(self, drive: Tensor) -> Tensor:
         moments, batch = self.clock_for(drive)
         x = self.unfolded(drive, moments, batch)
-        state = self.start(x[0]) if self.kept is None else self.kept
+        state = self.begin(x[0])
         outputs = []
         for moment in range(moments):
             output, state = self.advance(x[moment], state)
             outputs.append(output)
-        if self.continues:
-            self.kept = detached(state)
+        self.keep(state, batch)
         stacked = torch.stack(outputs)
         return stacked.mean(0) if self.ends_time else stacked.flatten(0, 1)
 
@@ -91,6 +91,26 @@ class TemporalNeuron(nn.Module, ABC):
             )
         return drive.expand(moments, *drive.shape)
 
+    def begin(self, drive: Tensor) -> Any:
+        """The state before the first moment: at rest, or the one in which the last sequence ended.
+
+        Raises:
+            CircuitError: that one is of another number of samples.
+        """
+        if self.kept is None:
+            return self.start(drive)
+        if self._kept_samples != len(drive):
+            raise CircuitError(
+                f"{type(self).__name__}: it continues the state of {self._kept_samples} samples, and this sequence has "
+                f"{len(drive)}. Keep the size of the batch, or call continue_state(False) first."
+            )
+        return self.kept
+
+    def keep(self, state: Any, samples: int) -> None:
+        """Keep the state after the last moment for the next sequence, if it continues."""
+        if self.continues:
+            self.kept, self._kept_samples = copied(state), samples
+
     def continue_state(self, continues: bool = True) -> None:
         """Whether the next sequence begins with the state in which the last one ended; False forgets it."""
         self.continues = continues
@@ -98,9 +118,9 @@ class TemporalNeuron(nn.Module, ABC):
             self.kept = None
 
 
-def detached(state: Any) -> Any:
-    """A state, a tensor or several, without its graph."""
-    return state.detach() if isinstance(state, Tensor) else tuple(part.detach() for part in state)
+def copied(state: Any) -> Any:
+    """A copy of a state, a tensor or several, without its graph."""
+    return state.detach().clone() if isinstance(state, Tensor) else tuple(part.detach().clone() for part in state)
 
 
 class SequenceDropout(TemporalNeuron):

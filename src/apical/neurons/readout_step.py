@@ -60,11 +60,10 @@ class ReadoutStep(OverMoments):
         if constant and self.averages():
             return x * self.gain(len(drive)), (len(drive), constant, True)
         y = torch.empty(drive.shape, dtype=drive.dtype, device=drive.device)
-        before = neuron.start(drive[0]) if neuron.kept is None else neuron.kept
+        before = neuron.begin(drive[0])
         for moment in range(len(drive)):
             before = torch.add(drive[moment], before, alpha=neuron.decay, out=y[moment])
-        if neuron.continues:
-            neuron.kept = y[-1].clone()
+        neuron.keep(y[-1], drive.shape[1])
         return (y.mean(0) if neuron.average else y.flatten(0, 1)), (len(drive), constant, False)
 
     def backward(self, grad: Tensor, saved: Saved, learns: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from apical.errors import CircuitError
 from apical.layers.moments import Reader
 from apical.layers.steps import Saved, Step, closed_form
 from apical.layers.traits import Traits
-from apical.neurons.moments import detached
 from apical.neurons.readout_step import OverMoments
 from apical.neurons.spiking import ALIF, IF, LIF
 
@@ -94,6 +94,11 @@ class SpikingStep(OverMoments):
         self.evenly = False
         self.sums = True
         if module.recurrent is not None:
+            if "weight" not in module.recurrent._parameters:
+                raise CircuitError(
+                    f"{type(module).__name__}: the weight of its recurrent synapses is computed from other tensors "
+                    "(a parametrisation, pruning). Use a plain nn.Linear(n, n, bias=False)."
+                )
             self.parameters = ("recurrent.weight",)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
@@ -106,14 +111,13 @@ class SpikingStep(OverMoments):
         slope = torch.zeros_like(drive[0]) if follows else None
         v, s = _memory(drive, follows), _memory(drive, once)
         a = _memory(drive, False) if neuron.adapts else None
-        state = self._start(drive)
+        state = neuron.begin(drive[0])
         for piece in self._pieces(drive):
             means = None if mean is None or shares is None else (mean[piece], shares)
             trace = None if slope is None else _Trace(neuron, slope[piece], self._parts(len(drive)))
             self._fire(drive, v, s, a, state, piece, means, trace)
         self._keep(v[-1], s[-1], a)
-        first = None if neuron.recurrent is None else state[1]
-        kept = (None if follows else v, None if once else s, a, first, constant, mean, slope)
+        kept = (None if follows else v, None if once else s, a, self._before(state), constant, mean, slope)
         return (s.flatten(0, 1) if mean is None else mean), kept
 
     def _follows(self) -> bool:
@@ -130,15 +134,15 @@ class SpikingStep(OverMoments):
         assert self.reader is not None
         return [1 / moments] * moments if self.evenly else self.reader.shares(moments)
 
+    def _before(self, state: tuple[Tensor, ...]) -> Tensor | None:
+        """The spikes before the first moment, where something learns from them."""
+        return None if self.module.recurrent is None and self.late is None else state[1]
+
     def _keep(self, v: Tensor, s: Tensor, a: Tensor | None) -> None:
         """Keep the state after the last moment for the next sequence, if it continues."""
         if self.module.continues:
-            state = (v, s) if a is None else (v, s, self.module.adaptation * a[-1] + s)
-            self.module.kept = detached(tuple(part.clone() for part in state))
-
-    def _start(self, drive: Tensor) -> tuple[Tensor, ...]:
-        kept = self.module.kept
-        return tuple(self.module.start(drive[0]) if kept is None else kept)
+            level = () if a is None else (self.module.adaptation * a[-1] + s,)
+            self.module.keep((v, s, *level), len(v))
 
     def _pieces(self, drive: Tensor) -> list[slice]:
         """Parts of the batch that fit into the cache."""
@@ -311,9 +315,9 @@ class SpikingStep(OverMoments):
 
     def _taught_at_end(self, signal: Tensor, saved: Saved) -> Tensor:
         """The sum of the signals over moments times how the neuron changes at the end, at the last moment."""
-        v, s, a, _, constant = saved[:5]
+        v, s, a, first, constant = saved[:5]
         assert self.late is not None
-        before = s[-2] if len(s) > 1 else torch.zeros_like(s[0])
+        before = s[-2] if len(s) > 1 else first
         distance = v[-1] if a is None else v[-1] - self.module.strength * a[-1]
         change = (distance > self.module.threshold - self.late).to(s.dtype) - before
         taught: Tensor = signal.sum(0) * change
