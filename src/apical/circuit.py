@@ -125,9 +125,9 @@ class Circuit(nn.Module):
             raise CircuitError(f"a circuit learns by a LearningRule or the name of one, not by {rule!r}.")
         if rule is not self._modules.get("rule"):
             rule.refuse_a_second_circuit()
-        sequences = self.wiring.sequences
-        sequences.learn_by(type(rule).__name__, rule.takes_time, rule.through_time, rule.by_moment, rule.shared_evenly)
-        rule.setup(self.wiring)
+        own = (rule.takes_time, rule.through_time, rule.by_moment, rule.shared_evenly)
+        with self.wiring.sequences.learning_by(type(rule).__name__, *own):
+            rule.setup(self.wiring)
         rule._attached = True  # type: ignore[assignment]
         rule.train(self.training)
         before = self._modules.get("rule")

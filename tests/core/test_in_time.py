@@ -334,6 +334,22 @@ def test_another_rule_continues_the_state(rule):
         circuit(x[:, :3])
 
 
+@pytest.mark.parametrize("rule", ["naca", "burst_ccn"])
+def test_a_rule_that_is_refused_leaves_the_old_one_as_it_was(rule):
+    circuit, x = apical.Circuit(network("residual"), rule), inputs("residual")
+
+    def update():
+        circuit.zero_grad()
+        F.cross_entropy(circuit(x), LABELS).backward()
+        return [own.grad.clone() for own in circuit.parameters()]
+
+    expected = update()
+    with pytest.raises(CircuitError, match="chain"):
+        circuit.set_rule(apical.EProp(feedback="symmetric"))
+    assert circuit.rule.name == rule
+    assert all(torch.equal(a, b) for a, b in zip(update(), expected, strict=True))
+
+
 def test_naca_knows_the_spike_before_a_piece():
     model, x = dense(), sequence(5)
     found = []

@@ -103,10 +103,11 @@ class Sequences:
         self.ends = places[output] == "after"
         self.takes_constant = not self._joins
 
-    def learn_by(
-        self, rule: str, takes_time: bool, through_time: str | None, by_moment: bool, evenly: bool = False
-    ) -> None:
-        """Learn by a rule, with its weights back in time; see `LearningRule`.
+    @contextmanager
+    def learning_by(
+        self, rule: str, takes_time: bool, through_time: str | None, by_moment: bool, evenly: bool
+    ) -> Iterator[None]:
+        """Set up a rule, with its weights back in time (see `LearningRule`); all stays as it was where that fails.
 
         Raises:
             CircuitError: the rule has no meaning for neurons with a memory, or for recurrent synapses.
@@ -122,11 +123,18 @@ class Sequences:
                 f"{rule}: it has no meaning for neurons with a memory, such as {type(self.neurons[0]).__name__}. Use a "
                 "rule that carries errors in one pass, or averages of spikes as rates."
             )
+        before = [(part, dict(vars(part))) for part in (self, *self._steps)]
         for step in self._steps:
             step.through_time, step.late, step.sums = through_time, None, True
         for step, reader in self._averaged:
             step.reader, step.evenly = None if by_moment else reader, evenly
         self.takes_constant = not (self._joins or (by_moment and self._lingers))
+        try:
+            yield
+        except BaseException:
+            for part, own in before:
+                vars(part).update(own)
+            raise
 
     def keep_moments(self) -> None:
         """Give signals at potentials for each moment, also where the drive is the same at all."""
