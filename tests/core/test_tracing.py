@@ -685,7 +685,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str, str]] = {
         "recurrent",
         "Conv1d",
     ),
-    "gru cell": (lambda: nn.Sequential(nn.GRUCell(4, 4)), "0 (GRUCell)", "account of time", "outside the circuit"),
+    "gru cell": (
+        lambda: nn.Sequential(nn.GRUCell(4, 4)),
+        "0 (GRUCell)",
+        "neurons with a memory",
+        "outside the circuit",
+    ),
     "attention": (
         lambda: Net(lambda s, x: s.b(s.mha(x, x, x)[0]), mha=nn.MultiheadAttention(4, 2), b=nn.Linear(4, 3)),
         "mha (MultiheadAttention)",

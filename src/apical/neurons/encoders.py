@@ -11,7 +11,7 @@ def constant(x: Tensor, moments: int) -> Tensor:
     """The same current at all moments, (time, ...), which takes no memory.
 
     Raises:
-        ConfigError: the number of moments is no positive integer; so for all encoders.
+        ConfigError: the number of moments is not a positive integer, as in all encoders.
     """
     _check_moments("constant", moments)
     return x.expand(moments, *x.shape)

@@ -35,7 +35,7 @@ class LIF(TemporalNeuron):
     Shapes: as for `TemporalNeuron`; potentials and thresholds have the unit of the drive.
 
     Raises:
-        ConfigError: an option is out of range or no number (a decay that is learned: a `TemporalNeuron` of your own),
+        ConfigError: an option is out of range or not a number (one that learns needs a `TemporalNeuron`),
             or the recurrent synapses are not square or have a bias.
 
     Example:
