@@ -249,6 +249,28 @@ def test_what_a_full_disk_loses_is_not_the_table(name, lost, monkeypatch):
     assert not list(Path("a").glob(f"*{name}*"))
 
 
+def test_a_table_that_cannot_be_written_takes_nothing_else_with_it(complaint):
+    assert "--csv .: is a folder. Name a file" in complaint("compare", *FAST, "--csv", ".", "--out", "a")
+    assert not Path("a").exists()
+    Path("file").touch()
+    command = ["compare", *FAST, "--rules", "bp,fa", "--seeds", "1", "--out", "a", "--csv", "file/runs.csv"]
+    result = CliRunner().invoke(app, command)
+    assert "test accuracy" in result.stdout
+    assert Path("a/report.html").exists()
+    assert result.exit_code == 2
+
+
+def test_arms_of_other_numbers_of_seeds_are_counted_as_they_are(apical):
+    apical("compare", *FAST, "--rules", "backprop", "--seeds", "2", "--out", "a")
+    command = ["compare", *FAST, "--rules", "oja", "--seeds", "3", "--out", "a"]
+    assert "standard deviation over 2 to 3 seeds" in " ".join(apical(*command).stdout.split())
+    page = Path("a/report.html").read_text()
+    assert "All are means over two to three seeds" in page
+    shown = " ".join(apical(*command[:-3], "1", "--out", "a").stdout.split())
+    assert "From backprop" not in shown
+    assert "--seeds 0,1 " in study.Comparison.load("a").command
+
+
 def test_a_page_names_files_without_their_folders(apical, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     network = tmp_path / "my networks" / "net.py"

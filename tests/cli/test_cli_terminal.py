@@ -12,9 +12,9 @@ def test_a_terminal_of_ascii_gets_other_words(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     terminal.admit_all_characters()
-    terminal.table(["accuracy ± spread"], [["97.3 ± 0.1 % → é"]])
+    terminal.table(["accuracy ± spread"], [["97.3\u00a0± 0.1 % → é −1.2"]])
     sys.stdout.flush()
-    assert "97.3 +- 0.1 % -> ?" in written.getvalue().decode("ascii")
+    assert "97.3 +- 0.1 % -> ? -1.2" in written.getvalue().decode("ascii")
 
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch, capsys):

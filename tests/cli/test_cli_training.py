@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 from cli_samples import SMALL, clouds
 
 from apical import study
@@ -30,7 +31,7 @@ def test_train_equals_the_library(answer):
     shown = answer("train", *SMALL, "--epochs", "3", "--out", "by-command")
     config = study.Config().with_settings(["task=npz:clouds.npz", "model=mlp:6", "batch_size=16", "epochs=3"])
     result = study.train(config, "by-library")
-    assert shown == json.loads(json.dumps({"folder": "by-command", **result.to_dict()}))
+    assert shown == json.loads(json.dumps({"folder": "by-command", **result.to_dict(), "badges": []}))
 
 
 def test_options_override_the_file_and_set_overrides_options(answer):
@@ -53,6 +54,22 @@ def test_train_shows_accuracy_angles_and_the_folder(apical):
     for layer, angle in result["angles"].items():
         assert [layer, f"{angle:.1f}°"] in [line.split() for line in shown.splitlines()]
     assert "runs/clouds-feedback_alignment-1" in shown
+
+
+def test_badges_of_a_run_are_in_json_and_on_the_terminal(apical, answer):
+    command = ["train", *SMALL, "--epochs", "2", "--lr", "40", "--set", "clip=0"]
+    badges = answer(*command, "--out", "a")["badges"]
+    assert "diverged" in badges
+    assert f"badges         {', '.join(badges)}" in apical(*command, "--out", "b").stdout
+    assert answer("train", *SMALL, "--epochs", "5", "--out", "c")["badges"] == []
+
+
+def test_a_run_of_uneven_classes_is_measured_by_their_shares(answer):
+    x, y = np.random.default_rng(0).normal(size=(200, 5)), (np.arange(200) % 10 == 0).astype(int)
+    np.savez("uneven.npz", x_train=x[:100], y_train=y[:100], x_test=x[100:], y_test=y[100:])
+    found = answer("train", "--task", "npz:uneven.npz", "--model", "mlp:4", "--epochs", "3")
+    assert found["test_accuracy"] >= 0.85
+    assert "at chance" in found["badges"]
 
 
 def test_a_run_without_a_folder_never_meets_an_older_one(apical):

@@ -355,6 +355,24 @@ def test_the_rule_of_the_configuration_lends_its_options(config, tmp_path):
     assert made.arms[1].settings.options == {"magnitude": "fixed"}
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": 1.5}, "seeds 1.5"),
+        ({"seeds": True}, "seeds True"),
+        ({"seeds": "1"}, "seeds '1'"),
+        ({"jobs": 0}, "jobs"),
+    ],
+)
+def test_numbers_of_runs_and_processes_that_are_none(given, message, config, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        compare(config, "fa", **{"seeds": 1, "jobs": 1, "cost": False, "folder": tmp_path / "c", **given})
+
+
+def test_one_rule_may_be_a_name_alone(config, tmp_path):
+    assert [arm.rule for arm in compare(config, "fa", 1, tmp_path, jobs=1, cost=False).arms] == ["feedback_alignment"]
+
+
 def test_rules_may_be_objects_classes_or_functions(config, tmp_path):
     given = ["fa", rules.Oja, rules.SignSymmetry(magnitude="fixed"), lambda: rules.KolenPollack(), "Backprop"]
     made = compare(config, given, 1, tmp_path, jobs=1, cost=False)

@@ -78,7 +78,9 @@ def compare(
     folder = out or usual_folder(chosen, "compare")
     if (folder / "comparison.json").is_file() and not overwrite:
         terminal.say(f"{folder} holds this comparison already: runs that have finished are kept.")
-    with delivered(folder, None if json else show, summary) as deliver:
+    if csv is not None and csv.expanduser().is_dir():
+        raise ConfigError(f"--csv {csv}: is a folder. Name a file, such as {csv / 'runs.csv'}")
+    with delivered(folder, None if json else show, summary, csv) as deliver:
         comparison = study.compare(
             chosen,
             names,
@@ -90,10 +92,6 @@ def compare(
             changed=changed,
             title=title,
         )
-        if csv is not None:
-            from apical.study.comparison import frames
-
-            frames.write_csv(frames.rows(comparison), csv.expanduser())
         deliver(comparison)
 
 
@@ -102,6 +100,7 @@ def delivered(
     folder: Path,
     show: "Callable[[Comparison], None] | None",
     summarise: "Callable[[Comparison], dict[str, Any]]",
+    csv: Path | None = None,
 ) -> "Iterator[Callable[[Comparison], None]]":
     """A function that says what a comparison found, and then writes its page into its folder.
 
@@ -111,8 +110,10 @@ def delivered(
         folder: of the comparison.
         show: shows it on the terminal; None: JSON is printed instead.
         summarise: what the JSON has.
+        csv: the file for a table of all runs.
     """
     from apical import report as page
+    from apical.study.comparison import frames
     from apical.study.comparison.schema import UnwrittenError
 
     path = folder.expanduser() / PAGE
@@ -128,6 +129,8 @@ def delivered(
         page.write(comparison, path)
         if show is not None:
             terminal.line(f"page  {path}")
+        if csv is not None:
+            frames.write_csv(frames.rows(comparison), csv.expanduser())
         if not any(arm.finished() for arm in comparison.arms):
             raise typer.Exit(1)
 
@@ -316,13 +319,15 @@ def _angles(arms: "Sequence[Arm]") -> dict[str, list[str]]:
 
 
 def _explain(comparison: "Comparison", angles: bool) -> None:
+    from apical.report import findings
+
     config, task = comparison.config, comparison.task
-    seeds = max(len(arm.runs) for arm in comparison.arms)
+    seeds = f"{comparison.sample} seed{'s' * (comparison.sample != '1')}"
     said = [
         f"{config['model']}, {terminal.count(config['epochs'], 'epoch')}. Accuracy: on {task.test} test examples, "
-        f"measured once at the end; mean ± standard deviation over {terminal.count(seeds, 'seed')}."
+        f"measured once at the end; mean ± standard deviation over {seeds}."
     ]
-    if comparison.reference is not None and seeds > 1:
+    if any(findings.points_beside_reference(comparison, arm)[0] for arm in comparison.arms):
         said.append(
             "From backprop: points, the mean difference over paired seeds and its 95 % interval, the test set's own "
             "error included."

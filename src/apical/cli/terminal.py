@@ -15,7 +15,20 @@ from rich.table import Table
 from rich.text import Text
 
 # How a terminal of plain ASCII shows what results are written with.
-_PLAIN = {"±": "+-", "°": " deg", "×": "x", "–": "-", "—": "-", "…": "...", "“": '"', "”": '"', "’": "'", "→": "->"}
+_PLAIN = {
+    "−": "-",
+    "\u00a0": " ",
+    "±": "+-",
+    "°": " deg",
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "“": '"',
+    "”": '"',
+    "’": "'",
+    "→": "->",
+}
 
 
 def admit_all_characters() -> None:

@@ -116,14 +116,19 @@ def _leak(found: dict[str, Any] | None) -> str:
 
 def show_result(result: "Result", *, json: bool) -> None:
     """Show how a run ended."""
+    from apical.study.comparison.gathering import gather
+
+    badges = gather([result.folder])[0].arms[0].badges
     if json:
-        terminal.as_json({"folder": result.folder, **result.to_dict()})
+        terminal.as_json({"folder": result.folder, **result.to_dict(), "badges": badges})
         return
     terminal.line(f"test accuracy  {terminal.percent(result.test_accuracy)}")
     terminal.line(f"test loss      {result.test_loss:.4f}")
     if result.validation_accuracy is not None:
         terminal.line(f"validation     {terminal.percent(result.validation_accuracy)}")
     tested = f", tested with the weights of epoch {result.tested_epoch}" if result.tested_epoch != result.epochs else ""
+    if badges:
+        terminal.line(f"badges         {', '.join(badges)}")
     length = f"{terminal.count(result.epochs, 'epoch')}, {terminal.count(result.steps, 'step')}"
     terminal.line(f"training       {result.status}: {length}{tested}")
     if result.angles is not None:

@@ -270,7 +270,9 @@ def _seeds(comparison: Comparison) -> str:
         each = " each" if len(comparison.arms) > 1 else ""
         return f"One seed{each}: nothing here says how far another seed would land."
     kept = "the finished runs of " if comparison.failures else ""
-    return f"All are means over {kept}{count(seeds)} seeds."
+    fewest = min(len(arm.runs) for arm in comparison.arms)
+    least = "" if fewest == seeds else f"{count(fewest)} to "
+    return f"All are means over {kept}{least}{count(seeds)} seeds."
 
 
 def _angles(comparison: Comparison) -> str:

@@ -64,7 +64,7 @@ def render(comparison: Document | Sequence[Document]) -> str:
     )
 
 
-def write(comparison: Document | Sequence[Document], path: str | Path) -> Path:
+def write(comparison: Document | Sequence[Document], path: str | Path = "report.html") -> Path:
     """Write the page to `path`, whole or not at all, making its folder where needed, and return the path.
 
     Raises:

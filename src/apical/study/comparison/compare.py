@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
-
 from apical import data, models
 from apical import rules as registry
 from apical.circuit import Circuit
@@ -26,7 +24,7 @@ from apical.study.comparison.equality import at_equal_compute, at_equal_memory
 from apical.study.comparison.floors import measure_floors
 from apical.study.comparison.parts import TaskInfo
 from apical.study.comparison.running import Planned, Work, every_run
-from apical.study.comparison.schema import Comparison, flatten
+from apical.study.comparison.schema import Arm, Comparison, flatten
 from apical.study.configuration import Config, ProtectConfig, RuleConfig
 from apical.study.configuration.config import OWN_TASK
 from apical.study.configuration.parsing import write_value
@@ -43,7 +41,7 @@ AnyRule: TypeAlias = str | RuleConfig | LearningRule | Callable[[], LearningRule
 
 def compare(
     config: Config,
-    rules: Sequence[AnyRule] | None = None,
+    rules: str | Sequence[AnyRule] | None = None,
     seeds: int | Sequence[int] = DEFAULT_SEEDS,
     folder: str | Path = "runs/comparison",
     *,
@@ -103,6 +101,8 @@ def compare(
         Interrupted: Ctrl-C or SIGTERM; finished runs are kept, the others saved.
     """
     pool.refuse_in_import()
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs = {jobs}: at least one process is needed; leave jobs out for one for each processor")
     folder = Path(folder).expanduser()
     if lr is not None:
         config = config.with_values({"optimizer.lr": lr})
@@ -132,7 +132,7 @@ def compare(
         comparison = Comparison(
             title=title or _title(len(arms + before), shared, task),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command or _command(config, chosen, keeping.labels(before), numbers, words),
+            command=command or _command(config, chosen, before, numbers, words),
             environment={**environment.describe(), "threads": 1},
             task=_task_info(task, shared),
             config=shared.to_dict(),
@@ -156,14 +156,16 @@ def _rectifies(config: Config, stream: Stream) -> bool | None:
 
 
 def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
+    if isinstance(seeds, bool | float | str):
+        raise ConfigError(f"seeds {seeds!r}: write how many (3), or which ([0, 7])")
     numbers = list(range(first, first + seeds)) if isinstance(seeds, int) else list(seeds)
     if not numbers or len(set(numbers)) != len(numbers):
         raise ConfigError(f"seeds {numbers}: at least one is needed, and each once")
     return numbers
 
 
-def _rules(rules: Sequence[AnyRule] | None, lender: RuleConfig) -> list[RuleConfig]:
-    names = registry.names() if rules is None else rules
+def _rules(rules: str | Sequence[AnyRule] | None, lender: RuleConfig) -> list[RuleConfig]:
+    names = registry.names() if rules is None else [rules] if isinstance(rules, str) else rules
     chosen = [
         RuleConfig.parse(rule) if isinstance(rule, str) else Config().with_values({"rule": rule}).rule for rule in names
     ]
@@ -222,12 +224,7 @@ def _shared(config: Config) -> Config:
 def _task_info(task: data.Task, config: Config) -> TaskInfo:
     train, validation = map(len, data.stratified_indices(task.train.y, config.validation, seed=0))
     stream = make_stream(config, task)
-    info = TaskInfo.of(task_record.describe(task, stream, train=train, validation=validation))
-    counts = {
-        f"{part}_by_class": torch.bincount(examples.y, minlength=task.classes).tolist()
-        for part, examples in (("train", task.train), ("test", task.test))
-    }
-    return info.model_copy(update=counts)
+    return TaskInfo.of(task_record.describe(task, stream, train=train, validation=validation))
 
 
 def _words_of_streams(
@@ -249,11 +246,12 @@ def _words_of_streams(
 def _command(
     config: Config,
     chosen: Sequence[RuleConfig],
-    before: Sequence[str],
+    before: Sequence[Arm],
     seeds: Sequence[int],
     words_of_streams: Sequence[str],
 ) -> str:
-    labels = list(dict.fromkeys([rule.label for rule in chosen] + list(before)))
+    labels = list(dict.fromkeys([rule.label for rule in chosen] + keeping.labels(before)))
+    seeds = sorted({*seeds, *(run.seed for arm in before for run in arm.runs)})
     words = ["apical", "compare" if config.stream.is_single else "continual", *words_of_streams]
     if labels != registry.names() or not config.stream.is_single:
         words += ["--rules", ",".join(labels)]

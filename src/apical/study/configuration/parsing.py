@@ -116,7 +116,7 @@ def parse_setting(setting: str, flag: str = "--set") -> tuple[KeyPath, Any]:
     key, equals, value = setting.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
-        raise ConfigError(f"{flag} {setting!r}: write it as key=value, for example {flag} optimizer.lr=0.05")
+        raise ConfigError(f"{flag} {setting!r}: write it as key=value, such as seed=1")
     value = value.strip()
     if value in WORDS:
         return path, WORDS[value]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 
 from apical import continual, data
 from apical.errors import RunError
@@ -50,6 +51,9 @@ def describe(
         "licence": task.licence if isinstance(task, data.Task) else "",
         "scaling": scaling and {"mean": scaling.mean.tolist(), "std": scaling.std.tolist()},
     }
+    if isinstance(task, data.Task):
+        for part, examples in (("train", task.train), ("test", task.test)):
+            record[f"{part}_by_class"] = torch.bincount(examples.y.cpu(), minlength=task.classes).tolist()
     if len(stream) > 1:
         record["stream"] = {
             "name": stream.name,
