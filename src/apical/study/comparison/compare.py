@@ -101,8 +101,6 @@ def compare(
         Interrupted: Ctrl-C or SIGTERM; finished runs are kept, the others saved.
     """
     pool.refuse_in_import()
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"jobs = {jobs}: at least one process is needed; leave jobs out for one for each processor")
     folder = Path(folder).expanduser()
     if lr is not None:
         config = config.with_values({"optimizer.lr": lr})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apical import data
+from apical.errors import ConfigError
 from apical.interrupts import Interrupted, StopRequest, stop_requests
 from apical.study.comparison import answers, keeping, tuning
 from apical.study.comparison.arms import arm, run_record
@@ -50,6 +51,10 @@ class Work:
     overwrite: bool
     changed: bool
     rectified: bool | None
+
+    def __post_init__(self) -> None:
+        if self.processes is not None and self.processes < 1:
+            raise ConfigError(f"jobs = {self.processes}: at least one is needed; leave it out for one a processor")
 
     def tune(self, plan: Plan, grid: Sequence[float], reported: Sequence[int]) -> list[Planned]:
         """The plan with the rate that the grid's runs on validation data choose for each arm; of one rate, as it is."""
