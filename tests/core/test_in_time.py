@@ -669,3 +669,18 @@ def test_what_cannot_be_right_is_refused(make, error, fact):
 
 def test_integrate_and_fire_has_no_leak():
     assert IF().decay == 1
+
+
+def test_a_read_out_beside_the_way_to_the_output_ends_no_time():
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.neuron = nn.Linear(3, 4), LIF()
+            self.seen, self.readout = nn.Linear(4, 2), LeakyReadout()
+
+        def forward(self, x):
+            spikes = self.neuron(self.first(x))
+            self.kept = self.readout(self.seen(spikes))
+            return spikes
+
+    assert OverTime(Beside())(torch.rand(6, 5, 3)).shape == (6, 5, 4)

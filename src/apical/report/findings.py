@@ -88,8 +88,9 @@ def _verdicts(comparison: Comparison, found: Sequence[tuple[Arm, Difference]], r
     if ties := groups.get("tie"):
         reach = max(abs(100 * end) for _, each in ties for end in each.interval() or ())
         who = ties[0][0].label if len(ties) == 1 else f"{len(ties)} of {len(comparison.arms) - 1} rules"
-        # Their intervals end there.
-        said.append(f"{who} cannot be distinguished from it to within {reach:.{comparison.accuracy_decimals}f} points")
+        # Their intervals end there; identical runs have none.
+        within = f" to within {reach:.{comparison.accuracy_decimals}f} points" if reach else ""
+        said.append(f"{who} cannot be distinguished from it{within}")
     said += [f"{_apart(comparison, groups[side])} {side} it" for side in ("below", "above") if side in groups]
     if "unclear" in groups:
         said.append(f"{_names(groups['unclear'])} varied too much to say")
@@ -185,7 +186,7 @@ def floor_sentences(comparison: Comparison) -> list[str]:
             ahead = comparison.above_floor(arm)
             if arm.settings.joint or ahead is None or ahead.mean <= 0:
                 continue
-            (above if ahead.n > 1 and ahead.interval()[0] > 0 else unclear).append(arm.label)
+            (above if ahead.confidence()[0] > 0 else unclear).append(arm.label)
         reached = f"{floor.title}, which learns in one pass without a network, reaches {_percent(comparison, level)}"
         if level.n > 1:
             reached += f"; {', '.join(above) or 'nothing'} exceeds it beyond chance (95 % interval over paired seeds)"
@@ -208,7 +209,7 @@ def ahead_of_floor(comparison: Comparison, learner: Arm | Floor) -> str:
         return ""
     points = f"{100 * ahead.mean:+.1f}"
     if ahead.n > 1:
-        low, high = ahead.interval()
+        low, high = ahead.confidence()
         points += f" ({100 * low:+.1f} to {100 * high:+.1f})"
     return points.replace("-", "\u2212")
 
