@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from apical import data
 from apical.errors import ConfigError, RunError
@@ -126,33 +127,39 @@ def _run(jobs: Sequence[AnyJob], processes: int | None, progress: bool | None) -
 
 def _measurement(claim: Claim, jobs: Sequence[AnyJob], epochs: int | None, seeds: int | None) -> Measurement:
     scale = "".join(f" {flag} {value}" for flag, value in (("--epochs", epochs), ("--seeds", seeds)) if value)
-    command = claim.command + scale
-    if isinstance(jobs[0], OnlineJob):
-        return online.measurement(claim, jobs[0], KEPT, command)
+    figures = _figures(claim, jobs)
+    environment = figures.pop("environment")
+    return Measurement(
+        **figures,
+        date=datetime.now(UTC).date().isoformat(),
+        command=claim.command + scale,
+        environment={key: environment[key] for key in KEPT},
+        recipe=claim.recipe,
+    )
+
+
+def _figures(claim: Claim, jobs: Sequence[AnyJob]) -> dict[str, Any]:
+    """The fields of a measurement that the work itself knows, and its whole environment."""
+    if isinstance(jobs[0], OnlineJob | TunedJob):
+        return jobs[0].figures()
     if isinstance(jobs[0], OneClassJob):
-        return one_class_jobs.measurement(claim, [j for j in jobs if isinstance(j, OneClassJob)], KEPT, command)
-    if isinstance(jobs[0], TunedJob):
-        return tuned.measurement(claim, jobs[0], KEPT, command)
-    return _of_training(claim, [j for j in jobs if isinstance(j, Job)], command)
+        return one_class_jobs.figures(claim, [job for job in jobs if isinstance(job, OneClassJob)])
+    return _of_training([job for job in jobs if isinstance(job, Job)])
 
 
-def _of_training(claim: Claim, jobs: Sequence[Job], command: str) -> Measurement:
+def _of_training(jobs: Sequence[Job]) -> dict[str, Any]:
     configs = [job.resolved.config for job in jobs]
     runs = [RunFolder(job.folder) for job in jobs]
     results = [run.result() or {} for run in runs]
-    environment = runs[0].environment()
-    return Measurement(
-        accuracies=tuple(float(result["test_accuracy"]) for result in results),
-        seeds=tuple(config.seed for config in configs),
-        epochs=configs[0].epochs,
-        test_examples=runs[0].task()["test"],
-        date=datetime.now(UTC).date().isoformat(),
-        command=command,
-        environment={key: environment[key] for key in KEPT},
-        recipe=claim.recipe,
-        courses=tuple(filter(None, map(_course, runs))),
-        angles=_mean_angles([result["angles"] or {} for result in results]),
-    )
+    return {
+        "accuracies": tuple(float(result["test_accuracy"]) for result in results),
+        "seeds": tuple(config.seed for config in configs),
+        "epochs": configs[0].epochs,
+        "test_examples": runs[0].task()["test"],
+        "environment": runs[0].environment(),
+        "courses": tuple(filter(None, map(_course, runs))),
+        "angles": _mean_angles([result["angles"] or {} for result in results]),
+    }
 
 
 def _mean_angles(angles: Sequence[Mapping[str, float]]) -> dict[str, float]:

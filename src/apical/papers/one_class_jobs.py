@@ -3,14 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from apical import data
 from apical.papers import one_class
 from apical.papers.claim import Claim
-from apical.papers.measurement import Measurement
 from apical.papers.outcomes import OutcomeJob
 
 
@@ -81,26 +79,16 @@ def jobs_of(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -
     ]
 
 
-def measurement(claim: Claim, jobs: Sequence[OneClassJob], kept: tuple[str, ...], command: str) -> Measurement:
-    """What the networks say of a claim.
-
-    Args:
-        claim: that they were measured for.
-        jobs: performed.
-        kept: of their environment.
-        command: that measures it again.
-    """
+def figures(claim: Claim, jobs: Sequence[OneClassJob]) -> dict[str, Any]:
+    """What the networks of jobs that are done say of a claim: see `apical.papers.measuring`."""
     contents = [job.outcome() for job in jobs]
     cuts = {cut: tuple(float(each["outcome"]["accuracies"][cut]) for each in contents) for cut in one_class.CUTS}
-    return Measurement(
-        accuracies=cuts[settings_of(claim)["test"]],
-        seeds=tuple(job.seed for job in jobs),
-        epochs=jobs[0].epochs,
-        test_examples=contents[0]["test"],
-        date=datetime.now(UTC).date().isoformat(),
-        command=command,
-        environment={key: contents[0]["environment"][key] for key in kept},
-        recipe=claim.recipe,
-        cuts=cuts,
-        task_epochs=tuple(float(each["outcome"]["task_epochs"]) for each in contents),
-    )
+    return {
+        "accuracies": cuts[settings_of(claim)["test"]],
+        "seeds": tuple(job.seed for job in jobs),
+        "epochs": jobs[0].epochs,
+        "test_examples": contents[0]["test"],
+        "environment": contents[0]["environment"],
+        "cuts": cuts,
+        "task_epochs": tuple(float(each["outcome"]["task_epochs"]) for each in contents),
+    }

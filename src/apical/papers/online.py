@@ -3,14 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from apical import data
 from apical.papers import few_examples
 from apical.papers.claim import Claim, Online
-from apical.papers.measurement import Measurement
 from apical.papers.outcomes import OutcomeJob, without_denormals
 
 
@@ -38,6 +36,17 @@ class OnlineJob(OutcomeJob):
         outcomes = few_examples.cell(task, setting.inputs, setting.hidden, self.method, budget, advance)
         return {"test": len(task.test), "outcome": dataclasses.asdict(outcomes[setting.examples])}
 
+    def figures(self) -> dict[str, Any]:
+        """Of the work when it is done: see `apical.papers.measuring`."""
+        content = self.outcome()
+        return {
+            "accuracies": tuple(content["outcome"]["accuracies"]),
+            "seeds": tuple(range(self.seeds)),
+            "epochs": 1,
+            "test_examples": content["test"],
+            "environment": content["environment"],
+        }
+
 
 def job_of(claim: Claim, folder: Path, seeds: int | None) -> OnlineJob:
     """What measures a claim."""
@@ -46,25 +55,3 @@ def job_of(claim: Claim, folder: Path, seeds: int | None) -> OnlineJob:
     count = seeds or claim.protocol.seeds
     place = folder / claim.name / "online" / f"seeds-{count}"
     return OnlineJob(claim.name, place, setting.task, setting, claim.rule, count)
-
-
-def measurement(claim: Claim, job: OnlineJob, kept: tuple[str, ...], command: str) -> Measurement:
-    """What a cell that was measured says of a claim.
-
-    Args:
-        claim: that it was measured for.
-        job: its job, performed.
-        kept: of its environment.
-        command: that measures it again.
-    """
-    content = job.outcome()
-    return Measurement(
-        accuracies=tuple(content["outcome"]["accuracies"]),
-        seeds=tuple(range(job.seeds)),
-        epochs=1,
-        test_examples=content["test"],
-        date=datetime.now(UTC).date().isoformat(),
-        command=command,
-        environment={key: content["environment"][key] for key in kept},
-        recipe=claim.recipe,
-    )

@@ -10,7 +10,6 @@ A seed is of the initial weights, of the rule's draws, and of the choice and ord
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,7 +24,6 @@ from apical.errors import NonFiniteError
 from apical.models.perceptrons import balanced_order
 from apical.papers.claim import Claim
 from apical.papers.few_examples import METHODS, Budget, Digits, Method, Options, draw_trials
-from apical.papers.measurement import Measurement
 from apical.papers.outcomes import OutcomeJob, without_denormals
 from apical.study import Config, RuleConfig
 from apical.study.configuration.resolution import resolve
@@ -117,6 +115,17 @@ class TunedJob(OutcomeJob):
         except NonFiniteError:
             return 0.0
 
+    def figures(self) -> dict[str, Any]:
+        """Of the work when it is done: see `apical.papers.measuring`."""
+        content = self.outcome()
+        return {
+            "accuracies": tuple(content["accuracies"]),
+            "seeds": tuple(range(self.seeds)),
+            "epochs": self.epochs,
+            "test_examples": content["test"],
+            "environment": content["environment"],
+        }
+
     def _batches(self, labels: Tensor, seed: int) -> list[Tensor]:
         """The examples of each step, as indices."""
         generator = torch.Generator().manual_seed(seed)
@@ -136,26 +145,4 @@ def job_of(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) ->
     numbers = {key: int(of[key]) for key in ("examples", "batch_size", "trials", "tuning_seeds")}
     return TunedJob(
         claim.name, place, of["task"], of["rule"], of["method"], of["model"], epochs=passes, seeds=count, **numbers
-    )
-
-
-def measurement(claim: Claim, job: TunedJob, kept: tuple[str, ...], command: str) -> Measurement:
-    """What a pair that was measured says of a claim.
-
-    Args:
-        claim: that it was measured for.
-        job: its job, performed.
-        kept: of its environment.
-        command: that measures it again.
-    """
-    content = job.outcome()
-    return Measurement(
-        accuracies=tuple(content["accuracies"]),
-        seeds=tuple(range(job.seeds)),
-        epochs=job.epochs,
-        test_examples=content["test"],
-        date=datetime.now(UTC).date().isoformat(),
-        command=command,
-        environment={key: content["environment"][key] for key in kept},
-        recipe=claim.recipe,
     )
