@@ -36,7 +36,7 @@ ACCEPTED = {
     "e_prop:feedback=symmetric": ["direct"],
     "e_prop:feedback=adaptive": ["adaptive"],
     "segregated_dendrites": ["direct"],
-    "segregated_dendrites:feedback=direct,feedback.symmetric=True": ["direct"],
+    "segregated_dendrites:feedback=direct,feedback.symmetric=true": ["direct"],
     "burst_ccn:events=learned": [*CARRYING, "homeostatic"],
     "dendritic_microcircuit:feedback=inverse,cancellation_rate=1.0": ["inverse"],
     "equilibrium_propagation:network=hopfield": CARRYING[:-1],
@@ -69,7 +69,7 @@ EXCEPTIONS = [
     Except(
         "weights_above",
         "Y is the product of the forward weights",
-        rules=r".*feedback\.symmetric=True|e_prop:feedback=symmetric",
+        rules=r".*feedback\.symmetric=true|e_prop:feedback=symmetric",
     ),
     Except("weights_above", "the gains of the norms above multiply a signal", neurons="layer_norm|batch_norm"),
     Except("other_samples", "statistics of the batch", neurons="batch_norm"),
@@ -79,7 +79,7 @@ EXCEPTIONS = [
     Except("other_units", "units share a sum", neurons="softmax|layer_norm"),
     Except("other_units", "units compete for the input", rules="soft_hebb"),
     Except("other_units", "a unit learns from what the others leave", rules="oja(:units=sanger)?"),
-    Except("other_units", "Z brings the bursts of the layer's other units", rules="burstprop:recurrent=True"),
+    Except("other_units", "Z brings the bursts of the layer's other units", rules="burstprop:recurrent=true"),
     Except("other_units", "the layer stops as a whole", rules=".*tolerance=.*"),
 ]
 
