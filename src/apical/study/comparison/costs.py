@@ -11,7 +11,7 @@ from apical.study.configuration import Config
 from apical.study.training.criteria import teaching
 from apical.study.training.making import reproducible, seed_for
 
-TURNS = 40
+TURNS = 20
 STEPS_PER_TURN = 8  # what a rule does only every so many steps is in each turn
 # So small a learning rate that the weights stay what they are while steps are timed.
 RATE = 1e-6
