@@ -33,7 +33,7 @@ from apical.study.runs import display, environment, files, task_record
 from apical.study.training.making import make_stream
 
 # How often the angles are measured through training, when the configuration does not say.
-ANGLES_THROUGH_TRAINING = 10
+ANGLES_THROUGH_TRAINING = 5
 DEFAULT_SEEDS = 3
 
 AnyRule: TypeAlias = str | RuleConfig | LearningRule | Callable[[], LearningRule]
