@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apical.data.idx import decompressed
+from apical.data.idx import unpacked
 from apical.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,14 +39,11 @@ class RemoteFile:
     def mismatch(self, path: Path) -> str | None:
         """Why the file at `path` is not this one, or None where it is."""
         algorithm, wanted = self.checksum.split(":")
-        if self.of_content:
-            try:
-                found = hashlib.new(algorithm, decompressed(path.read_bytes())).hexdigest()
-            except ValueError as error:
-                return str(error)
-        else:
-            with path.open("rb") as file:
+        try:
+            with unpacked(path) if self.of_content else path.open("rb") as file:
                 found = hashlib.file_digest(file, algorithm).hexdigest()
+        except ValueError as error:
+            return str(error)
         if found == wanted:
             return None
         return f"wrong checksum: {algorithm} {found}, wanted {wanted} (of {path.stat().st_size} bytes received)"

@@ -7,11 +7,13 @@ first bytes, not from their name.
 
 import gzip
 import math
-import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,25 +33,36 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
         DataError: the file cannot be read, is not an idx file, or is shorter or longer than its header says.
     """
     try:
-        with open_regular(path) as raw, _unpacking(raw) as file:
-            return _array(path, file, max(len(_GZIP), os.fstat(raw.fileno()).st_size) * _MOST_PACKED)
-    except EOFError as error:
-        raise _damaged(path, "its gzip data are truncated") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise _damaged(path, f"its gzip data are damaged ({error})") from error
+        with unpacked(path) as file:
+            return _array(path, file, max(len(_GZIP), path.stat().st_size) * _MOST_PACKED)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}). Check that it is a file that you may read."
         ) from error
 
 
-def _unpacking(raw: BinaryIO) -> BinaryIO:
-    packed = raw.read(len(_GZIP)) == _GZIP
-    raw.seek(0)
-    return cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if packed else raw
+@contextmanager
+def unpacked(path: Path) -> Iterator[BufferedIOBase]:
+    """A file to read: its bytes, or what they hold if they are gzip's.
+
+    Raises:
+        OSError: see `apical.reading.open_regular`.
+        ValueError: gzip's data are truncated or damaged.
+    """
+    with open_regular(path) as raw:
+        packed = raw.read(len(_GZIP)) == _GZIP
+        raw.seek(0)
+        try:
+            yield gzip.GzipFile(fileobj=raw) if packed else raw
+        except EOFError as error:
+            raise ValueError("its gzip data are truncated") from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"its gzip data are damaged ({error})") from error
 
 
-def _array(path: Path, file: BinaryIO, most: int) -> npt.NDArray[Any]:
+def _array(path: Path, file: BufferedIOBase, most: int) -> npt.NDArray[Any]:
     """The array in a stream, of which no more is unpacked than its header says.
 
     Args:
@@ -77,22 +90,6 @@ def _array(path: Path, file: BinaryIO, most: int) -> npt.NDArray[Any]:
         return np.frombuffer(content, dtype).reshape(shape)
     except ValueError as error:  # more axes than NumPy has
         raise _damaged(path, f"its shape {shape} is none ({error})") from error
-
-
-def decompressed(raw: bytes) -> bytes:
-    """The bytes themselves, or what they hold if they are gzip's.
-
-    Raises:
-        ValueError: gzip's data are truncated or damaged.
-    """
-    if not raw.startswith(_GZIP):
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except EOFError as error:
-        raise ValueError("its gzip data are truncated") from error
-    except (OSError, zlib.error) as error:
-        raise ValueError(f"its gzip data are damaged ({error})") from error
 
 
 def _damaged(path: Path, reason: str) -> DataError:
