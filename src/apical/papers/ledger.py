@@ -78,8 +78,6 @@ def verdicts(
 
     The traces of today's code are computed for claims whose measurement has one: some seconds for the whole ledger.
     """
-    from apical.papers import traces
-
     known = measurements() if measured is None else measured
     found = {}
     for claim in select() if claims is None else claims:
@@ -87,9 +85,17 @@ def verdicts(
         reference = known.get(beside) if beside else None
         if beside and reference and reference.recipe not in ((), *(each.recipe for each in select(beside))):
             reference = None  # of other settings than it has today
-        trace = traces.digest(claim) if own and own.trace and not own.stale else None
-        found[claim.name] = claim.verdict(own, reference, trace)
+        found[claim.name] = claim.verdict(own, reference, _trace(claim, own))
     return found
+
+
+def _trace(claim: Claim, measured: Measurement | None) -> str | None:
+    """The digest of today's code for a claim; None where its measurement has none, or is known to be stale."""
+    if measured is None or not measured.trace or measured.stale:
+        return None
+    from apical.papers import traces  # loads PyTorch
+
+    return traces.digest(claim)
 
 
 def summary(claims: Sequence[Claim], found: Mapping[str, Verdict]) -> str:
