@@ -66,8 +66,7 @@ class TunedJob(OutcomeJob):
     @without_denormals()
     def compute(self, advance: Callable[..., None]) -> dict[str, Any]:
         task = data.load(self.task)
-        # The examples that `Digits` would draw by itself are not used: the count alone has to be possible.
-        digits = Digits(task, "standardised", Budget(counts=(self.examples or 1,), held_out=HELD_OUT))
+        digits = Digits(task, "standardised", Budget(held_out=HELD_OUT))
         trials = draw_trials(self._method(), self.trials)
         tuning = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + self.tuning_seeds)
 
