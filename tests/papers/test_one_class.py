@@ -11,6 +11,7 @@ import apical
 from apical import data
 from apical.data import Examples
 from apical.papers import naca, one_class, one_class_jobs
+from apical.papers.measurement import settings_of
 from apical.papers.operations import operations
 
 SMALL = {"hidden": 64, "margin": 0.5, "epochs": 2}
@@ -113,7 +114,7 @@ def test_a_claim_names_networks_that_exist(claim, tmp_path):
     jobs = one_class_jobs.jobs_of(claim, tmp_path, None, None)
     assert [job.seed for job in jobs] == list(range(claim.protocol.seeds))
     assert claim.rule in {**one_class.SIGNALS, **one_class.FLOORS}
-    assert one_class_jobs.settings_of(claim)["test"] in one_class.CUTS
+    assert settings_of(claim.recipe)["test"] in one_class.CUTS
     assert jobs[0].units in one_class.UNITS
     apical.Context(jobs[0].gate, contexts=10 if jobs[0].gate == "oracle" else None)
 

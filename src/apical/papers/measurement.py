@@ -1,13 +1,18 @@
 """What was measured for a claim, as measured.json keeps it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from apical.statistics import Spread
 
 EXAMPLES = ("task", "validation", "examples", "test")  # settings that decide which examples are learned and tested
+
+
+def settings_of(recipe: Sequence[str]) -> dict[str, str]:
+    """Settings, written as KEY=VALUE, by name; the last one of a name counts."""
+    return dict(setting.split("=", 1) for setting in recipe)
 
 
 def _shown(value: Any) -> str:
@@ -68,7 +73,7 @@ class Measurement:
 
     def unlike(self, other: "Measurement") -> str:
         """In which of epochs, seeds and examples another measurement differs; empty where it does not."""
-        kinds = [dict(setting.split("=", 1) for setting in of.recipe) for of in (self, other)]
+        kinds = settings_of(self.recipe), settings_of(other.recipe)
         pairs = {
             "epochs": (self.epochs, other.epochs),
             "seeds": (self.seeds, other.seeds),

@@ -9,6 +9,7 @@ from typing import Any
 from apical import data
 from apical.papers import one_class
 from apical.papers.claim import Claim
+from apical.papers.measurement import settings_of
 from apical.papers.outcomes import OutcomeJob
 
 
@@ -53,14 +54,9 @@ class OneClassJob(OutcomeJob):
         return {"test": len(task.test), "outcome": dataclasses.asdict(outcome)}
 
 
-def settings_of(claim: Claim) -> dict[str, str]:
-    """The settings of a claim by name, its own before its protocol's."""
-    return dict(setting.split("=", 1) for setting in claim.recipe)
-
-
 def jobs_of(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> Sequence[OneClassJob]:
     """What measures a claim: a job for each seed, in the same folder for all claims of the same networks."""
-    of, most = settings_of(claim), epochs or claim.protocol.epochs
+    of, most = settings_of(claim.recipe), epochs or claim.protocol.epochs
     place = folder / "-".join((of["task"], of["rule"], of["gate"], of["units"], of["hidden"])) / f"epochs-{most}"
     return [
         OneClassJob(
@@ -84,7 +80,7 @@ def figures(claim: Claim, jobs: Sequence[OneClassJob]) -> dict[str, Any]:
     contents = [job.outcome() for job in jobs]
     cuts = {cut: tuple(float(each["outcome"]["accuracies"][cut]) for each in contents) for cut in one_class.CUTS}
     return {
-        "accuracies": cuts[settings_of(claim)["test"]],
+        "accuracies": cuts[settings_of(claim.recipe)["test"]],
         "seeds": tuple(job.seed for job in jobs),
         "epochs": jobs[0].epochs,
         "test_examples": contents[0]["test"],

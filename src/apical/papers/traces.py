@@ -28,6 +28,7 @@ from apical.losses import Loss
 from apical.models.perceptrons import Perceptrons, once
 from apical.papers import few_examples, one_class
 from apical.papers.claim import Claim
+from apical.papers.measurement import settings_of
 from apical.rules import LearningRule
 from apical.study import Config, RuleConfig
 from apical.study.configuration.resolution import resolve
@@ -42,7 +43,7 @@ def digest(claim: Claim) -> str:
     """Of today's code for a claim; empty where the claim takes no measurement."""
     if claim.says.settle() is not None:
         return ""
-    of = dict(setting.split("=", 1) for setting in claim.recipe)
+    of = settings_of(claim.recipe)
     if claim.protocol.online is not None:
         return _digest(_of_optimizer, (claim.rule,))
     if claim.protocol.one_class:

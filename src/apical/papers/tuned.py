@@ -8,7 +8,7 @@ A seed is of the initial weights, of the rule's draws, and of the choice and ord
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +24,7 @@ from apical.errors import NonFiniteError
 from apical.models.perceptrons import balanced_order
 from apical.papers.claim import Claim
 from apical.papers.few_examples import METHODS, Budget, Digits, Method, Options, draw_trials
+from apical.papers.measurement import settings_of
 from apical.papers.outcomes import OutcomeJob, without_denormals
 from apical.study import Config, RuleConfig
 from apical.study.configuration.resolution import resolve
@@ -137,7 +138,7 @@ class TunedJob(OutcomeJob):
 
 def job_of(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> TunedJob:
     """What measures a claim, in the same folder for all claims of the same pair."""
-    of: Mapping[str, str] = dict(setting.split("=", 1) for setting in claim.recipe)
+    of = settings_of(claim.recipe)
     passes, count = epochs or claim.protocol.epochs, seeds or claim.protocol.seeds
     names = (claim.protocol.name, of["rule"], of["method"])
     place = folder / "-".join(names).replace(":", "-") / f"epochs-{passes}-seeds-{count}"
