@@ -1,7 +1,6 @@
 """Measuring claims again: every claim from every seed, in parallel processes, each in an ordinary run folder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,7 @@ def measure(
     with files.locked(folder, "reproducing"):
         shared = {job.folder: job for of_claim in plan.values() for job in of_claim}
         _run(list(shared.values()), jobs, progress)
-    return {
-        claim.name: replace(_measurement(claim, plan[claim.name], epochs, seeds), trace=traces.digest(claim))
-        for claim in needed
-    }
+    return {claim.name: _measurement(claim, plan[claim.name], epochs, seeds) for claim in needed}
 
 
 def with_references(claims: Sequence[Claim]) -> list[Claim]:
@@ -135,6 +131,7 @@ def _measurement(claim: Claim, jobs: Sequence[AnyJob], epochs: int | None, seeds
         command=claim.command + scale,
         environment={key: environment[key] for key in KEPT},
         recipe=claim.recipe,
+        trace=traces.digest(claim),
     )
 
 
