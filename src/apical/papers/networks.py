@@ -82,10 +82,7 @@ def modulated_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
 
 def frozen_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """The same with a hidden layer that never learns."""
-    model = modulated_mlp(input_shape=input_shape, classes=classes)
-    for parameter in list(model.parameters())[:2]:
-        parameter.requires_grad_(False)
-    return model
+    return _frozen(modulated_mlp(input_shape=input_shape, classes=classes))
 
 
 def spiking_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -98,10 +95,7 @@ def spiking_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
 
 def frozen_spiking_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """The same with a hidden layer that never learns."""
-    model = spiking_mlp(input_shape=input_shape, classes=classes)
-    for parameter in list(model.parameters())[:2]:
-        parameter.requires_grad_(False)
-    return model
+    return _frozen(spiking_mlp(input_shape=input_shape, classes=classes))
 
 
 def fire_at_random(x: Tensor, moments: int) -> Tensor:
@@ -163,6 +157,13 @@ def brainprop_deep(*, input_shape: Sequence[int], classes: int) -> nn.Module:
         *(nn.LazyLinear(125, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(125, classes, bias=False)),
     )
     return _begun(_sized(model, input_shape), partial(nn.init.normal_, std=0.005))
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    """The network, whose first weights and biases never learn."""
+    for parameter in list(model.parameters())[:2]:
+        parameter.requires_grad_(False)
+    return model
 
 
 def _sized(model: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequential:
