@@ -163,8 +163,8 @@ class RunFolder:
             RunError: it is damaged, or was changed since the run ended.
         """
         if (self.path / "result.json").exists():
-            wanted = self._sealed("result.json").get("metrics", self._metrics_digest())
-            if wanted != self._metrics_digest():
+            digest = self._metrics_digest()
+            if self._sealed("result.json").get("metrics", digest) != digest:
                 raise RunError(f"{self.metrics} was changed since the run ended. Train it again (overwrite it).")
         return files.read_lines(self.metrics)
 
