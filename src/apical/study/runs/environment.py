@@ -1,23 +1,27 @@
 """Where a run was made: versions, processor, threads and switches, as far as they can change a result or a time."""
 
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from apical import __version__
+
 # What decides the last bits beside the versions in a fingerprint: with one of these changed a resumed run may differ.
 DECIDING = ("platform", "cpu", "capability")
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that compute a run."""
+    return {"apical": __version__, "torch": torch.__version__, "numpy": np.__version__}
 
 
 def describe() -> dict[str, Any]:
     """The environment of this process, ready for JSON."""
     return {
-        "apical": metadata.version("apical"),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        **versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_name(),

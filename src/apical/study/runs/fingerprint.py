@@ -8,11 +8,9 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +19,8 @@ from apical.errors import RunError
 from apical.rules import LearningRule
 from apical.sources import split_name
 from apical.study.configuration import Config
+from apical.study.runs import environment
 from apical.study.runs.folder import RunFolder
-
-VERSIONS = ("apical", "torch", "numpy")
 
 _of_data: WeakKeyDictionary[data.Task, tuple[list[int], str]] = WeakKeyDictionary()
 
@@ -45,9 +42,7 @@ def describe(
         "initial weights": _of_tensors(model.state_dict().values()),
         "rule": _of_classes([type(rule), type(rule._modules.get("pathway"))], split_name(config.rule.name)),
         "settings": of_settings(config),
-        "apical": metadata.version("apical"),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        **environment.versions(),
     }
 
 
@@ -61,9 +56,9 @@ def changes(then: Mapping[str, str], now: Mapping[str, str], *, sizes: str = "")
     """
     if not then:
         return "it keeps no fingerprint, as it is of an earlier apical: what it was made of is unknown"
-    said = []
+    said, versions = [], environment.versions()
     for key in (key for key in now if then.get(key) != now[key]):
-        said.append(f"{key} {then.get(key)} then, {now[key]} now" if key in VERSIONS else f"its {key} changed")
+        said.append(f"{key} {then.get(key)} then, {now[key]} now" if key in versions else f"its {key} changed")
         said[-1] += f" ({sizes})" if key == "data" and sizes else ""
     return "; ".join(said)
 
