@@ -73,7 +73,7 @@ def _edited(run: RunFolder) -> list[str]:
     """A note where config.toml is not that of the run."""
     found = fingerprint.changes(run.fingerprint(), {"settings": fingerprint.of_settings(run.config())})
     said = any("its settings changed" in note for note in run.notes())
-    return [f"is not what it was: {found}"] if run.fingerprint() and found and not said else []
+    return [f"{fingerprint.CHANGED}: {found}"] if run.fingerprint() and found and not said else []
 
 
 def _arm(folders: Sequence[RunFolder]) -> Arm:

@@ -13,7 +13,6 @@ from apical.study.runs import fingerprint
 from apical.study.runs.folder import RunFolder
 
 log = logging.getLogger("apical")
-CHANGED = "is not what it was"
 
 
 def check(jobs: Sequence[Job], *, overwrite: bool, changed: bool) -> dict[Path, str]:
@@ -104,5 +103,5 @@ def labels(arms: Sequence[Arm]) -> list[str]:
 def with_notes(notes: Sequence[str], jobs: Sequence[Job], errors: Mapping[Path, str]) -> list[str]:
     """Notes, and those that whole runs have of not being what they were."""
     runs = [RunFolder(job.folder) for job in jobs if job.folder not in errors]
-    own = [note for run in runs if run.exists() for note in run.notes() if note.startswith(CHANGED)]
+    own = [note for run in runs if run.exists() for note in run.notes() if note.startswith(fingerprint.CHANGED)]
     return [*notes, *dict.fromkeys(own)]

@@ -22,6 +22,9 @@ from apical.study.configuration import Config
 from apical.study.runs import environment
 from apical.study.runs.folder import RunFolder
 
+CHANGED = "is not what it was"
+"""The beginning of a note about a run that is not."""
+
 _of_data: WeakKeyDictionary[data.Task, tuple[list[int], str]] = WeakKeyDictionary()
 
 
@@ -77,10 +80,10 @@ def allow(run: RunFolder, found: str, *, changed: bool, remedy: str) -> str:
     """
     if found and not changed:
         raise RunError(
-            f"{run.path} is not what it was: {found}. {remedy}, or pass --changed (from Python changed=True) to go on, "
+            f"{run.path} {CHANGED}: {found}. {remedy}, or pass --changed (from Python changed=True) to go on, "
             "with a note in the result."
         )
-    return found and f"is not what it was: {found}"
+    return found and f"{CHANGED}: {found}"
 
 
 def of_settings(config: Config) -> str:
