@@ -71,14 +71,15 @@ def arms_of_before(folder: Path, jobs: Sequence[Job], shared: Config) -> list[Ar
         return []
     own = {job.folder.relative_to(folder) for job in jobs}
     others = [arm for arm in before.arms if not own & {Path(run.folder) for run in arm.runs}]
-    kept, reasons = [], {}
+    same_settings = before.config == shared.to_dict()
+    kept = []
     for arm in others:
-        reasons[arm.title] = "the settings are others" if before.config != shared.to_dict() else _change(arm, folder)
-        if not reasons[arm.title]:
+        reason = _change(arm, folder) if same_settings else "the settings are others"
+        if reason:
+            log.warning("%s: %s of before is left out: %s", folder, arm.title, reason)
+        else:
             kept.append(arm)
             log.warning("%s: %s is kept from the comparison of before", folder, arm.title)
-        else:
-            log.warning("%s: %s of before is left out: %s", folder, arm.title, reasons[arm.title])
     return kept
 
 
