@@ -61,14 +61,13 @@ class Work:
         if len(grid) < 2:
             return list(plan)
         seeds = tuning.tuning_seeds(reported)
-
-        def make(own: Planned, rate: float, seed: int, path: Path) -> Job:
-            return Job(*self._run_of(own, seed, rate, path), changed=self.changed)
-
-        trials = tuning.trials(plan, grid, seeds, make)
+        trials = [{rate: [self._trial(own, seed, rate) for seed in seeds] for rate in grid} for own in plan]
         with stop_requests() as stop:
-            failures = self._complete([job for jobs in trials.values() for job in jobs], "choosing rates", stop)
-        return [replace(own, tuning=tuning.tuned(trials, number, seeds, failures)) for number, own in enumerate(plan)]
+            every = [job for rate in grid for of_arm in trials for job in of_arm[rate]]
+            failures = self._complete(every, "choosing rates", stop)
+        return [
+            replace(own, tuning=tuning.tuned(each, seeds, failures)) for own, each in zip(plan, trials, strict=True)
+        ]
 
     def with_runs(self, plan: Plan, seeds: Sequence[int]) -> list[Planned]:
         """The plan with the runs of all seeds."""
@@ -94,6 +93,9 @@ class Work:
         if stop.signal:
             raise Interrupted(_how_to_continue(whole, self.folder), stop.signal)
         return failures
+
+    def _trial(self, own: Planned, seed: int, rate: float) -> Job:
+        return Job(*self._run_of(own, seed, rate, Path("tuning", f"lr-{rate}")), changed=self.changed)
 
     def _job(self, own: Planned, seed: int) -> Job:
         grid = own.config.optimizer.grid

@@ -1,9 +1,8 @@
 """Learning rates chosen for each arm of a comparison, from one grid, on validation data, with seeds of their own."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
-from typing import TypeVar
 
 from apical.errors import ConfigError
 from apical.statistics import Spread
@@ -15,8 +14,6 @@ from apical.study.runs.folder import RunFolder
 RUNS = 2
 """How many seeds each rate is tried with."""
 FIRST_SEED = 1_000_000
-
-AnArm = TypeVar("AnArm")
 
 
 def tuning_seeds(reported: Sequence[int]) -> list[int]:
@@ -44,45 +41,22 @@ def check_tunable(config: Config) -> None:
         )
 
 
-def trials(
-    arms: Sequence[AnArm], rates: Sequence[float], seeds: Sequence[int], make: Callable[[AnArm, float, int, Path], Job]
-) -> dict[tuple[int, float], list[Job]]:
-    """The tuning runs of every arm, by its number and the rate, in the order of `arms`.
-
-    Args:
-        arms: whose rates are chosen.
-        rates: the grid.
-        seeds: of the tuning runs.
-        make: makes a run from an arm, a rate, a seed and the folder's path under that of the comparison.
-    """
-    return {
-        (number, rate): [make(arm, rate, seed, Path("tuning", f"lr-{rate}")) for seed in seeds]
-        for rate in rates
-        for number, arm in enumerate(arms)
-    }
-
-
-def tuned(
-    found: Mapping[tuple[int, float], Sequence[Job]], number: int, seeds: Sequence[int], failures: Container[Path]
-) -> Tuning:
+def tuned(trials: Mapping[float, Sequence[Job]], seeds: Sequence[int], failures: Container[Path]) -> Tuning:
     """How the rate of one arm is chosen, after its tuning runs; a rate of which a run failed has no figures.
 
     Args:
-        found: as `trials` returned it.
-        number: of the arm.
+        trials: the tuning runs of each rate, in the order of the grid.
         seeds: of the tuning runs.
         failures: the folders of runs that failed.
     """
-    results = {
-        rate: [RunFolder(job.folder).result() or {} for job in jobs if job.folder not in failures]
-        for (own, rate), jobs in found.items()
-        if own == number
-    }
+    results = [
+        [RunFolder(job.folder).result() or {} for job in jobs if job.folder not in failures] for jobs in trials.values()
+    ]
 
     def means(key: str) -> list[float | None]:
-        spreads = [Spread.of(result.get(key) for result in own) for own in results.values()]
+        spreads = [Spread.of(result.get(key) for result in of_rate) for of_rate in results]
         return [spread.mean if spread is not None and spread.n == len(seeds) else None for spread in spreads]
 
     return Tuning(
-        rates=list(results), seeds=list(seeds), accuracies=means("validation_accuracy"), losses=means("validation_loss")
+        rates=list(trials), seeds=list(seeds), accuracies=means("validation_accuracy"), losses=means("validation_loss")
     )
