@@ -77,8 +77,10 @@ class Work:
         """Train what the plan has, and time the steps of each rule on the task `timed`; the arms."""
         with stop_requests() as stop:
             failures = self._complete(every_run(plan), "comparing", stop)
-            reference = next((own.jobs for own in plan if own.rule.name == "backprop"), ())
-            arms = [_arm(own, reference, shared, failures, self.folder) for own in plan]
+            kept = [_kept_answers(own.jobs, failures) for own in plan]
+            reference = next((each for own, each in zip(plan, kept, strict=True) if own.rule.name == "backprop"), {})
+            errors = [None if each is reference else _test_error(each, reference) for each in kept]
+            arms = [_arm(own, error, shared, failures, self.folder) for own, error in zip(plan, errors, strict=True)]
             if timed is None or not shared.stream.is_single:
                 return arms
             first = {own.rule.label: own.jobs[0] for own in plan}
@@ -137,7 +139,7 @@ def _how_to_continue(jobs: Sequence[Job], folder: Path) -> str:
     )
 
 
-def _arm(own: Planned, reference: Sequence[Job], shared: Config, failures: Mapping[Path, str], folder: Path) -> Arm:
+def _arm(own: Planned, test_error: float | None, shared: Config, failures: Mapping[Path, str], folder: Path) -> Arm:
     runs = [
         run_record(
             RunFolder(job.folder),
@@ -154,28 +156,28 @@ def _arm(own: Planned, reference: Sequence[Job], shared: Config, failures: Mappi
         keeping.with_notes(own.jobs[0].resolved.notes, own.jobs, failures),
         shared=shared,
         tuning=own.tuning,
-        test_error=_test_error(own.jobs, reference, failures),
+        test_error=test_error,
     )
 
 
-def _test_error(jobs: Sequence[Job], reference: Sequence[Job], failures: Mapping[Path, str]) -> float | None:
+def _kept_answers(jobs: Sequence[Job], failures: Mapping[Path, str]) -> dict[int, answers.Answers | None]:
+    """The answers of finished runs by seed, None where they are lost; none on a stream."""
+    return {
+        job.resolved.config.seed: answers.read(job.answers, RunFolder(job.folder).result())
+        for job in jobs
+        if isinstance(job, answers.TestedJob) and job.folder not in failures
+    }
+
+
+def _test_error(
+    own: Mapping[int, answers.Answers | None], reference: Mapping[int, answers.Answers | None]
+) -> float | None:
     """The test set's error of the difference to the reference, over the seeds that both finished."""
-    own: list[answers.Answers] = []
-    others: list[answers.Answers] = []
-    for job, other in zip(jobs, reference, strict=False):
-        if job.folder in failures or other.folder in failures:
-            continue
-        result, beside = RunFolder(job.folder).result(), RunFolder(other.folder).result()
-        if result is None or beside is None:
-            continue
-        if not isinstance(job, answers.TestedJob) or not isinstance(other, answers.TestedJob):
-            return None
-        found = answers.read(job.answers, result), answers.read(other.answers, beside)
-        if found[0] is None or found[1] is None:
-            return None
-        own.append(found[0])
-        others.append(found[1])
-    return answers.error_of_difference(own, others) if own and jobs is not reference else None
+    both = [(found, reference[seed]) for seed, found in own.items() if seed in reference]
+    whole = [(found, other) for found, other in both if found is not None and other is not None]
+    if not whole or len(whole) < len(both):
+        return None
+    return answers.error_of_difference(*zip(*whole, strict=True))
 
 
 def _with_costs(
