@@ -6,7 +6,7 @@ accuracies fractions, angles degrees between the rule's update and the true grad
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal, Self
@@ -166,13 +166,15 @@ class Comparison(Part):
         other = other or reference
         if other is None or other is arm:
             return None
-        pairs = [(a, b) for a, b in _pairs(arm, other) if a.test_accuracy is not None and b.test_accuracy is not None]
-        if not pairs:
+        pairs = [(a.test_accuracy, b.test_accuracy) for a, b in _pairs(arm, other)]
+        measured = [(a, b) for a, b in pairs if a is not None and b is not None]
+        if not measured:
             return None
-        gains = paired(*([run.test_accuracy or 0.0 for run in runs] for runs in zip(*pairs, strict=True)))
+        own, others = zip(*measured, strict=True)
+        gains = paired(own, others)
         if other is reference and arm.test_error is not None:
             return Difference(gains, arm.test_error, kept=True)
-        variances = (mean * (1 - mean) for runs in zip(*pairs, strict=True) for mean in [_accuracy(runs)])
+        variances = (mean * (1 - mean) for mean in (fmean(own), fmean(others)))
         return Difference(gains, math.sqrt(sum(variances) / self.task.test), kept=False)
 
     def twin(self, arm: Arm) -> tuple[Arm, Literal["exactly", "to rounding"]] | None:
@@ -279,10 +281,6 @@ def _pairs(arm: Arm, other: Arm) -> list[tuple[Run, Run]]:
     """The finished runs of two arms from the same seeds."""
     others = {run.seed: run for run in other.finished()}
     return [(run, others[run.seed]) for run in arm.finished() if run.seed in others]
-
-
-def _accuracy(runs: Iterable[Run]) -> float:
-    return fmean(run.test_accuracy or 0.0 for run in runs)
 
 
 def _mean(spread: Spread | None) -> float:
