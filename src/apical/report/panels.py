@@ -61,7 +61,7 @@ def cells(panels: int, *, columns: int, height: int, between: int, gap: float) -
         row, column = divmod(position, columns)
         left, above = column * (width + gap), row * (height + between)
         across, up = [left, min(1.0, left + width)], [max(0.0, 1 - (above + height) / total), 1 - above / total]
-        found.append(Cell(_suffix(position), across, up, column == 0, position + columns >= panels))
+        found.append(Cell(axis_suffix(position), across, up, column == 0, position + columns >= panels))
     return total, found
 
 
@@ -74,7 +74,7 @@ def curves(comparison: Comparison, styles: Styles, panels: Sequence[Panel]) -> l
     """For every panel and rule the mean, and behind it the band of one standard deviation."""
     data = []
     for position, panel in enumerate(panels):
-        axes = {"xaxis": f"x{_suffix(position)}", "yaxis": f"y{_suffix(position)}"}
+        axes = {"xaxis": f"x{axis_suffix(position)}", "yaxis": f"y{axis_suffix(position)}"}
         for index, arm in enumerate(comparison.arms):
             curve = panel.curve(arm)
             if curve is not None:
@@ -220,6 +220,6 @@ def _step(last: int, most: int) -> int:
     return step
 
 
-def _suffix(position: int) -> str:
+def axis_suffix(position: int) -> str:
     """Plotly calls the first axis "x", the second "x2"."""
     return "" if position == 0 else str(position + 1)

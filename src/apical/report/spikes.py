@@ -7,7 +7,7 @@ from typing import Any
 
 from apical.report.canvas import Figure, Spec, axis, canvas
 from apical.report.document import layer_title
-from apical.report.panels import cells, heading
+from apical.report.panels import axis_suffix, cells, heading
 from apical.report.styles import Styles
 from apical.statistics import Spread
 from apical.study.comparison.schema import Arm, Comparison
@@ -24,7 +24,7 @@ def raster(comparison: Comparison, styles: Styles) -> Figure | None:
         return None
     data: list[Spec] = []
     for position, (index, arm, activity) in enumerate(shown):
-        suffix = "" if position == 0 else str(position + 1)
+        suffix = axis_suffix(position)
         fired = [
             (moment, row, f"{layer_title(layer)}, moment {moment}")
             for layer, neurons in _rows(activity).items()
