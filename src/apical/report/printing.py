@@ -88,8 +88,7 @@ def _figure(
         place.spines[["top", "right"]].set_visible(False)
         for index, arm in enumerate(comparison.arms):
             look = looks[arm.label]
-            color = styles.LIGHT[int(look.color.rpartition("-")[2].rstrip(")"))]
-            ink = {"color": color, "marker": _MARKERS[look.marker]}
+            ink = {"color": look.ink, "marker": _MARKERS[look.marker]}
             handle, rows = of_arm(place, index, arm, ink, _DASHES[look.dash])
             table += [{"panel": name, "arm": arm.label, **row} for row in rows]
             if handle is not None:

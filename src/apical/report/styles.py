@@ -27,9 +27,13 @@ DASHES = ("solid", "dash", "dot")  # a further round of hues gets another dash
 
 @dataclass(frozen=True)
 class Style:
-    """The look of one rule: CSS variables for the colours, so that it follows the page's light or dark."""
+    """The look of one rule: CSS variables for the colours, so that it follows the page's light or dark.
+
+    `ink` is the colour on paper, that of the light page.
+    """
 
     color: str
+    ink: str
     band: str
     marker: str
     path: str
@@ -57,4 +61,4 @@ def assign(arms: Iterable[tuple[str, str]]) -> dict[str, Style]:
 
 def _style(hue: int, marker: int, lap: int) -> Style:
     name, path = MARKERS[marker]
-    return Style(f"var(--rule-{hue})", f"var(--band-{hue})", name, path, DASHES[lap % len(DASHES)])
+    return Style(f"var(--rule-{hue})", LIGHT[hue], f"var(--band-{hue})", name, path, DASHES[lap % len(DASHES)])
