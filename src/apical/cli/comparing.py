@@ -1,6 +1,5 @@
 """The verbs of many runs: `apical compare`, `apical report`, `apical figure`."""
 
-import hashlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -217,8 +216,10 @@ def read_seeds(text: str) -> int | list[int]:
 
 def usual_folder(config: "Config", verb: str) -> Path:
     """One for each verb and configuration, always the same, so that a command that was stopped finds its runs again."""
+    from apical.study.runs import fingerprint
+
     task = Path(config.task.partition(":")[2] or config.task).stem
-    return Path("runs") / f"{verb}-{task}-{hashlib.sha256(config.to_toml().encode()).hexdigest()[:8]}"
+    return Path("runs") / f"{verb}-{task}-{fingerprint.of_settings(config)[:8]}"
 
 
 def summary(comparison: "Comparison") -> dict[str, Any]:
