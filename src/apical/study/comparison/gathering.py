@@ -69,23 +69,25 @@ def _finished(run: RunFolder) -> bool:
     return (run.path / "result.json").exists()
 
 
-def _edited(run: RunFolder) -> list[str]:
-    """A note where config.toml is not that of the run."""
-    found = fingerprint.changes(run.fingerprint(), {"settings": fingerprint.of_settings(run.config())})
-    said = any("its settings changed" in note for note in run.notes())
-    return [f"{fingerprint.CHANGED}: {found}"] if run.fingerprint() and found and not said else []
+def _notes(run: RunFolder, config: Config) -> list[str]:
+    """The notes of a run, and one more where config.toml is not that of the run."""
+    notes, then = list(run.notes()), run.fingerprint()
+    found = fingerprint.changes(then, {"settings": fingerprint.of_settings(config)}) if then else ""
+    if found and not any("its settings changed" in note for note in notes):
+        notes.append(f"{fingerprint.CHANGED}: {found}")
+    return notes
 
 
 def _arm(folders: Sequence[RunFolder]) -> Arm:
-    config = folders[0].config()
+    configs = [run.config() for run in folders]
     runs = [
         run_record(
             run,
-            seed=run.config().seed,
+            seed=config.seed,
             folder=str(run.path),
             error=None if _finished(run) else f"not finished: apical resume {run.path} continues it",
         )
-        for run in folders
+        for run, config in zip(folders, configs, strict=True)
     ]
-    notes = dict.fromkeys(note for run in folders for note in (*run.notes(), *_edited(run)))
-    return arm(config.rule.without_seed(), config, runs, list(notes))
+    notes = dict.fromkeys(note for each in map(_notes, folders, configs) for note in each)
+    return arm(configs[0].rule.without_seed(), configs[0], runs, list(notes))
