@@ -8,7 +8,7 @@ from apical.hippocampus.claims import judged
 from apical.hippocampus.demonstration import Demonstration
 from apical.report import styles
 from apical.report.drawing import Chart, Raster, chart, raster
-from apical.report.page import environment
+from apical.report.page import environment, write_text
 
 _TITLES = {"dentate": "Dentate gyrus", "ca3": "CA3", "ca1": "CA1", "deep": "Deep entorhinal layers"}
 _TENTHS = [tick / 5 for tick in range(6)]
@@ -38,12 +38,12 @@ def render(shown: Demonstration, runs: Sequence[Mapping[str, Any]] = ()) -> str:
 
 
 def write(shown: Demonstration, path: str | Path, runs: Sequence[Mapping[str, Any]] = ()) -> Path:
-    """Write the page to `path`, making its folder where needed, and return the path."""
-    page = render(shown, runs)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    """Write the page to `path`, whole or not at all, making its folder where needed, and return the path.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    return write_text(render(shown, runs), path)
 
 
 def _matrices(shown: Demonstration) -> dict[str, Raster]:

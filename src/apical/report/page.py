@@ -71,7 +71,15 @@ def write(comparison: Document | Sequence[Document], path: str | Path = "report.
         DataError: as `render`.
         RunError: it cannot be written.
     """
-    page = render(comparison)
+    return write_text(render(comparison), path)
+
+
+def write_text(page: str, path: str | Path) -> Path:
+    """Write a page that was made, whole or not at all, and return its path.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     path = Path(path).expanduser()
     files.make_folder(path.parent)
     files.atomic_write(path, page.encode())
