@@ -18,7 +18,7 @@ from apical.statistics import Spread
 from apical.study import Config, Interrupted, RuleConfig, RunFolder
 from apical.study.configuration.resolution import resolve
 from apical.study.executors.jobs import Job, complete, forget_data
-from apical.study.runs import display, files
+from apical.study.runs import display, files, fingerprint
 
 AnyJob = Job | OnlineJob | OneClassJob | TunedJob
 KEPT = ("apical", "torch", "python", "cpu")  # of the environment: what a reader of a figure wants to know
@@ -109,7 +109,7 @@ def _run(jobs: Sequence[AnyJob], processes: int | None, progress: bool | None) -
                 f"{job.folder} holds a run with other settings ({'; '.join(differences)}): choose another folder"
             )
         if isinstance(job, Job) and (changes := job.changes()):
-            raise RunError(f"{job.folder} is not what it was: {changes}. Choose another folder.")
+            raise RunError(f"{job.folder} {fingerprint.CHANGED}: {changes}. Choose another folder.")
     with stop_requests() as stop, display.Bar("reproducing", len(jobs), shown=progress) as bar:
         failures = complete(jobs, processes, stop, bar.show, spawn=True)
         if stop.signal:
