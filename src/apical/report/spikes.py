@@ -2,8 +2,9 @@
 
 import html
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
 
 from apical.report.canvas import Figure, Spec, axis, canvas
 from apical.report.document import layer_title
@@ -116,22 +117,16 @@ def firing(arm: Arm) -> Firing | None:
         return None
     layers = {name: [run.layers[name] for run in runs] for name in runs[0].layers}
     events = [math.fsum(run.events.values()) for run in runs]
-    by_synapses = {name: _mean(run.events[name] for run in runs) for name in runs[0].events}
+    by_synapses = {name: fmean(run.events[name] for run in runs) for name in runs[0].events}
     share = [100 * own / math.fsum(run.products.values()) for own, run in zip(events, runs, strict=True)]
     return Firing(
-        rates={name: _spread([each.rate for each in of], 3) for name, of in layers.items()},
-        silent={name: _spread([100 * each.silent for each in of], 0, " %") for name, of in layers.items()},
-        events=f"{_mean(events):,.0f}",
+        rates={name: _text((each.rate for each in of), 3) for name, of in layers.items()},
+        silent={name: _text((100 * each.silent for each in of), 0, " %") for name, of in layers.items()},
+        events=f"{fmean(events):,.0f}",
         by_synapses=", ".join(f"{layer_title(name)}: {mean:,.0f}" for name, mean in by_synapses.items()),
-        share=_spread(share, 0, " %"),
+        share=_text(share, 0, " %"),
     )
 
 
-def _mean(values: Any) -> float:
-    spread = Spread.of(values)
-    return 0.0 if spread is None else spread.mean
-
-
-def _spread(values: list[float], decimals: int, unit: str = "") -> str:
-    spread = Spread.of(values)
-    return "" if spread is None else spread.text(decimals, unit=unit)
+def _text(values: Iterable[float], decimals: int, unit: str = "") -> str:
+    return Spread(tuple(values)).text(decimals, unit=unit)
