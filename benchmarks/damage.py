@@ -76,7 +76,7 @@ def odd(usual: object, chance: random.Random) -> Any:
 
 
 def put(path: Path, content: bytes, chance: random.Random) -> None:
-    """Write a file; or something that is no file, now and then."""
+    """Write a file; or, now and then, something that is not a file."""
     path.unlink(missing_ok=True)
     match chance.randrange(60):
         case 0:

@@ -286,7 +286,7 @@ def pictures(shop: Workshop, chance: random.Random) -> str:
         content = damaged(content, chance) if chance.random() < 0.5 else content
     put(path, content, chance)
     if not isinstance(read_idx(path), np.ndarray):
-        raise CaseError("accepted, and is no array")
+        raise CaseError("accepted, and is not an array")
     return "accepted"
 
 
