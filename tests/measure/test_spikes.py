@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from apical import Circuit, measure
 from apical.errors import CircuitError
@@ -55,6 +56,15 @@ def test_a_constant_input_counts_once_and_borders_of_images_have_fewer_synapses(
     changing = measure.spikes(OverTime(inside), x.expand(7, *x.shape).contiguous())
     assert changing.events["0"] == 7 * found.events["0"]
     assert changing.trains["1"].shape == (7, 2, 2, 4, 4)
+
+
+def test_synapses_whose_weights_are_computed_are_counted_as_others():
+    torch.manual_seed(0)
+    model = nn.Sequential(weight_norm(nn.Linear(5, 8)), LIF(), nn.Linear(8, 2), LeakyReadout())
+    x = (torch.rand(6, 4, 5) < 0.4).float()
+    found = measure.spikes(Circuit(model, "backprop"), x)
+    assert found.synapses == {"0": 40, "2": 16}
+    assert found.events["0"] == events_one_by_one(x, model[0].weight)
 
 
 def test_a_network_that_does_not_fire_is_refused():

@@ -1,10 +1,9 @@
 """Spikes: when the neurons of a network in time fire, and the synaptic events that this costs."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from apical.circuit import Circuit
 from apical.errors import CircuitError, DataError
 from apical.layers.over_time import OverTime, temporal_neurons, written_for_one_moment
-from apical.layers.synapses import kind_of
+from apical.layers.synapses import Synapses, kind_of
 
 
 @dataclass(frozen=True)
@@ -80,44 +79,34 @@ def spikes(network: nn.Module, x: Tensor) -> Spikes:
     trains: dict[str, Tensor] = {}
     events: dict[str, float] = {}
     synapses: dict[str, float] = {}
-    names = {module: name for name, module in model.named_modules()}
 
-    def fired(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        trains[names[module]] = output.reshape(moments, samples, *output.shape[1:]).bool()
+    def fired(name: str, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        trains[name] = output.reshape(moments, samples, *output.shape[1:]).bool()
 
-    def delivered(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        arriving, name = arguments[0], names[module]
-        active = _products(module, arriving != 0) / samples
+    def delivered(name: str, own: Synapses, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        arriving = arguments[0]
+        leaving = _leaving(own, arriving[:1], output[:1])
+        active = ((arriving != 0).sum(0) * leaving).sum().item() / samples
+        every = leaving.sum().item()
         if len(arriving) == samples:  # recurrent synapses, moment by moment
             events[name] = events.get(name, 0.0) + active
-            synapses[name] = _products(module, torch.ones_like(arriving[:1]))
+            synapses[name] = every
             return
         constant = once and bool((arriving.reshape(moments, samples, *arriving.shape[1:]) == arriving[:samples]).all())
         events[name] = events.get(name, 0.0) + (active / moments if constant else active)
-        synapses[name] = synapses.get(name, 0.0) + _products(module, torch.ones_like(arriving[:1]))
+        synapses[name] = synapses.get(name, 0.0) + every
 
-    with _hooked(model, firing, fired, delivered), torch.random.fork_rng(devices=[]):
+    for name, module in model.named_modules():  # of the copy, which ends with its hooks
+        if module in firing:
+            module.register_forward_hook(partial(fired, name))
+        elif kind := kind_of(module):
+            module.register_forward_hook(partial(delivered, name, kind(module, name)))
+    with torch.random.fork_rng(devices=[]):
         OverTime(model)(sequence)
     return Spikes(trains, events, synapses)
 
 
-def _products(module: nn.Module, active: Tensor) -> float:
-    """How many products with an active input the synapses take, of all samples together."""
-    ones = copy.deepcopy(module).double()
-    for parameter in ones.parameters():
-        parameter.fill_(1.0)
-    if isinstance(bias := getattr(ones, "bias", None), Tensor):
-        bias.zero_()
-    total: Tensor = ones.forward(active.double()).sum()
-    return total.item()
-
-
-@contextmanager
-def _hooked(model: nn.Module, firing: list[Any], fired: Any, delivered: Any) -> Iterator[None]:
-    handles = [neuron.register_forward_hook(fired) for neuron in firing]
-    handles += [module.register_forward_hook(delivered) for module in model.modules() if kind_of(module) is not None]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _leaving(own: Synapses, pre: Tensor, drive: Tensor) -> Tensor:
+    """How many synapses leave each source, of the shape of one sample: what ones carry down through weights of 1."""
+    signal, weight = (torch.ones_like(each, dtype=torch.double) for each in (drive, own.weight))
+    return own.transpose_product(signal, weight, pre.double())[0]
