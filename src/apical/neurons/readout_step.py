@@ -44,7 +44,8 @@ class ReadoutStep(OverMoments):
     def shares(self, moments: int) -> list[float]:
         """The part of each moment's drive in the mean over time; they add up to 1."""
         sums = self._sums(moments)
-        return [one / sum(sums) for one in sums]
+        total = sum(sums)
+        return [one / total for one in sums]
 
     def averages(self) -> bool:
         """Whether the output is the mean over this sequence alone: no state comes from the last or goes to the next."""
