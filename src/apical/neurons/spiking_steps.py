@@ -107,7 +107,7 @@ class SpikingStep(OverMoments):
         shares = self._shares(len(drive))
         mean = None if shares is None else torch.zeros_like(drive[0])
         once = mean is not None and neuron.recurrent is None  # spikes whose mean is read are needed no further
-        follows = once and constant and self._follows()
+        follows = once and constant and self.sums and not neuron.adapts  # the trace is all that is wanted
         slope = torch.zeros_like(drive[0]) if follows else None
         v, s = _memory(drive, follows), _memory(drive, once)
         a = _memory(drive, False) if neuron.adapts else None
@@ -120,14 +120,11 @@ class SpikingStep(OverMoments):
         kept = (None if follows else v, None if once else s, a, self._before(state), constant, mean, slope)
         return (s.flatten(0, 1) if mean is None else mean), kept
 
-    def _follows(self) -> bool:
-        """Whether how a mean depends on a drive that is the same at all moments is all that is wanted."""
-        return self.sums and not self.module.adapts
-
     def _shares(self, moments: int) -> list[float] | None:
         """The part of each moment in the mean of the spikes; None where all moments are read."""
-        read = self.late is None and self.reader is not None and self.reader.averages()
-        return self.reader.shares(moments) if read and self.reader is not None else None
+        if self.late is not None or self.reader is None or not self.reader.averages():
+            return None
+        return self.reader.shares(moments)
 
     def _parts(self, moments: int) -> list[float]:
         """The part of a signal at the mean of the spikes that reaches each moment."""
