@@ -179,6 +179,23 @@ def test_bursts_of_a_constant_input_are_those_of_every_moment(kind, reset):
 
 
 @pytest.mark.parametrize("average", [True, False])
+def test_bursts_of_a_spiking_output_are_those_of_every_moment(average):
+    found = []
+    for constant in (True, False):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(5, 7), LIF(0.8, 0.5), *[LeakyReadout(0.7)] * average).double()
+        circuit, x = apical.Circuit(model, "burst_ccn"), sequence(5, constant=True)
+        shown = x if constant else x.clone(memory_format=torch.contiguous_format)
+        for _ in range(2):  # the watch on the scale of errors observes the first pass
+            circuit.zero_grad()
+            y = circuit(shown)
+            (5 * F.cross_entropy(y if average else y.mean(0), LABELS)).backward()
+        found.append(model[0].weight.grad)
+    assert found[0].abs().max() > 0
+    assert torch.allclose(*found, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("average", [True, False])
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_is_its_plain_self_over_time(name, constant, average):

@@ -53,7 +53,7 @@ class Population:
         self.place = layer.firing_place
         fires = layer.steps[self.place : self.place + 1]
         in_time = bool(fires) and fires[0].traits.in_time and not isinstance(fires[0], LocalGraph)
-        self.spikes: Any = fires[0] if in_time else None
+        self.spikes: Any = fires[0] if in_time and not output else None
         self.pooled = self.floor == 0 and _rectified_and_pooled(layer.steps[self.place :])
         self.needs_rate = self.pooled or self.place == len(layer.steps)
         self.keeps_shape = all(step.traits.keeps_shape for step in layer.steps[self.place :])
@@ -79,7 +79,7 @@ class Population:
         return signal if self.pooled else walk.through(layer, own, signal, slice(self.place, None), learning)
 
     def lasts(self, own: NodeState) -> bool:
-        """Whether these are spiking neurons whose drive is the same at all moments."""
+        """Whether these are spiking neurons, not of the output, whose drive is the same at all moments."""
         return self.spikes is not None and bool(self.spikes.lasts(own.saved[self.place]))
 
     def all_bursts(self, layer: Layer, own: NodeState, signal: Tensor, walk: BackwardPass, unit: float) -> Tensor:
