@@ -87,15 +87,35 @@ def frozen_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
 
 def spiking_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """Zhang et al.'s fully connected spiking network for shuffled data: 20 moments, pixels that fire at random."""
-    hidden, output = (LIF(0.2, 0.5, detach_reset=True, surrogate=Boxcar(0.5)) for _ in range(2))
     synapses = nn.Linear(math.prod(input_shape), 1000), nn.Linear(1000, classes)
-    inside = nn.Sequential(nn.Flatten(), synapses[0], hidden, synapses[1], output, LeakyReadout(0.0))
-    return OverTime(inside, partial(fire_at_random, moments=20))
+    return _fires(nn.Flatten(), synapses[0], _leaky(), synapses[1])
 
 
 def frozen_spiking_mlp(*, input_shape: Sequence[int], classes: int) -> nn.Module:
     """The same with a hidden layer that never learns."""
     return _frozen(spiking_mlp(input_shape=input_shape, classes=classes))
+
+
+def spiking_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Zhang et al.'s convolutional spiking network at an eighth of its width."""
+    first, second = nn.Conv2d(input_shape[0], 8, 5, padding=2), nn.Conv2d(8, 16, 5, padding=2)
+    synapses = nn.Linear(16 * math.prod(side // 4 for side in input_shape[1:]), 125), nn.Linear(125, classes)
+    pooled = (first, _leaky(), nn.AvgPool2d(2), second, _leaky(), nn.AvgPool2d(2), nn.Flatten())
+    return _fires(*pooled, synapses[0], _leaky(), synapses[1])
+
+
+def frozen_spiking_conv(*, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """The same with hidden layers that never learn."""
+    return _frozen(spiking_conv(input_shape=input_shape, classes=classes))
+
+
+def _leaky() -> LIF:
+    return LIF(0.2, 0.5, detach_reset=True, surrogate=Boxcar(0.5))
+
+
+def _fires(*parts: nn.Module) -> nn.Module:
+    """A network whose outputs are leaky neurons too, for 20 moments of pixels that fire at random."""
+    return OverTime(nn.Sequential(*parts, _leaky(), LeakyReadout(0.0)), partial(fire_at_random, moments=20))
 
 
 def fire_at_random(x: Tensor, moments: int) -> Tensor:
@@ -160,8 +180,8 @@ def brainprop_deep(*, input_shape: Sequence[int], classes: int) -> nn.Module:
 
 
 def _frozen(model: nn.Module) -> nn.Module:
-    """The network, whose first weights and biases never learn."""
-    for parameter in list(model.parameters())[:2]:
+    """The network, of which the last weights and biases alone learn."""
+    for parameter in list(model.parameters())[:-2]:
         parameter.requires_grad_(False)
     return model
 
