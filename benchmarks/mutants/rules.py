@@ -66,8 +66,8 @@ MUTATIONS = (
     Mutation(
         "bursts without a bound",
         "rules/bursts/populations.py",
-        "tanh_(torch.div(signal[piece], events, out=found[piece])).mul_(events)",
-        "found[piece].copy_(signal[piece])",
+        "tanh_(torch.div(signal, events, out=out)).mul_(events)",
+        "signal if out is None else out.copy_(signal)",
         BURSTS,
         "",
     ),

@@ -695,7 +695,7 @@ def test_large_finite_numbers_are_no_mistake(row):
     circuit = circuit_of("deep_tanh", row)
     x, y = NETWORKS["deep_tanh"].batch(4)
     x = torch.full_like(x, 3e38)  # their sum is infinite
-    if row.name in HEBBIAN:  # and so is a drive, of which their update is made
+    if row.name in HEBBIAN and row.name != "three_factor":  # and so is a drive, of which their update is made
         assert lost_in(circuit, x, y).layer == "0"
         return
     learn(circuit, x, y)

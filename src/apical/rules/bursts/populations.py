@@ -20,7 +20,7 @@ from apical.options import check_positive
 from apical.rules.rule import Sweep
 from apical.wiring import Wiring
 
-_PIECE = 2**16  # values
+_PIECE = 2**17  # values
 
 
 class Population:
@@ -100,7 +100,7 @@ class Population:
     ) -> Tensor:
         """A signal before the activation, propagated to the soma; summed over moments where the drive is constant."""
         assert own.pre is not None
-        if len(signal) > len(own.pre):
+        if walk.state.moments > 1 and len(signal) > len(own.pre):
             signal = at_rows(signal, len(own.pre), walk.state.moments)
         return walk.through(layer, own, signal, slice(0, self.place), learning)
 
@@ -116,14 +116,19 @@ class Population:
         """The distance of the burst rate from its baseline, bounded by the events; `signal` may be overwritten."""
         if self.output:
             return bounded(signal, self.events(rate, unit))
+        size = signal.numel()
+        if size <= _PIECE or torch.compiler.is_compiling():
+            return self._bent(signal, rate, unit)
         found = signal if self.spikes is not None else torch.empty_like(signal)
-        # In pieces whose steps stay in the cache.
-        rows = len(signal) if torch.compiler.is_compiling() else max(1, _PIECE * len(signal) // max(1, signal.numel()))
+        rows = max(1, _PIECE * len(signal) // size)  # pieces whose steps stay in the cache
         for start in range(0, len(signal), rows):
             piece = slice(start, start + rows)
-            events = self.events(rate[piece], unit)
-            tanh_(torch.div(signal[piece], events, out=found[piece])).mul_(events)
+            self._bent(signal[piece], rate[piece], unit, out=found[piece])
         return found
+
+    def _bent(self, signal: Tensor, rate: Tensor, unit: float, out: Tensor | None = None) -> Tensor:
+        events = self.events(rate, unit)
+        return tanh_(torch.div(signal, events, out=out)).mul_(events)
 
     def net(self, rate: Tensor, events: Tensor, unit: float) -> Tensor:
         """The events that synapses see over `unit`: of a pair, ON's without OFF's."""

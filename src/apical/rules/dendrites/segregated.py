@@ -104,7 +104,7 @@ class SegregatedDendrites(DirectFeedback):
         samples = wiring.samples(state, error)
         # In low precision, a small error would be lost beside the plateau.
         wide = torch.promote_types(error.dtype, torch.float32)
-        output, target = y.to(wide), error.to(wide) * -samples
+        output, target = y.to(wide) * self.gain, error.to(wide) * (-samples * self.gain)
         products = self.direct.products(wiring)
 
         def plateau(node: Node, own: NodeState) -> Tensor | None:
@@ -112,7 +112,6 @@ class SegregatedDendrites(DirectFeedback):
             pushed = self.direct.bring(node, own, state, target, wiring.output, products)
             if apical is None or pushed is None:
                 return None
-            apical, pushed = apical * self.gain, pushed * self.gain
             before, after = torch.sigmoid(apical), torch.sigmoid(apical + pushed)
             if wiring.observers:
                 wiring.show(node, apical_potential=apical, forward_plateau=before, target_plateau=after)

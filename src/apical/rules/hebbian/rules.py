@@ -350,16 +350,21 @@ class ThreeFactor(Hebbian):
         self.mean_reward = wiring.layers[0].weight.new_zeros(())
 
     def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
-        if not self.training:
-            return super().forward(wiring, x, plan)
-        readouts = self._readouts(wiring)
+        readouts, explored = self._readouts(wiring), {}
 
         def explore(layer: Layer, drive: Tensor) -> Tensor:
             if layer in readouts or not drive.numel():
                 return drive
-            return torch.add(drive, self.randomness.noise(drive.shape, drive), alpha=self.noise)
+            unit = self.randomness.noise(drive.shape, drive) if self.training else torch.zeros_like(drive)
+            explored[layer] = unit * self.noise
+            return drive + explored[layer]
 
-        return wiring.forward(x, plan, save_drives=True, save_rates=True, perturb=explore)
+        y, state = wiring.forward(x, plan, save_drives=True, save_rates=True, perturb=explore)
+        for layer, noise in explored.items():
+            own = state.nodes[layer.index]
+            if own is not None:
+                own.drive = noise  # all that a synapse needs of its unit's drive
+        return y, state
 
     def third_factor(self, output: Tensor | None, error: Tensor, batch_axis: int | None) -> Tensor | None:
         assert output is not None
@@ -372,7 +377,7 @@ class ThreeFactor(Hebbian):
 
     def change(self, layer: Layer, pre: Tensor, drive: Tensor, axis: int, third: Tensor | None) -> Tensor:
         assert third is not None
-        return third * (drive - layer.synapses.forward(pre.to(drive.dtype)))
+        return third * drive
 
     def decay(self, layer: Layer, post: Tensor, drive: Tensor) -> Tensor | None:
         return None
