@@ -217,24 +217,28 @@ IN_SPIKES = dataclasses.replace(
     ),
     departures=(
         NOTEBOOKS,
-        "784-1000-10, and the last epoch, on nine tenths of the training data; 3 epochs, batches of 128, 3 seeds. The "
-        "learning rates are those that were chosen for the networks without spikes.",
+        "784-1000-10, and the last epoch, on nine tenths of the training data; 3 epochs, batches of 128, 3 seeds.",
+        "The learning rate of each arm was chosen out of 0.0001, 0.0003, 0.001, 0.003 and 0.01 after one epoch, by the "
+        "accuracy on the tenth, with a seed that is not reported. The frozen layer's read-out took the largest.",
     ),
     epochs=3,
     seeds=3,
 )
 
 
+RATES_IN_SPIKES = {"naca": 3e-4, "drtp": 1e-3, "backprop": 1e-3, "frozen": 1e-2}
+
+
 def _shuffled_in_spikes() -> Sequence[Claim]:
     own, model = IN_SPIKES.name, "model=networks.py:spiking_mlp"
     claim = IN_SPIKES.claim
     return (
-        claim("naca", "naca", ErrorRate(3.57), RATES["naca"], model),
-        claim("over drtp", "naca", Ahead(f"{own}-drtp", NAMES["drtp"]), RATES["naca"], model),
-        claim("over frozen", "naca", Ahead(f"{own}-frozen", "a frozen hidden layer"), RATES["naca"], model),
-        claim("drtp", RULES["drtp"], Control(), RATES["drtp"], model),
-        claim("backprop", "backprop", Control(), RATES["backprop"], model),
-        claim("frozen", "backprop", Control(), RATES["frozen"], "model=networks.py:frozen_spiking_mlp"),
+        claim("naca", "naca", ErrorRate(3.57), RATES_IN_SPIKES["naca"], model),
+        claim("over drtp", "naca", Ahead(f"{own}-drtp", NAMES["drtp"]), RATES_IN_SPIKES["naca"], model),
+        claim("over frozen", "naca", Ahead(f"{own}-frozen", "a frozen hidden layer"), RATES_IN_SPIKES["naca"], model),
+        claim("drtp", RULES["drtp"], Control(), RATES_IN_SPIKES["drtp"], model),
+        claim("backprop", "backprop", Control(), RATES_IN_SPIKES["backprop"], model),
+        claim("frozen", "backprop", Control(), RATES_IN_SPIKES["frozen"], "model=networks.py:frozen_spiking_mlp"),
     )
 
 
@@ -246,9 +250,8 @@ CONVOLUTIONAL_IN_SPIKES = dataclasses.replace(
     + " Convolutions of 64 and 128 channels, mean pooling, 1000 units: NACA 99.03 ± 0.06, e-prop 98.18 ± 0.15 %.",
     departures=(
         NOTEBOOKS,
-        "The last epoch, on nine tenths of the training data; 1 epoch, batches of 128, 3 seeds. The learning rates are "
-        "those that were chosen for the fully connected networks without spikes; e-prop, with symmetric feedback, has "
-        "backprop's.",
+        "1 epoch, on nine tenths of the training data, batches of 128, 3 seeds. The learning rates are those that were "
+        "chosen for the fully connected spiking networks; e-prop, with symmetric feedback, has backprop's.",
     ),
     epochs=1,
     smaller=(*IN_SPIKES.smaller, "an eighth of the channels and hidden units"),
@@ -259,13 +262,13 @@ def _convolutional_in_spikes() -> Sequence[Claim]:
     own, model = CONVOLUTIONAL_IN_SPIKES.name, "model=networks.py:spiking_conv"
     claim = CONVOLUTIONAL_IN_SPIKES.claim
     return (
-        claim("naca", "naca", ErrorRate(0.97), RATES["naca"], model),
-        claim("over e-prop", "naca", Ahead(f"{own}-e-prop", "e-prop"), RATES["naca"], model),
-        claim("over frozen", "naca", Ahead(f"{own}-frozen", "frozen hidden layers"), RATES["naca"], model),
-        claim("e-prop", "e_prop", Control(), RATES["backprop"], model),
-        claim("drtp", RULES["drtp"], Control(), RATES["drtp"], model),
-        claim("backprop", "backprop", Control(), RATES["backprop"], model),
-        claim("frozen", "backprop", Control(), RATES["frozen"], "model=networks.py:frozen_spiking_conv"),
+        claim("naca", "naca", ErrorRate(0.97), RATES_IN_SPIKES["naca"], model),
+        claim("over e-prop", "naca", Ahead(f"{own}-e-prop", "e-prop"), RATES_IN_SPIKES["naca"], model),
+        claim("over frozen", "naca", Ahead(f"{own}-frozen", "frozen hidden layers"), RATES_IN_SPIKES["naca"], model),
+        claim("e-prop", "e_prop", Control(), RATES_IN_SPIKES["backprop"], model),
+        claim("drtp", RULES["drtp"], Control(), RATES_IN_SPIKES["drtp"], model),
+        claim("backprop", "backprop", Control(), RATES_IN_SPIKES["backprop"], model),
+        claim("frozen", "backprop", Control(), RATES_IN_SPIKES["frozen"], "model=networks.py:frozen_spiking_conv"),
     )
 
 
