@@ -258,6 +258,52 @@ def test_a_constant_input_teaches_as_one_that_is_repeated(rule):
         assert torch.allclose(found, repeated[path], rtol=1e-10, atol=1e-14), path
 
 
+class Apart(torch.autograd.Function):
+    """A product with W, back over V."""
+
+    @staticmethod
+    def forward(ctx, x, w, v):
+        ctx.save_for_backward(x, v)
+        return x @ w.T
+
+    @staticmethod
+    def backward(ctx, error):
+        x, v = ctx.saved_tensors
+        return error @ v, error.T @ x, None
+
+
+class LinearApart(nn.Module):
+    def __init__(self, linear: nn.Linear, feedback: torch.Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias, self.feedback = linear.weight, linear.bias, feedback
+
+    def forward(self, x):
+        return Apart.apply(x, self.weight, self.feedback) + self.bias
+
+
+@pytest.mark.parametrize("kind", [LIF, ALIF])
+@pytest.mark.parametrize("feedback", ["tied", "fixed", "kolen_pollack", "sign_symmetric"])
+@pytest.mark.parametrize(
+    ("rule", "loss"), [("brainprop", apical.losses.reward_prediction), ("agrel", apical.losses.agrel)]
+)
+def test_a_choice_in_time_teaches_as_autograd_does_over_feedback_apart(rule, loss, feedback, kind):
+    """A loop over moments, whose products go back over the attention's weights."""
+    for constant in (False, True):
+        model, x = dense(kind), sequence(5, constant=constant)
+        circuit = apical.Circuit(model, rules.make(rule, feedback=feedback)).double()
+        copied = copy.deepcopy(model)
+        synapses = {
+            int(layer.name): circuit.rule.pathway.weight(layer).detach().clone() for layer in circuit.layers[1:]
+        }
+        plain = [LinearApart(each, synapses[at]) if at in synapses else each for at, each in enumerate(copied)]
+        action = torch.tensor([2, 1, 0, 0])
+        for learner in (circuit, OverTime(nn.Sequential(*plain))):
+            loss(learner(x), LABELS, action=action).backward()
+        for name, found in gradients(model).items():
+            assert found.abs().max() > 0, name
+            assert torch.allclose(found, gradients(copied)[name], rtol=1e-11, atol=1e-13), name
+
+
 @pytest.mark.parametrize("rule", sorted(set(rules.names()) - set(TAKES_TIME)))
 def test_rules_without_a_meaning_in_time_are_refused(rule):
     with pytest.raises(CircuitError, match="memory"):
