@@ -179,7 +179,7 @@ def main() -> None:
         print(f"{label:40s} {rate:6g} {Spread.of(arms[label]).text(1, unit=' %', factor=100)}", flush=True)
     for label, found in arms.items():
         if label != "backprop" and "backprop" in arms and len(found) > 1:
-            low, high = paired(found, arms["backprop"]).interval()
+            low, high = paired(found, arms["backprop"]).confidence()
             print(f"{label:40s} beside backprop: {100 * low:+.1f} to {100 * high:+.1f} points")
 
 

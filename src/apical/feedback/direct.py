@@ -180,9 +180,10 @@ class Direct(Pathway):
         """
         weights = products.get(node.index)
         if weights is None:
-            if node not in self.weights:
+            held = self.weights
+            if node not in held:
                 return None
-            weights = self.weights[node]
+            weights = held[node]
         axis, output_axis = _axis_of(state, node.index + 1), _axis_of(state, output)
         if axis == output_axis and _positionwise(node, own.shape, signal.shape):
             self._check(node, weights, own.shape[-1:], signal.shape[-1])

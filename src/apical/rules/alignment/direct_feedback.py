@@ -129,11 +129,11 @@ class DirectFeedbackAlignment(DirectFeedback):
         return error
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        sent = self.signal(wiring, state, error)
-        products = self.direct.products(wiring)
+        sent, direct = self.signal(wiring, state, error), self.direct
+        products = direct.products(wiring)
 
         def bring(node: Node, own: NodeState) -> Tensor | None:
-            brought = self.direct.bring(node, own, state, sent, wiring.output, products)
+            brought = direct.bring(node, own, state, sent, wiring.output, products)
             return None if brought is None else brought.to(own.dtype)
 
         return self.teach_each(wiring, state, error, bring)
@@ -202,7 +202,7 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
             )
         output = state.rate(wiring.output)
         assert output is not None
-        target = _target(output.to(error.dtype), error)
+        target = _target(output.to(error.dtype), error).to(error.dtype)
         if not torch.compiler.is_compiling() and len(error):
             most = int(target.sum(1).max())
             if most > 1:
@@ -214,7 +214,7 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
                 )
         # Of an output that is a mean over time each moment receives its share, which samples() has in it already.
         shares = state.moments if wiring.sequences.ends else 1
-        return target.to(error.dtype) * (-shares / wiring.samples(state, error))
+        return target.mul_(-shares / wiring.samples(state, error))
 
 
 def _target(y: Tensor, error: Tensor) -> Tensor:
@@ -224,9 +224,9 @@ def _target(y: Tensor, error: Tensor) -> Tensor:
     """
     negative = error < 0
     sums, coarse = error.sum(1), 50 * torch.finfo(error.dtype).eps
-    norm, compiling = torch.linalg.vector_norm, torch.compiler.is_compiling()
-    if not compiling and not bool(norm(sums, torch.inf) > coarse * norm(error, torch.inf)):
+    if not torch.compiler.is_compiling() and len(error) and not _size(sums) > coarse * _size(error):
         return negative
+    norm = torch.linalg.vector_norm
     sums = sums[:, None]
     factor = sums / (y.sum(1, keepdim=True) - 1)
     one_hot = (y - error / factor).round()
@@ -235,3 +235,9 @@ def _target(y: Tensor, error: Tensor) -> Tensor:
     squared &= norm(factor * (y - one_hot) - error, torch.inf, 1, keepdim=True) < 0.02 * largest
     squared &= sums.abs() > coarse * largest
     return torch.where(squared, one_hot > 0, negative)
+
+
+def _size(x: Tensor) -> float:
+    """The largest number, whatever its sign; NaN where one is."""
+    low, high = x.aminmax()
+    return max(-low.item(), high.item())
