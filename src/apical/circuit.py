@@ -98,7 +98,7 @@ class Circuit(nn.Module):
         self.check_finite = check_finite
         self.loss_scale = loss_scale
         self.model = model
-        graph, batch_axis = trace(model, teach_input=teach_input), folded_axis(model, batch_axis)
+        batch_axis, graph = folded_axis(model, batch_axis), trace(model, teach_input=teach_input)
         self.wiring = Wiring(graph, batch_axis=batch_axis, reduction=reduction, teach_input=teach_input)
         self.training = model.training
         self._model_watch = ModelWatch(model)

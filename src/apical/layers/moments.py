@@ -26,6 +26,35 @@ class Clocked(Protocol):
     ends_time: bool
 
 
+def clock_of(x: Tensor, axes: int = 3) -> Clock:
+    """The moments and the samples of an input with at least so many axes.
+
+    Raises:
+        CircuitError: it has no time, or no moment.
+    """
+    if x.dim() < axes or not x.shape[0]:
+        raise CircuitError(
+            f"the input is {tuple(x.shape)}, and neurons with a memory need (time, batch, ...) with at least one "
+            "moment. Pass x.expand(time, *x.shape) for a constant input."
+        )
+    return Clock(x.shape[0], x.shape[1])
+
+
+def unfolded(y: Tensor, clock: Clock, ends: bool) -> Tensor:
+    """An output of a model for one moment, (time * batch, ...), as (time, batch, ...); one that `ends` time stays.
+
+    Raises:
+        CircuitError: it has another number of rows.
+    """
+    if not y.dim() or len(y) != (clock.batch if ends else clock.moments * clock.batch):
+        raise CircuitError(
+            f"the output is {tuple(y.shape)} for {clock.moments} moments of {clock.batch} samples: the model changes "
+            "the first axis, which holds time x batch. Keep it, and average over time by a LeakyReadout or behind the "
+            "model; where average= of a read-out was changed, build the circuit again."
+        )
+    return y if ends else y.reshape(*clock, *y.shape[1:])
+
+
 @contextmanager
 def clocked(neurons: Sequence[Clocked], clock: Clock | None) -> Iterator[None]:
     """Run these neurons by a clock, and by the one before afterwards."""
@@ -73,7 +102,7 @@ class Sequences:
         self.neurons: list[Any] = []
         self._steps: list[Any] = []
         self._averaged = list(_averaged(nodes, output))
-        self._joins = False
+        self._joins = self._lingers = False
         self._varying: list[Any] = []  # steps before the first neurons that draw or move statistics while they train
         places = ["before"]  # of every value: before the first neurons with a memory, in time, or after it has ended
         for node in nodes:
@@ -84,6 +113,7 @@ class Sequences:
                     "neither."
                 )
             self._joins |= len(arriving) > 1
+            self._lingers |= arriving == {"before"} and not _spikes_first(node)
             place = "in time" if len(arriving) > 1 else next(iter(arriving))
             for step in node.steps:
                 if step.traits.in_time:
@@ -98,8 +128,6 @@ class Sequences:
                 elif place == "before" and (step.traits.random or step.traits.memory):
                     self._varying.append(step)
             places.append(place)
-        # Rates other than the input that stay the same, too.
-        self._lingers = "before" in places[1:]
         self.ends = places[output] == "after"
         self.takes_constant = not self._joins
 
@@ -137,7 +165,11 @@ class Sequences:
             raise
 
     def keep_moments(self) -> None:
-        """Give signals at potentials for each moment, also where the drive is the same at all."""
+        """Give signals at potentials for each moment, also where the drive is the same at all.
+
+        A constant input then passes synapses once only where they drive spiking neurons that nothing fires before.
+        """
+        self.takes_constant &= not self._lingers
         for step in self._steps:
             step.sums = False
 
@@ -175,21 +207,17 @@ class Sequences:
         """
         if not self.neurons:
             return x, Clock(1, 1)
-        if x.dim() < 3 or not x.shape[0]:
-            raise CircuitError(
-                f"the input is {tuple(x.shape)}, and {type(self.neurons[0]).__name__} needs (time, batch, ...) with at "
-                "least one moment. Pass x.expand(time, *x.shape) for a constant input."
-            )
+        clock = clock_of(x)
         varies = any(getattr(step, "mode", step.module).training for step in self._varying)
         constant = x.stride(0) == 0 and self.takes_constant and not varies and not x.requires_grad
-        return (x[0] if constant else x.flatten(0, 1)), Clock(x.shape[0], x.shape[1])
+        return (x[0] if constant else x.flatten(0, 1)), clock
 
     def run(self, x: Tensor, respond: Callable[[Tensor, int], Tensor]) -> Tensor:
         """The output of a sequence, of a function that takes it folded, with the number of moments."""
         folded, clock = self.fold(x)
         with clocked(self.neurons, clock):
             y = respond(folded, clock.moments)
-        return y if self.ends else y.reshape(*clock, *y.shape[1:])
+        return unfolded(y, clock, self.ends)
 
     def rows(self, y: Tensor) -> Tensor:
         """Values of the output's shape with time x batch as one axis, where it has both."""
@@ -207,6 +235,12 @@ class Sequences:
         finally:
             for neuron, kept in zip(self.neurons, before, strict=True):
                 neuron.kept, neuron.continues = kept
+
+
+def _spikes_first(node: Node) -> bool:
+    """Whether these are spiking neurons that synapses drive; the rate of others stays the same where the drive does."""
+    first = next((step for step in node.steps if step.traits.in_time or step.traits.activation), None)
+    return isinstance(node, Layer) and hasattr(first, "reader")
 
 
 def _averaged(nodes: Sequence[Node], output: int) -> Iterator[tuple[Any, Any]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from apical.errors import CircuitError
 from apical.layers.moments import Clock
 from apical.layers.traits import has_traits
-from apical.options import check_ranges
+from apical.options import check_numbers, check_ranges
 
 
 @has_traits(elementwise=False, keeps_shape=False, in_time=True)
@@ -135,6 +135,7 @@ class SequenceDropout(TemporalNeuron):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
+        check_numbers("SequenceDropout", p=p)
         self.p = p
         check_ranges("SequenceDropout", self, {"p": (0 <= p < 1, "from 0 to below 1")})
 
@@ -142,4 +143,4 @@ class SequenceDropout(TemporalNeuron):
         return nn.functional.dropout(torch.ones_like(drive), self.p, self.training)
 
     def advance(self, drive: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return drive * state, state
+        return drive * state if self.training else drive, state  # a mask may go on from training
