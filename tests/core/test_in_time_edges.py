@@ -70,6 +70,59 @@ def test_a_constant_input_teaches_rates_that_stay_the_same_at_every_moment(rule,
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-13) for a, b in zip(*found, strict=True))
 
 
+def tail(early: bool, average: bool, decay: float = 0.7) -> list[nn.Module]:
+    """A read-out behind the last synapses, or before them."""
+    parts = [nn.Linear(7, 3), LeakyReadout(decay, average=average)]
+    return parts[::-1] if early else parts
+
+
+def means(rule, x: torch.Tensor, make) -> list[list[torch.Tensor]]:
+    """Updates where the model averages over time, and where the loss does."""
+    found = []
+    for average in (True, False):
+        torch.manual_seed(1)
+        model = make(average).double()
+        circuit = apical.Circuit(model, rule() if callable(rule) else rule, example=x)
+        y = circuit(x)
+        if circuit.rule.learns_from == "error":
+            F.cross_entropy(y if average else y.mean(0), LABELS).backward()
+        else:
+            generator = torch.Generator().manual_seed(0)
+            apical.losses.reward_prediction(y if average else y.mean(0), LABELS, generator=generator).backward()
+        found.append([own.grad for own in model.parameters()])
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rule", [name for name in TAKES_TIME if name not in ("burstprop", "burst_ccn")])
+@pytest.mark.parametrize("constant", [True, False])
+def test_signals_at_a_mean_of_spikes_reach_each_moment_by_its_part(rule, constant):
+    """A layer that a read-out averages, before its synapses and as the output."""
+    for last in (lambda average: tail(True, average), lambda average: [LeakyReadout(0.7, average=average)]):
+        inside, outside = means(
+            rule, sequence(5, constant=constant), lambda a, last=last: nn.Sequential(nn.Linear(5, 7), lif(), *last(a))
+        )
+        assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-13) for a, b in zip(inside, outside, strict=True))
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize(("rule", "most"), [("burst_ccn", 1e-9), ("burstprop", 0.02)])
+def test_an_averaged_output_saturates_by_its_own_errors(rule, most, early):
+    """Of many moments, too: an error of the mean is one error, and not one for each moment."""
+    x = sequence(5)[0].expand(60, 4, 5) / 3
+    inside, outside = means(rule, x, lambda a: nn.Sequential(nn.Linear(5, 7), lif(), *tail(early, a)))
+    assert all(torch.linalg.vector_norm(a - b) <= most * b.norm() for a, b in zip(inside, outside, strict=True))
+
+
+def test_the_modulator_of_an_averaged_output_is_the_error_of_the_reward():
+    torch.manual_seed(1)
+    circuit, seen = apical.Circuit(small(), "brainprop"), {}
+    y = circuit(sequence(5))
+    with circuit.observe(lambda layer, quantities: seen.update(quantities)):
+        ((y[:, 0] - 1).square() / 2).mean().backward()
+    assert torch.allclose(seen["neuromodulator"].abs().flatten(), (1 - y[:, 0]).abs())
+
+
 @pytest.mark.parametrize("kind", ["module", "weight", "norm"])
 def test_shared_parameters_of_neurons_learn_from_all_their_places_once(kind):
     torch.manual_seed(1)

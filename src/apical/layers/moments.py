@@ -128,6 +128,7 @@ class Sequences:
                 elif place == "before" and (step.traits.random or step.traits.memory):
                     self._varying.append(step)
             places.append(place)
+        self._places = places
         self.ends = places[output] == "after"
         self.takes_constant = not self._joins
 
@@ -154,8 +155,8 @@ class Sequences:
         before = [(part, dict(vars(part))) for part in (self, *self._steps)]
         for step in self._steps:
             step.through_time, step.late, step.sums = through_time, None, True
-        for step, reader in self._averaged:
-            step.reader, step.evenly = None if by_moment else reader, evenly
+        for step, reader, behind in self._averaged:
+            step.reader, step.evenly = None if by_moment else reader, evenly & behind
         self.takes_constant = not (self._joins or (by_moment and self._lingers))
         try:
             yield
@@ -163,6 +164,11 @@ class Sequences:
             for part, own in before:
                 vars(part).update(own)
             raise
+
+    def ended(self, node: Node, steps: int) -> bool:
+        """Whether a mean over time has been taken before, or by, the first so many steps of a node."""
+        own = [step.module.ends_time for step in node.steps[:steps] if step.traits.in_time]
+        return self._places[node.sources[0]] == "after" or any(own)
 
     def keep_moments(self) -> None:
         """Give signals at potentials for each moment, also where the drive is the same at all.
@@ -175,8 +181,8 @@ class Sequences:
 
     def share_evenly(self) -> None:
         """Give each moment an equal part of a signal at the mean of spikes."""
-        for step, _ in self._averaged:
-            step.evenly = True
+        for step, _, behind in self._averaged:
+            step.evenly = behind
 
     def by_moment(self, signal: Tensor, moments: int) -> Tensor:
         """A signal at the mean of spikes, (batch, ...), at each moment by its part in the mean: (time * batch, ...)."""
@@ -243,18 +249,21 @@ def _spikes_first(node: Node) -> bool:
     return isinstance(node, Layer) and hasattr(first, "reader")
 
 
-def _averaged(nodes: Sequence[Node], output: int) -> Iterator[tuple[Any, Any]]:
-    """The steps of spiking neurons of which only a mean over time is read, each with the read-out's step."""
+def _averaged(nodes: Sequence[Node], output: int) -> Iterator[tuple[Any, Any, bool]]:
+    """The steps of spiking neurons of which only a mean over time is read, each with the read-out's step.
+
+    The last is whether that stands behind synapses: signals at the layer's rate then arrive before it.
+    """
     used = [source for node in nodes for source in node.sources]
     for node in nodes:
         for below, step in pairwise(node.steps):
             if hasattr(below, "reader") and hasattr(step, "shares"):
-                yield below, step
+                yield below, step, False
         source = node.sources[0]
         linear = isinstance(node, Layer) and type(node.synapses) is LinearSynapses and source > 0
         if linear and used.count(source) == 1 and source != output and hasattr(next(iter(node.steps), None), "shares"):
             fired = dropwhile(lambda step: step.traits.moves, reversed(nodes[source - 1].steps))
-            yield from ((step, node.steps[0]) for step in islice(fired, 1) if hasattr(step, "reader"))
+            yield from ((step, node.steps[0], True) for step in islice(fired, 1) if hasattr(step, "reader"))
 
 
 def at_rows(signal: Tensor, rows: int, moments: int) -> Tensor:

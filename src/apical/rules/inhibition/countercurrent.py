@@ -119,7 +119,7 @@ class CountercurrentInhibition(Sweep):
         self._areas = {layer.index: (layer.firing_place, layer.floor) for layer in hidden}
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        samples = wiring.samples(state, error)
+        samples = [wiring.samples(state, error, ended) for ended in (False, True)]
         walk = wiring.backward(state, error)
         for layer, own in walk:
             mismatch = walk.receive(layer)
@@ -130,12 +130,13 @@ class CountercurrentInhibition(Sweep):
             yield from walk.credits()
 
     def _inhibit(
-        self, wiring: Wiring, walk: BackwardPass, layer: Layer, own: NodeState, mismatch: Tensor, samples: float
+        self, wiring: Wiring, walk: BackwardPass, layer: Layer, own: NodeState, mismatch: Tensor, units: list[float]
     ) -> Tensor:
         """The teaching signal at the soma, for a mismatch at the layer's rate in units of the loss."""
         if layer.index not in self._areas:
             return walk.somatic(layer, own, mismatch)
         place, floor = self._areas[layer.index]
+        samples = units[wiring.sequences.ended(layer, place + 1)]
         if place + 1 < len(layer.steps):
             mismatch = walk.through(layer, own, mismatch, slice(place + 1, None))
         rate = None if floor is None else layer.steps[place].output(own.saved[place])
