@@ -2,6 +2,7 @@
 
 import copy
 from fractions import Fraction
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 import apical
 from apical import rules
 from apical.errors import CircuitError, ConfigError
-from apical.neurons import ALIF, LIF, LeakyReadout, OverTime, SequenceDropout
+from apical.neurons import ALIF, LIF, LeakyReadout, OverTime, SequenceDropout, TemporalNeuron
 
 LABELS = torch.tensor([0, 1, 2, 0])
 TAKES_TIME = [name for name in rules.names() if rules.get(name).takes_time]
@@ -190,6 +191,46 @@ def test_a_mask_of_a_stream_is_not_used_in_evaluation():
         assert torch.allclose(circuit(sequence(5)), circuit.model[1](sequence(5)))
 
 
+class Named(NamedTuple):
+    potential: torch.Tensor
+
+
+class Leaky(TemporalNeuron):
+    """A neuron with a state of a kind."""
+
+    def __init__(self, kind) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def start(self, drive):
+        return self.kind(potential=torch.zeros_like(drive))
+
+    def advance(self, drive, state):
+        before = state.potential if isinstance(state, Named) else state["potential"]
+        return before, self.kind(potential=0.5 * before + drive)
+
+
+def in_pieces(model: nn.Module) -> torch.Tensor:
+    circuit, x = apical.Circuit(model.double(), "backprop"), sequence(5)
+    circuit.continue_state()
+    return torch.cat([circuit(x[:2]), circuit(x[2:])])
+
+
+def test_a_state_of_named_parts_continues():
+    model = nn.Sequential(nn.Linear(5, 6), Leaky(Named), nn.Linear(6, 3))
+    whole = apical.Circuit(copy.deepcopy(model).double(), "backprop")(sequence(5))
+    assert torch.allclose(in_pieces(model), whole, atol=1e-12)
+
+
+def twice() -> nn.Sequential:
+    neuron = lif()
+    return nn.Sequential(nn.Linear(5, 6), neuron, nn.Linear(6, 6), neuron)
+
+
+def kept_along_time() -> None:
+    apical.continual.DER(size=8).attach(apical.Circuit(small(), "backprop"), F.cross_entropy)
+
+
 class Reads(nn.Module):
     """Neurons whose model takes the last of all rows, or their mean."""
 
@@ -220,6 +261,9 @@ def averaged_later() -> None:
         (lambda: OverTime(Reads(lambda y: y[-1]).double())(sequence(5)), CircuitError, "first axis"),
         (lambda: apical.Circuit(Reads(lambda y: y.mean(0)).double(), "backprop")(sequence(5)), CircuitError, "axis"),
         (averaged_later, CircuitError, "average="),
+        (lambda: in_pieces(twice()), CircuitError, "used twice"),
+        (lambda: in_pieces(nn.Sequential(nn.Linear(5, 6), Leaky(dict))), CircuitError, "not a dict"),
+        (kept_along_time, ConfigError, "first axis"),
         (lambda: SequenceDropout("half"), ConfigError, "p is a str"),
         (lambda: SequenceDropout(torch.tensor(0.5)), ConfigError, "p is a Tensor"),
     ],

@@ -199,7 +199,15 @@ class Sequences:
                 step.late = width
 
     def continue_state(self, continues: bool) -> None:
-        """Begin each sequence with the state in which the last one ended; False forgets it."""
+        """Begin each sequence with the state in which the last one ended; False forgets it.
+
+        Raises:
+            CircuitError: a neuron that would continue is used twice.
+        """
+        if continues and len(set(self.neurons)) < len(self.neurons):
+            raise CircuitError(
+                "a neuron with a memory is used twice, and keeps one state. Use a module for each place."
+            )
         for neuron in self.neurons:
             neuron.continue_state(continues)
 

@@ -96,11 +96,8 @@ def frames(times: Tensor, places: Tensor, moments: int, *, shape: tuple[int, ...
         raise DataError(
             f"frames: {tuple(times.shape)} times for {tuple(places.shape)} places. Pass one of each an event."
         )
-    if len(times) and (
-        not float(times.min()) >= 0
-        or places.is_floating_point()
-        or not 0 <= int(places.min()) <= int(places.max()) < size
-    ):
+    known = not places.is_floating_point() and ((places >= 0) & (places < size) & (times >= 0)).all()
+    if len(times) and not known:
         raise DataError(
             f"frames: a time is negative or NaN, or a place is not an integer from 0 to {size - 1}. Check the "
             "recording."

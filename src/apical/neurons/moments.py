@@ -119,8 +119,16 @@ class TemporalNeuron(nn.Module, ABC):
 
 
 def copied(state: Any) -> Any:
-    """A copy of a state, a tensor or several, without its graph."""
-    return state.detach().clone() if isinstance(state, Tensor) else tuple(part.detach().clone() for part in state)
+    """A copy of a state, a tensor or a tuple of states, without its graph.
+
+    Raises:
+        CircuitError: it is something else.
+    """
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if not isinstance(state, tuple):
+        raise CircuitError(f"a state that continues is a tensor or a tuple of tensors, not a {type(state).__name__}.")
+    return type(state)(*map(copied, state)) if hasattr(state, "_fields") else tuple(map(copied, state))
 
 
 class SequenceDropout(TemporalNeuron):
