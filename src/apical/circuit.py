@@ -98,7 +98,7 @@ class Circuit(nn.Module):
         self.check_finite = check_finite
         self.loss_scale = loss_scale
         self.model = model
-        graph, batch_axis = trace(model, teach_input=teach_input), folded_axis(model, batch_axis)
+        batch_axis, graph = folded_axis(model, batch_axis), trace(model, teach_input=teach_input)
         self.wiring = Wiring(graph, batch_axis=batch_axis, reduction=reduction, teach_input=teach_input)
         self.training = model.training
         self._model_watch = ModelWatch(model)
@@ -218,7 +218,8 @@ class Circuit(nn.Module):
     def _warn_of_lasting_state(self, x: Tensor, compiling: bool = False) -> None:
         if self._may_remember and x.numel() and not compiling:  # an empty batch shows nothing
             self._may_remember = False
-            warn_of_lasting_state(self.model, x)
+            with self.wiring.sequences.at_rest():  # what continue_state() keeps was asked for
+                warn_of_lasting_state(self.model, x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output for an input: (batch, ...) to the shape of the model's output.
@@ -360,9 +361,8 @@ class Circuit(nn.Module):
         gradients: list[Tensor | None] = [None] * len(self._parameters_at)
         increments: dict[int, int] = {}
         rule: LearningRule = self._modules["rule"]  # type: ignore[assignment]
-        wiring, requires_grad = self.wiring, state.plan.requires_grad
+        wiring, requires_grad, signals = self.wiring, state.plan.requires_grad, [error]
         check = self.check_finite and not torch.compiler.is_compiling()
-        signals = [error]
         propagates, needs_signal, observers = rule.propagates, state.plan.needs_signal, wiring.observers
         for credit in wiring.modulated(rule.assign_credit(wiring, state, error)):
             if observers:

@@ -152,13 +152,16 @@ class Wiring:
 
     # The batch
 
-    def samples(self, state: ForwardState, error: Tensor) -> float:
+    def samples(self, state: ForwardState, error: Tensor, ended: bool = True) -> float:
         """The number by which the loss divided each sample's derivative: of a mean, the batch size.
 
-        Of a sequence: of each moment's, also where the output is the mean over time.
+        Args:
+            state: of the forward pass.
+            error: at the output.
+            ended: of the output's derivatives; False: of each moment's, also where the output is the mean over time.
         """
         found = divisor(self.reduction, error, state.batch_axis(self.output))
-        return found * state.moments if self.sequences.ends else found
+        return found if ended or not self.sequences.ends else found * state.moments
 
     def batch_size(self, state: ForwardState, error: Tensor) -> int:
         """How many samples the batch has."""

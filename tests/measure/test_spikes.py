@@ -67,6 +67,13 @@ def test_synapses_whose_weights_are_computed_are_counted_as_others():
     assert found.events["0"] == events_one_by_one(x, model[0].weight)
 
 
+def test_neurons_that_are_used_twice_have_two_trains():
+    neuron = LIF()
+    model = nn.Sequential(nn.Linear(3, 4), neuron, nn.Linear(4, 5), neuron)
+    found = measure.spikes(OverTime(model), torch.rand(6, 2, 3))
+    assert {name: train.shape[2] for name, train in found.trains.items()} == {"1": 4, "1:2": 5}
+
+
 def test_a_network_that_does_not_fire_is_refused():
     with pytest.raises(CircuitError, match="no neuron fires"):
         measure.spikes(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.rand(4, 3))

@@ -37,6 +37,24 @@ def test_events_are_counted_in_frames():
     assert found.tolist() == [[[1, 0], [0, 1]], [[0, 0], [0, 1]]]
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_as_right_as_its_values(kind):
+    values = torch.tensor([1e-3, 0.01, 0.5, 1.0], dtype=kind)
+    generator = torch.Generator().manual_seed(0)
+    spikes = encoders.bernoulli(values[:1].expand(100_000), 20, generator=generator)
+    assert spikes.dtype == kind
+    assert spikes.double().mean().item() == pytest.approx(1e-3, rel=0.1)
+    for moments in (300, 4097):
+        assert encoders.latency(values, moments).sum(0).tolist() == [1, 1, 1, 1]
+
+
+def test_pixels_fall_as_they_rise():
+    for kind in (torch.uint8, torch.int16, torch.float32):
+        found = encoders.threshold_crossing(torch.tensor([5, 3, 5, 5], dtype=kind), 2.0)
+        assert found.dtype == kind
+        assert found.tolist() == [[0, 0], [0, 1], [1, 0], [0, 0]]
+
+
 @pytest.mark.parametrize(
     ("make", "fact"),
     [
@@ -48,6 +66,8 @@ def test_events_are_counted_in_frames():
         (lambda: encoders.frames(torch.tensor([float("nan")]), torch.tensor([0]), 2, shape=(2,), duration=1.0), "NaN"),
         (lambda: encoders.frames(torch.zeros(2), torch.zeros(3).long(), 2, shape=(2,), duration=1.0), "places"),
         (lambda: encoders.frames(torch.zeros(1), torch.tensor([2]), 2, shape=(2,), duration=1.0), "place"),
+        (lambda: encoders.frames(torch.zeros(1), torch.tensor([0.5]), 2, shape=(2,), duration=1.0), "an integer"),
+        (lambda: encoders.frames(torch.zeros(1), torch.tensor([float("nan")]), 2, shape=(2,), duration=1.0), "integer"),
     ],
 )
 def test_what_cannot_be_encoded_is_refused(make, fact):

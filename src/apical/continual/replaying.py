@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from apical.continual.refusals import check_strengths, require_free_error, require_loss, require_mean
 from apical.continual.reservoir import Reservoir
-from apical.errors import CheckpointError
+from apical.errors import CheckpointError, ConfigError
+from apical.layers.over_time import as_it_is, temporal_neurons
 from apical.optim.consolidation import Assumptions, Protection
 from apical.optim.consolidation.protection import Data, LossOfLabels, refuse_loss_scale
 from apical.options import check_ranges
@@ -24,7 +25,7 @@ class Remembering(Protection):
         seed: of what is kept and drawn. The draws are the protection's own: they change no others.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range; when it is attached, the circuit takes (time, batch, ...).
     """
 
     def __init__(self, *, size: int = 500, batch: int | None = None, seed: int = 0) -> None:
@@ -40,6 +41,11 @@ class Remembering(Protection):
 
     def attach(self, circuit: nn.Module, loss: LossOfLabels) -> None:
         require_mean(self.name, circuit)
+        if temporal_neurons(circuit) and getattr(circuit, "encode", as_it_is) is as_it_is:
+            raise ConfigError(
+                f"{self.name}: the circuit takes (time, batch, ...), and examples are kept along the first axis. Build "
+                "it of an apical.neurons.OverTime(model, encode), which takes (batch, ...)."
+            )
         super().attach(circuit, loss)
         self.memory = Reservoir(self.size, self.seed)
         self._largest = 0

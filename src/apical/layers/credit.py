@@ -78,10 +78,11 @@ class Credit(NamedTuple):
 
 
 def neuron_credits(nodes: Sequence[Node], derivatives: Derivatives) -> list[Credit]:
-    """Credit for the neurons whose own parameters learn, one a node."""
+    """Credit for the neurons whose own parameters learn, one a node; of a shared one the first node has the sum."""
     found = []
+    left = dict(derivatives)
     for node in nodes:
-        own = {index: derivatives[index] for index in node.neuron_indices if index in derivatives}
+        own = {index: left.pop(index) for index in node.neuron_indices if index in left}
         if own:
             found.append(Credit(node, derivatives=own))
     return found

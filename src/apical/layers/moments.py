@@ -26,6 +26,35 @@ class Clocked(Protocol):
     ends_time: bool
 
 
+def clock_of(x: Tensor, axes: int = 3) -> Clock:
+    """The moments and the samples of an input with at least so many axes.
+
+    Raises:
+        CircuitError: it has no time, or no moment.
+    """
+    if x.dim() < axes or not x.shape[0]:
+        raise CircuitError(
+            f"the input is {tuple(x.shape)}, and neurons with a memory need (time, batch, ...) with at least one "
+            "moment. Pass x.expand(time, *x.shape) for a constant input."
+        )
+    return Clock(x.shape[0], x.shape[1])
+
+
+def unfolded(y: Tensor, clock: Clock, ends: bool) -> Tensor:
+    """An output of a model for one moment, (time * batch, ...), as (time, batch, ...); one that `ends` time stays.
+
+    Raises:
+        CircuitError: it has another number of rows.
+    """
+    if not y.dim() or len(y) != (clock.batch if ends else clock.moments * clock.batch):
+        raise CircuitError(
+            f"the output is {tuple(y.shape)} for {clock.moments} moments of {clock.batch} samples: the model changes "
+            "the first axis, which holds time x batch. Keep it, and average over time by a LeakyReadout or behind the "
+            "model; where average= of a read-out was changed, build the circuit again."
+        )
+    return y if ends else y.reshape(*clock, *y.shape[1:])
+
+
 @contextmanager
 def clocked(neurons: Sequence[Clocked], clock: Clock | None) -> Iterator[None]:
     """Run these neurons by a clock, and by the one before afterwards."""
@@ -73,7 +102,7 @@ class Sequences:
         self.neurons: list[Any] = []
         self._steps: list[Any] = []
         self._averaged = list(_averaged(nodes, output))
-        self._joins = False
+        self._joins = self._lingers = False
         self._varying: list[Any] = []  # steps before the first neurons that draw or move statistics while they train
         places = ["before"]  # of every value: before the first neurons with a memory, in time, or after it has ended
         for node in nodes:
@@ -84,6 +113,7 @@ class Sequences:
                     "neither."
                 )
             self._joins |= len(arriving) > 1
+            self._lingers |= arriving == {"before"} and not _spikes_first(node)
             place = "in time" if len(arriving) > 1 else next(iter(arriving))
             for step in node.steps:
                 if step.traits.in_time:
@@ -98,8 +128,7 @@ class Sequences:
                 elif place == "before" and (step.traits.random or step.traits.memory):
                     self._varying.append(step)
             places.append(place)
-        # Rates other than the input that stay the same, too.
-        self._lingers = "before" in places[1:]
+        self._places = places
         self.ends = places[output] == "after"
         self.takes_constant = not self._joins
 
@@ -126,8 +155,8 @@ class Sequences:
         before = [(part, dict(vars(part))) for part in (self, *self._steps)]
         for step in self._steps:
             step.through_time, step.late, step.sums = through_time, None, True
-        for step, reader in self._averaged:
-            step.reader, step.evenly = None if by_moment else reader, evenly
+        for step, reader, behind in self._averaged:
+            step.reader, step.evenly = None if by_moment else reader, evenly & behind
         self.takes_constant = not (self._joins or (by_moment and self._lingers))
         try:
             yield
@@ -136,15 +165,24 @@ class Sequences:
                 vars(part).update(own)
             raise
 
+    def ended(self, node: Node, steps: int) -> bool:
+        """Whether a mean over time has been taken before, or by, the first so many steps of a node."""
+        own = [step.module.ends_time for step in node.steps[:steps] if step.traits.in_time]
+        return self._places[node.sources[0]] == "after" or any(own)
+
     def keep_moments(self) -> None:
-        """Give signals at potentials for each moment, also where the drive is the same at all."""
+        """Give signals at potentials for each moment, also where the drive is the same at all.
+
+        A constant input then passes synapses once only where they drive spiking neurons that nothing fires before.
+        """
+        self.takes_constant &= not self._lingers
         for step in self._steps:
             step.sums = False
 
     def share_evenly(self) -> None:
         """Give each moment an equal part of a signal at the mean of spikes."""
-        for step, _ in self._averaged:
-            step.evenly = True
+        for step, _, behind in self._averaged:
+            step.evenly = behind
 
     def by_moment(self, signal: Tensor, moments: int) -> Tensor:
         """A signal at the mean of spikes, (batch, ...), at each moment by its part in the mean: (time * batch, ...)."""
@@ -161,7 +199,15 @@ class Sequences:
                 step.late = width
 
     def continue_state(self, continues: bool) -> None:
-        """Begin each sequence with the state in which the last one ended; False forgets it."""
+        """Begin each sequence with the state in which the last one ended; False forgets it.
+
+        Raises:
+            CircuitError: a neuron that would continue is used twice.
+        """
+        if continues and len(set(self.neurons)) < len(self.neurons):
+            raise CircuitError(
+                "a neuron with a memory is used twice, and keeps one state. Use a module for each place."
+            )
         for neuron in self.neurons:
             neuron.continue_state(continues)
 
@@ -175,21 +221,17 @@ class Sequences:
         """
         if not self.neurons:
             return x, Clock(1, 1)
-        if x.dim() < 3 or not x.shape[0]:
-            raise CircuitError(
-                f"the input is {tuple(x.shape)}, and {type(self.neurons[0]).__name__} needs (time, batch, ...) with at "
-                "least one moment. Pass x.expand(time, *x.shape) for a constant input."
-            )
+        clock = clock_of(x)
         varies = any(getattr(step, "mode", step.module).training for step in self._varying)
         constant = x.stride(0) == 0 and self.takes_constant and not varies and not x.requires_grad
-        return (x[0] if constant else x.flatten(0, 1)), Clock(x.shape[0], x.shape[1])
+        return (x[0] if constant else x.flatten(0, 1)), clock
 
     def run(self, x: Tensor, respond: Callable[[Tensor, int], Tensor]) -> Tensor:
         """The output of a sequence, of a function that takes it folded, with the number of moments."""
         folded, clock = self.fold(x)
         with clocked(self.neurons, clock):
             y = respond(folded, clock.moments)
-        return y if self.ends else y.reshape(*clock, *y.shape[1:])
+        return unfolded(y, clock, self.ends)
 
     def rows(self, y: Tensor) -> Tensor:
         """Values of the output's shape with time x batch as one axis, where it has both."""
@@ -209,18 +251,27 @@ class Sequences:
                 neuron.kept, neuron.continues = kept
 
 
-def _averaged(nodes: Sequence[Node], output: int) -> Iterator[tuple[Any, Any]]:
-    """The steps of spiking neurons of which only a mean over time is read, each with the read-out's step."""
+def _spikes_first(node: Node) -> bool:
+    """Whether these are spiking neurons that synapses drive; the rate of others stays the same where the drive does."""
+    first = next((step for step in node.steps if step.traits.in_time or step.traits.activation), None)
+    return isinstance(node, Layer) and hasattr(first, "reader")
+
+
+def _averaged(nodes: Sequence[Node], output: int) -> Iterator[tuple[Any, Any, bool]]:
+    """The steps of spiking neurons of which only a mean over time is read, each with the read-out's step.
+
+    The last is whether that stands behind synapses: signals at the layer's rate then arrive before it.
+    """
     used = [source for node in nodes for source in node.sources]
     for node in nodes:
         for below, step in pairwise(node.steps):
             if hasattr(below, "reader") and hasattr(step, "shares"):
-                yield below, step
+                yield below, step, False
         source = node.sources[0]
         linear = isinstance(node, Layer) and type(node.synapses) is LinearSynapses and source > 0
         if linear and used.count(source) == 1 and source != output and hasattr(next(iter(node.steps), None), "shares"):
             fired = dropwhile(lambda step: step.traits.moves, reversed(nodes[source - 1].steps))
-            yield from ((step, node.steps[0]) for step in islice(fired, 1) if hasattr(step, "reader"))
+            yield from ((step, node.steps[0], True) for step in islice(fired, 1) if hasattr(step, "reader"))
 
 
 def at_rows(signal: Tensor, rows: int, moments: int) -> Tensor:

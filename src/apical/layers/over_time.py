@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from apical.errors import CircuitError, ConfigError
-from apical.layers.moments import Clock, clocked
+from apical.layers.moments import clock_of, clocked, unfolded
 
 
 def temporal_neurons(model: nn.Module) -> list[Any]:
@@ -56,17 +56,28 @@ class OverTime(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.encode(x)
         neurons = temporal_neurons(self.model)
-        clock = Clock(*x.shape[:2])
+        clock = clock_of(x, 2)  # numbers alone may be what an embedding takes
         with clocked(neurons, clock):
             y: Tensor = self.model(x.flatten(0, 1))
         # A read-out that averages may lie beside the way to the output, which then has all moments.
-        ends = len(y) == clock.batch and any(neuron.ends_time for neuron in neurons)
-        return y if ends else y.reshape(*clock, *y.shape[1:])
+        ends = y.shape[:1] == (clock.batch,) and any(neuron.ends_time for neuron in neurons)
+        return unfolded(y, clock, ends)
 
 
 def written_for_one_moment(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """The model inside an `OverTime`, or a model itself, and how its input is encoded."""
-    return (model.model, model.encode) if isinstance(model, OverTime) else (model, as_it_is)
+    """The model inside an `OverTime`, or a model itself, and how its input is encoded.
+
+    Raises:
+        CircuitError: an `OverTime` of a model whose neurons have no memory.
+    """
+    if not isinstance(model, OverTime):
+        return model, as_it_is
+    if not temporal_neurons(model):
+        raise CircuitError(
+            f"OverTime: no neuron of its {type(model.model).__name__} has a memory, such as LIF and LeakyReadout have. "
+            "Give it some, or build the circuit of the model itself."
+        )
+    return model.model, model.encode
 
 
 def folded_axis(model: nn.Module, batch_axis: int) -> int:
@@ -78,7 +89,14 @@ def folded_axis(model: nn.Module, batch_axis: int) -> int:
 
     Raises:
         ConfigError: it is another in time.
+        CircuitError: a part of the model is an `OverTime`.
     """
+    for path, module in model.named_modules():
+        if isinstance(module, OverTime):
+            raise CircuitError(
+                f"{path or 'the model'}: an OverTime inside of a circuit's model, which is written for one moment. "
+                "Wrap the whole model in one OverTime."
+            )
     if not temporal_neurons(model):
         return batch_axis
     if batch_axis > 1:

@@ -149,7 +149,8 @@ def closed_form(*modules: type[nn.Module]) -> Callable[[_Maker], _Maker]:
 
 def closed_form_of(module: nn.Module) -> Step | None:
     """The closed form of a module, or None where there is none."""
-    maker = None if "forward" in vars(module) else _CLOSED_FORMS.get(type(module))
+    own = {"forward", "start", "advance", "integrate"}
+    maker = None if own & vars(module).keys() else _CLOSED_FORMS.get(type(module))
     return None if maker is None or computes_weights(module) else maker(module)
 
 

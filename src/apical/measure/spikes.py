@@ -81,6 +81,7 @@ def spikes(network: nn.Module, x: Tensor) -> Spikes:
     synapses: dict[str, float] = {}
 
     def fired(name: str, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        name = name if name not in trains else f"{name}:{len(trains) + 1}"  # a module that is used again
         trains[name] = output.reshape(moments, samples, *output.shape[1:]).bool()
 
     def delivered(name: str, own: Synapses, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:

@@ -30,7 +30,8 @@ def bernoulli(rates: Tensor, moments: int, *, generator: torch.Generator | None 
     """
     _check_moments("bernoulli", moments)
     _check_range("bernoulli", rates)
-    drawn = torch.rand(moments, *rates.shape, generator=generator, dtype=rates.dtype, device=rates.device)
+    kind = _precise(rates).dtype  # draws of half precision would be too coarse for small rates
+    drawn = torch.rand(moments, *rates.shape, generator=generator, dtype=kind, device=rates.device)
     return (drawn < rates).to(rates.dtype)
 
 
@@ -46,7 +47,7 @@ def latency(values: Tensor, moments: int) -> Tensor:
     """
     _check_moments("latency", moments)
     _check_range("latency", values)
-    first = ((1 - values) * moments).floor().clamp(max=moments - 1)
+    first = ((1 - _precise(values)) * moments).long().clamp(max=moments - 1)
     times = torch.arange(moments, device=values.device).view(-1, *[1] * values.dim())
     return ((times == first) & (values > 0)).to(values.dtype)
 
@@ -65,11 +66,12 @@ def threshold_crossing(signal: Tensor, threshold: float) -> Tensor:
     if not len(signal) or not signal.isfinite().all():
         raise DataError("threshold_crossing: the signal is empty, or has NaN or infinity. Replace them.")
     spikes = signal.new_zeros(*signal.shape, 2)
-    level = signal[0].clone()
+    values = signal if signal.is_floating_point() else signal.long()  # differences have signs
+    level = values[0]
     for moment in range(1, len(signal)):
-        up = signal[moment] - level >= threshold
-        down = level - signal[moment] >= threshold
-        level = torch.where(up | down, signal[moment], level)
+        up = values[moment] - level >= threshold
+        down = level - values[moment] >= threshold
+        level = torch.where(up | down, values[moment], level)
         spikes[moment] = torch.stack([up, down], -1).to(signal.dtype)
     return spikes
 
@@ -94,15 +96,22 @@ def frames(times: Tensor, places: Tensor, moments: int, *, shape: tuple[int, ...
         raise DataError(
             f"frames: {tuple(times.shape)} times for {tuple(places.shape)} places. Pass one of each an event."
         )
-    if len(times) and (not float(times.min()) >= 0 or int(places.min()) < 0 or int(places.max()) >= size):
+    known = not places.is_floating_point() and ((places >= 0) & (places < size) & (times >= 0)).all()
+    if len(times) and not known:
         raise DataError(
-            f"frames: a time is negative or NaN, or a place is not from 0 to {size - 1}. Check the recording."
+            f"frames: a time is negative or NaN, or a place is not an integer from 0 to {size - 1}. Check the "
+            "recording."
         )
     kept = times < duration
     frame = (times[kept] * (moments / duration)).long().clamp(max=moments - 1)
     counts = torch.zeros(moments * size, device=times.device)
     counts.index_add_(0, frame * size + places[kept], torch.ones(len(frame), device=times.device))
     return counts.view(moments, *shape)
+
+
+def _precise(values: Tensor) -> Tensor:
+    """Values in float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _check_moments(name: str, moments: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from apical.errors import CircuitError
 from apical.layers.moments import Clock
 from apical.layers.traits import has_traits
-from apical.options import check_ranges
+from apical.options import check_numbers, check_ranges
 
 
 @has_traits(elementwise=False, keeps_shape=False, in_time=True)
@@ -119,8 +119,16 @@ class TemporalNeuron(nn.Module, ABC):
 
 
 def copied(state: Any) -> Any:
-    """A copy of a state, a tensor or several, without its graph."""
-    return state.detach().clone() if isinstance(state, Tensor) else tuple(part.detach().clone() for part in state)
+    """A copy of a state, a tensor or a tuple of states, without its graph.
+
+    Raises:
+        CircuitError: it is something else.
+    """
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if not isinstance(state, tuple):
+        raise CircuitError(f"a state that continues is a tensor or a tuple of tensors, not a {type(state).__name__}.")
+    return type(state)(*map(copied, state)) if hasattr(state, "_fields") else tuple(map(copied, state))
 
 
 class SequenceDropout(TemporalNeuron):
@@ -135,6 +143,7 @@ class SequenceDropout(TemporalNeuron):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
+        check_numbers("SequenceDropout", p=p)
         self.p = p
         check_ranges("SequenceDropout", self, {"p": (0 <= p < 1, "from 0 to below 1")})
 
@@ -142,4 +151,4 @@ class SequenceDropout(TemporalNeuron):
         return nn.functional.dropout(torch.ones_like(drive), self.p, self.training)
 
     def advance(self, drive: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return drive * state, state
+        return drive * state if self.training else drive, state  # a mask may go on from training

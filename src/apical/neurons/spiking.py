@@ -68,7 +68,7 @@ class LIF(TemporalNeuron):
         check_choice(owner, "reset", reset, RESETS)
         check_positive(owner, threshold=threshold)
         check_numbers(owner, decay=decay)
-        self.decay, self.threshold, self.reset, self.detach_reset = decay, threshold, reset, detach_reset
+        self.decay, self.threshold, self.reset, self.detach_reset = float(decay), float(threshold), reset, detach_reset
         check_ranges(owner, self, {"decay": (0 <= decay <= 1, "from 0 to 1")})
         self.surrogate = surrogate_of(surrogate, owner)
         if recurrent is not None and not _is_recurrent(recurrent):
@@ -139,15 +139,9 @@ class ALIF(LIF):
     ) -> None:
         super().__init__(decay, threshold, **options)
         check_numbers("ALIF", adaptation=adaptation, strength=strength)
-        self.adaptation, self.strength = adaptation, strength
-        check_ranges(
-            "ALIF",
-            self,
-            {
-                "adaptation": (0 <= adaptation <= 1, "from 0 to 1"),
-                "strength": (0 <= strength < math.inf, "finite and not negative"),
-            },
-        )
+        self.adaptation, self.strength = float(adaptation), float(strength)
+        check_ranges("ALIF", self, {"adaptation": (0 <= adaptation <= 1, "from 0 to 1")})
+        check_ranges("ALIF", self, {"strength": (0 <= strength < math.inf, "finite and not negative")})
 
     def start(self, drive: Tensor) -> Any:
         return (*super().start(drive), torch.zeros_like(drive))
@@ -175,9 +169,12 @@ class LeakyReadout(TemporalNeuron):
     def __init__(self, decay: float = 0.9, *, average: bool = True) -> None:
         super().__init__()
         check_numbers("LeakyReadout", decay=decay)
-        self.decay, self.average = decay, average
+        self.decay, self.average = float(decay), average
         check_ranges("LeakyReadout", self, {"decay": (0 <= decay <= 1, "from 0 to 1")})
-        self.ends_time = average
+
+    @property
+    def ends_time(self) -> bool:  # type: ignore[override]
+        return self.average
 
     def start(self, drive: Tensor) -> Tensor:
         return torch.zeros_like(drive)

@@ -261,7 +261,7 @@ class SpikingStep(OverMoments):
             bend: see `taught`.
         """
         neuron, (v, s, a) = self.module, saved[:3]
-        back, sums = self._weights_back(), out.dim() < v.dim()
+        back, sums = self._weights_back(v), out.dim() < v.dim()
         potentials = v[:, piece].unbind()
         spikes = None if s is None else s[:, piece].unbind()
         levels = [None] * len(v) if a is None else a[:, piece].unbind()
@@ -304,11 +304,12 @@ class SpikingStep(OverMoments):
         by_spikes = here - kept * neuron.decay  # surrogate_t gs_t
         adapting.mul_(neuron.adaptation).sub_(by_spikes, alpha=neuron.strength)
 
-    def _weights_back(self) -> Tensor | None:
+    def _weights_back(self, like: Tensor) -> Tensor | None:
+        """The weights by which errors travel back in time, in the type of the potentials (autocast)."""
         recurrent = self.module.recurrent
         if recurrent is None or self.through_time is None:
             return None
-        return recurrent.weight.detach() if isinstance(self.through_time, str) else self.through_time
+        return (recurrent.weight.detach() if isinstance(self.through_time, str) else self.through_time).to(like.dtype)
 
     def _taught_at_end(self, signal: Tensor, saved: Saved) -> Tensor:
         """The sum of the signals over moments times how the neuron changes at the end, at the last moment."""

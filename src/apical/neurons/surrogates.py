@@ -21,7 +21,7 @@ class Surrogate(ABC):
 
     @abstractmethod
     def derivative(self, v: Tensor) -> Tensor:
-        """The derivative at each distance; `v` may be overwritten."""
+        """The derivative at each distance, of the same shape and type; `v` may be overwritten."""
 
     def prepared(self, like: Tensor) -> Callable[[Tensor], Tensor]:
         """`derivative` for many tensors like this one, under no_grad."""

@@ -212,9 +212,7 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
                     "without label smoothing, or squared error to one-hot targets, or DirectFeedbackAlignment, which "
                     "needs no target."
                 )
-        # Of an output that is a mean over time each moment receives its share, which samples() has in it already.
-        shares = state.moments if wiring.sequences.ends else 1
-        return target.mul_(-shares / wiring.samples(state, error))
+        return target.mul_(-1 / wiring.samples(state, error))
 
 
 def _target(y: Tensor, error: Tensor) -> Tensor:

@@ -156,18 +156,17 @@ class BurstCCN(Bursts):
             self.event_weights.hold(layer, apart, learned=self.events == "learned")
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        samples = wiring.samples(state, error)
-        unit = self.error_scale * samples
+        samples = [wiring.samples(state, error, ended) for ended in (False, True)]
         walk = wiring.backward(state, error)
         for layer, own in walk:
-            yield from self._visit(wiring, walk, layer, own, unit, samples)
+            yield from self._visit(wiring, walk, layer, own, samples[self._populations[layer.index].ended])
             del own
         yield from walk.credits()
 
     def _visit(
-        self, wiring: Wiring, walk: BackwardPass, layer: Layer, own: NodeState, unit: float, samples: float
+        self, wiring: Wiring, walk: BackwardPass, layer: Layer, own: NodeState, samples: float
     ) -> Iterator[Credit]:
-        potential = walk.receive(layer)
+        potential, unit = walk.receive(layer), self.error_scale * samples
         if potential is None:
             return
         population = self._populations[layer.index]

@@ -138,10 +138,10 @@ class Burstprop(Bursts):
                 self.recurrent_weights.hold(layer, layer.weight.detach().new_zeros(units, units), learned=True)
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        units = self._units(wiring.samples(state, error))
+        units = [self._units(wiring.samples(state, error, ended)) for ended in (False, True)]
         walk = wiring.backward(state, (error, torch.zeros_like(error)))
         for layer, own in walk:
-            yield from self._visit(wiring, walk, layer, own, units)
+            yield from self._visit(wiring, walk, layer, own, units[self._populations[layer.index].ended])
             del own
         yield from walk.credits()
 

@@ -37,20 +37,23 @@ class Population:
 
     Args:
         layer: whose neurons these are.
-        output: whether an error at the output reaches them over no synapse.
+        wiring: whose layer it is.
         tonic: events that a pair fires at rest.
 
     Attributes:
+        output: whether an error at the output reaches them over no synapse.
+        ended: whether their rate is a mean over time.
         keeps_shape: whether the layer's rate has the shape of its event rates.
         pooled: whether signals are heard where the pooled rate is.
         needs_rate: whether the layer's own rate is asked for.
     """
 
-    def __init__(self, layer: Layer, output: bool, tonic: float) -> None:
-        self.output = output
+    def __init__(self, layer: Layer, wiring: Wiring, tonic: float) -> None:
+        self.output = output = layer in wiring.readouts()
         self.tonic = tonic
         self.floor = None if output else layer.floor
         self.place = layer.firing_place
+        self.ended = wiring.sequences.ended(layer, self.place + 1)
         fires = layer.steps[self.place : self.place + 1]
         in_time = bool(fires) and fires[0].traits.in_time and not isinstance(fires[0], LocalGraph)
         self.spikes: Any = fires[0] if in_time and not output else None
@@ -181,8 +184,7 @@ class Bursts(Sweep):
     def setup(self, wiring: Wiring) -> None:
         super().setup(wiring)
         wiring.sequences.keep_moments()
-        outputs = wiring.readouts()
-        self._populations = {layer.index: Population(layer, layer in outputs, self.tonic) for layer in wiring.layers}
+        self._populations = {layer.index: Population(layer, wiring, self.tonic) for layer in wiring.layers}
 
     def forward(self, wiring: Wiring, x: Tensor, plan: BackwardPlan) -> tuple[Tensor, ForwardState]:
         y, state = super().forward(wiring, x, plan)

@@ -101,14 +101,9 @@ class CountercurrentInhibition(Sweep):
         self.init = init
         self.scale = scale
         self.seed = seed
-        check_ranges(
-            rule,
-            self,
-            {
-                "gain": (gain == 0 or 1e-6 <= gain < math.inf, "0, or a finite number of at least 1e-6"),
-                "tonic": (tonic > 0, "above 0, or math.inf for no bound"),
-            },
-        )
+        right = gain == 0 or 1e-6 <= gain < math.inf
+        check_ranges(rule, self, {"gain": (right, "0, or a finite number of at least 1e-6")})
+        check_ranges(rule, self, {"tonic": (tonic > 0, "above 0, or math.inf for no bound")})
         self.take_pathway(feedback, init=init, scale=scale, seed=seed)
         self._areas: dict[int, tuple[int, float | None]] = {}  # the hidden layers': where cells fire, their lowest rate
 
@@ -119,7 +114,7 @@ class CountercurrentInhibition(Sweep):
         self._areas = {layer.index: (layer.firing_place, layer.floor) for layer in hidden}
 
     def assign_credit(self, wiring: Wiring, state: ForwardState, error: Tensor) -> Iterator[Credit]:
-        samples = wiring.samples(state, error)
+        samples = [wiring.samples(state, error, ended) for ended in (False, True)]
         walk = wiring.backward(state, error)
         for layer, own in walk:
             mismatch = walk.receive(layer)
@@ -130,12 +125,13 @@ class CountercurrentInhibition(Sweep):
             yield from walk.credits()
 
     def _inhibit(
-        self, wiring: Wiring, walk: BackwardPass, layer: Layer, own: NodeState, mismatch: Tensor, samples: float
+        self, wiring: Wiring, walk: BackwardPass, layer: Layer, own: NodeState, mismatch: Tensor, units: list[float]
     ) -> Tensor:
         """The teaching signal at the soma, for a mismatch at the layer's rate in units of the loss."""
         if layer.index not in self._areas:
             return walk.somatic(layer, own, mismatch)
         place, floor = self._areas[layer.index]
+        samples = units[wiring.sequences.ended(layer, place + 1)]
         if place + 1 < len(layer.steps):
             mismatch = walk.through(layer, own, mismatch, slice(place + 1, None))
         rate = None if floor is None else layer.steps[place].output(own.saved[place])
