@@ -81,7 +81,8 @@ _VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._Drop
 def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether the call overwrites its first argument."""
     if module is not None:
-        return bool(getattr(module, "inplace", False))
+        # PyTorch's alpha dropout takes the option, and ignores it.
+        return bool(getattr(module, "inplace", False)) and type(module) not in (nn.AlphaDropout, nn.FeatureAlphaDropout)
     if node.target in _IN_PLACE or node.kwargs.get("inplace", False):
         return True
     name = _called(node)
@@ -95,9 +96,10 @@ def may_share_memory(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return isinstance(module, _VIEW_MODULES)
     packet = getattr(torch.ops.aten, _called(node) or "none", None)
-    schemas = [] if packet is None else [getattr(packet, overload)._schema for overload in packet.overloads()]
-    aliases = [found.alias_info for schema in schemas for found in schema.returns]
-    return _called(node) in _VIEWS or any(alias is not None and not alias.is_write for alias in aliases)
+    overloads = [] if packet is None else [getattr(packet, name) for name in packet.overloads()]
+    aliases = [found.alias_info for overload in overloads for found in overload._schema.returns]
+    known = _called(node) in _VIEWS and (_called(node) != "einsum" or len(node.args) == 2)
+    return known or any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _called(node: fx.Node) -> str:

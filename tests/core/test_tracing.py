@@ -585,6 +585,27 @@ def test_operators_in_place_overwrite_what_other_names_hold():
     reads_right(Net(forward, **two(), c=nn.Linear(8, 3)))
 
 
+@pytest.mark.parametrize(
+    "module", [nn.AlphaDropout(0.3, inplace=True), nn.FeatureAlphaDropout(0.3, inplace=True), nn.RReLU(inplace=True)]
+)
+def test_a_module_works_in_place_where_pytorchs_does(module):
+    def forward(self: Net, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(self.drop(h)) + self.c(h)
+
+    reads_right(Net(forward, **two(), c=nn.Linear(8, 3), drop=module))
+
+
+def test_a_product_of_rates_may_be_overwritten():
+    def forward(self: Net, x: Tensor) -> Tensor:
+        h = self.a(x)
+        squares = torch.einsum("bi,bi->bi", h, h)
+        squares *= 2
+        return self.b(squares) + self.c(h)
+
+    reads_right(Net(forward, **two(), c=nn.Linear(8, 3)), rtol=1e-6, atol=1e-6)
+
+
 def test_the_tensor_may_be_a_named_argument():
     def forward(self: Net, x: Tensor) -> Tensor:
         h = self.a(x)

@@ -23,11 +23,10 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _REMEDIED = tuple(known for known, _ in REMEDIES)
 
 
-def _overwriting(method: str, name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
-    def call(self: fx.Proxy, other: Any) -> fx.Proxy:
+def _overwriting(method: str, name: str) -> Callable[[fx.Proxy, Any], Any]:
+    def call(self: fx.Proxy, other: Any) -> Any:
         function = getattr(operator, name if is_size(self.node) else method)
-        made: fx.Proxy = self.tracer.create_proxy("call_function", function, (self, other), {}, name=name.strip("_"))
-        return made
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, name=name.strip("_"))
 
     return call
 
