@@ -164,6 +164,22 @@ MUTATIONS = (
         "place",
     ),
     Mutation(
+        "x *= y leaves x as it was",
+        "tracing/graph.py",
+        "        function = getattr(operator, name if is_size(self.node) else method)\n",
+        "        function = getattr(operator, name)\n",
+        TRACING,
+        "place",
+    ),
+    Mutation(
+        "views of other names than a list has",
+        "functions.py",
+        "any(alias is not None and not alias.is_write for alias in aliases)",
+        "not aliases",
+        TRACING,
+        "view",
+    ),
+    Mutation(
         "dropout in evaluation",
         "layers/shapes.py",
         "not self.mode.training or self.module.p == 0:\n            return x, ()\n        if self.module.p == 1:\n",
@@ -198,7 +214,7 @@ MUTATIONS = (
     Mutation(
         "a forward of its own passes for nn.Linear's",
         "layers/synapses.py",
-        '        if kind is not None and type(module).forward is getattr(base, "forward", None):\n',
+        "        if kind is not None and all(own):\n",
         "        if kind is not None:\n",
         TRACING,
         "refusal",

@@ -51,7 +51,7 @@ class Circuit(nn.Module):
             every rate that follows it is found, and rules that need the samples of a batch refuse rates without one.
         reduction: how the loss reduces a batch: "mean" (PyTorch's default), "sum", the number by which it divides each
             sample's part, or a function of dL/dy that returns this number. Rules whose equations are about one sample
-            undo it. In an output of (time, batch, ...) each moment of a sample is a part: "mean" divides by both.
+            undo it. "mean" divides by the samples, and by the moments, too, where neurons have a memory.
         loss_scale: the factor by which the loss is multiplied before `backward` (GradScaler, accumulation): a number,
             or a function such as `scaler.get_scale`. The error is divided by it before the rule and the updates are
             multiplied by it after, so that rules whose errors have an absolute scale see the loss itself.

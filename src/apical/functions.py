@@ -60,18 +60,20 @@ CUTS = (torch.detach, "detach", "detach_")
 _RESHAPES = ("view", "reshape", torch.reshape, "squeeze", "unsqueeze", torch.squeeze, torch.unsqueeze)
 _SIZES = ("size", "dim", "numel", "ndimension", "nelement", "stride", "is_contiguous")
 _SIZE_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "is_cuda", "requires_grad")
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
+IN_PLACE = {f"__i{name}__": f"__{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "floordiv", "mod")}
+"""The operators that overwrite their left side, as methods, and the name of the operation."""
+_IN_PLACE = [getattr(operator, method) for method in IN_PLACE]
 # Made of their argument's shape alone; part of an operation that compares a tensor with them, entry by entry.
 _BLANKS = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 _COMPARISONS = ("maximum", "minimum", "max", "min", "fmax", "fmin", "where", "clamp", "clip")
 # Several tensors at once, always and only where an axis is given; what takes one of them is the operation.
 _PARTS = ("chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit", "unbind", "meshgrid")
 _EXTREMES = ("max", "min", "median", "mode", "kthvalue", "topk", "sort", "cummax", "cummin", "std_mean", "var_mean")
-# What may answer with the memory of its argument.
+# What may answer with the memory of its argument, beside the operations whose schema says so.
 _VIEWS = (
-    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "contiguous", "expand", "expand_as"),
-    *("transpose", "permute", "movedim", "swapaxes", "t", "narrow", "select", "detach", "view_as", "to", "getattr"),
-    *("dropout", "dropout1d", "dropout2d", "dropout3d", "getitem", *_PARTS),
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
+    *("getattr", "getitem", "pos", "unflatten", "einsum", "atleast_1d", "atleast_2d", "atleast_3d", *_PARTS),
+    *("type", "type_as", "float", "double", "half", "bfloat16", "to_dense", "conj_physical", "broadcast_tensors"),
 )
 _VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 
@@ -79,7 +81,8 @@ _VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._Drop
 def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether the call overwrites its first argument."""
     if module is not None:
-        return bool(getattr(module, "inplace", False))
+        # PyTorch's alpha dropout takes the option, and ignores it.
+        return bool(getattr(module, "inplace", False)) and type(module) not in (nn.AlphaDropout, nn.FeatureAlphaDropout)
     if node.target in _IN_PLACE or node.kwargs.get("inplace", False):
         return True
     name = _called(node)
@@ -90,7 +93,13 @@ def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
 
 def may_share_memory(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether the answer may be a view of the first argument."""
-    return isinstance(module, _VIEW_MODULES) if module is not None else _called(node) in _VIEWS
+    if module is not None:
+        return isinstance(module, _VIEW_MODULES)
+    packet = getattr(torch.ops.aten, _called(node) or "none", None)
+    overloads = [] if packet is None else [getattr(packet, name) for name in packet.overloads()]
+    aliases = [found.alias_info for overload in overloads for found in overload._schema.returns]
+    known = _called(node) in _VIEWS and (_called(node) != "einsum" or len(node.args) == 2)
+    return known or any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _called(node: fx.Node) -> str:

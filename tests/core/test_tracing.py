@@ -519,6 +519,123 @@ def test_a_view_that_is_overwritten_behind_a_readers_back_is_refused(forward):
         apical.Circuit(Net(forward, **modules), "backprop")
 
 
+class Itself(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+
+class Overwriting(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x.view(-1).relu_()
+        return x * 2
+
+
+class Outer(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        *(lambda h: h.swapdims(0, 1), lambda h: h.moveaxis(0, 1), lambda h: h.diagonal(), lambda h: h.unfold(1, 2, 2)),
+        *(lambda h: +h, lambda h: h.reshape_as(h), lambda h: h.double(), lambda h: h.cpu(), torch.atleast_2d),
+        *(lambda h: torch.broadcast_to(h, h.shape), lambda h: torch.einsum("ij->ji", h), Itself(), Outer(Itself())),
+        lambda h: F.alpha_dropout(h, 0.5, False),
+    ],
+)
+def test_whatever_may_be_a_view_is_not_overwritten_where_its_base_is_read_again(view):
+    def forward(self: Net, x: Tensor) -> Tensor:
+        h = self.a(x)
+        view(h).mul_(2)
+        return self.b(h)
+
+    modules = {"view": view} if isinstance(view, nn.Module) else {}
+    with pytest.raises(CircuitError, match=r"mul_: it overwrites the answer of .* share its memory"):
+        apical.Circuit(Net(forward, **two(), **modules), "backprop")
+
+
+@pytest.mark.parametrize("own", [Overwriting(), Outer(Overwriting())])
+def test_an_own_module_does_not_overwrite_an_input_that_is_read_again(own):
+    def forward(self: Net, x: Tensor) -> Tensor:
+        h = self.a(x)
+        self.own(h)
+        return self.b(h)
+
+    with pytest.raises(CircuitError, match=r"own: it overwrites the answer of a, .* and the latter is read again"):
+        apical.Circuit(Net(forward, **two(), own=own), "backprop")
+    reads_right(Net(lambda self, x: self.b(self.own(self.a(x))), **two(), own=own))
+
+
+def test_operators_in_place_overwrite_what_other_names_hold():
+    def forward(self: Net, x: Tensor) -> Tensor:
+        h = g = self.a(x)
+        h += 1
+        h -= 0.5
+        h *= 2
+        h /= 3
+        size = same = x.size(1)
+        size *= 2
+        return self.b(torch.tanh(g)) * size / same + self.c(h)
+
+    reads_right(Net(forward, **two(), c=nn.Linear(8, 3)))
+
+
+@pytest.mark.parametrize(
+    "module", [nn.AlphaDropout(0.3, inplace=True), nn.FeatureAlphaDropout(0.3, inplace=True), nn.RReLU(inplace=True)]
+)
+def test_a_module_works_in_place_where_pytorchs_does(module):
+    def forward(self: Net, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(self.drop(h)) + self.c(h)
+
+    reads_right(Net(forward, **two(), c=nn.Linear(8, 3), drop=module))
+
+
+def test_a_product_of_rates_may_be_overwritten():
+    def forward(self: Net, x: Tensor) -> Tensor:
+        h = self.a(x)
+        squares = torch.einsum("bi,bi->bi", h, h)
+        squares *= 2
+        return self.b(squares) + self.c(h)
+
+    reads_right(Net(forward, **two(), c=nn.Linear(8, 3)), rtol=1e-6, atol=1e-6)
+
+
+def test_the_tensor_may_be_a_named_argument():
+    def forward(self: Net, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(F.relu(input=h, inplace=True)) + self.c(h)
+
+    reads_right(Net(forward, **two(), c=nn.Linear(8, 3)))
+
+
+class Clip(nn.Identity):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(-0.1, 0.1)
+
+
+def test_identities_with_another_forward_are_not_passed_by():
+    replaced = nn.Identity()
+    replaced.forward = lambda x: x * 3  # type: ignore[method-assign]
+    for module in (Clip(), replaced):
+        reads_right(Net(lambda self, x: self.b(self.none(self.a(x))), **two(), none=module))
+
+
+class Standardised(nn.Conv1d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+def test_a_convolution_of_another_class_may_not_compute_something_else():
+    with pytest.raises(CircuitError, match=r"0 \(Standardised\): .* forward of its own"):
+        apical.Circuit(nn.Sequential(Standardised(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 2, 3)), "backprop")
+
+
 def test_identities_are_passed_by():
     def forward(self: Net, x: Tensor) -> Tensor:
         h = self.a(x)

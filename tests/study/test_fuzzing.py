@@ -32,18 +32,18 @@ def runs_a_payload(shop, chance):
 
 
 @pytest.mark.parametrize(
-    ("case", "says"),
+    ("case", "says", "seconds"),
     [
-        (lambda shop, chance: 1 / 0, "ZeroDivisionError"),
-        (lambda shop, chance: time.sleep(30), "HangError: no end within 0.2 s"),
-        (refuses_without_words, "without words"),
-        (runs_a_payload, "was run"),
+        (lambda shop, chance: 1 / 0, "ZeroDivisionError", PATIENCE),
+        (lambda shop, chance: time.sleep(PATIENCE), "HangError: no end within 0.2 s", 0.2),
+        (refuses_without_words, "without words", PATIENCE),
+        (runs_a_payload, "was run", PATIENCE),
     ],
 )
-def test_a_failure_is_noticed(case, says, tmp_path, monkeypatch):
+def test_a_failure_is_noticed(case, says, seconds, tmp_path, monkeypatch):
     (tmp_path / "sound").mkdir()
     monkeypatch.setitem(fuzzing.KINDS, "idx", case)
-    assert says in fuzzing.attempt(fuzzing.Workshop(tmp_path), "idx", 0, 0, 0.2)[1]
+    assert says in fuzzing.attempt(fuzzing.Workshop(tmp_path), "idx", 0, 0, seconds)[1]
 
 
 def test_another_result_needs_a_note(tmp_path, monkeypatch):

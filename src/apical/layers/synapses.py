@@ -218,7 +218,8 @@ def kind_of(module: nn.Module) -> type[Synapses] | None:
         return None
     for base in type(module).__mro__:
         kind = _KINDS.get(base)
-        if kind is not None and type(module).forward is getattr(base, "forward", None):
+        own = [getattr(type(module), name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward")]
+        if kind is not None and all(own):
             return kind
     return None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from apical.errors import CircuitError
-from apical.functions import ByMode, is_size, works_in_place
+from apical.functions import IN_PLACE, ByMode, is_size, works_in_place
 from apical.layers import closed_form_of, kind_of
 from apical.layers.memory import undisturbed
 from apical.layers.steps import is_own
@@ -22,6 +23,20 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _REMEDIED = tuple(known for known, _ in REMEDIES)
 
 
+def _overwriting(method: str, name: str) -> Callable[[fx.Proxy, Any], Any]:
+    def call(self: fx.Proxy, other: Any) -> Any:
+        function = getattr(operator, name if is_size(self.node) else method)
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, name=name.strip("_"))
+
+    return call
+
+
+_Proxy: type[fx.Proxy] = type(
+    "_Proxy", (fx.Proxy,), {method: _overwriting(method, name) for method, name in IN_PLACE.items()}
+)
+"""Records `x *= y` as a call that overwrites x; the proxy of torch.fx records `x * y`."""
+
+
 class _Tracer(fx.Tracer):
     # Or what is computed of a buffer would be computed now, once and for ever.
     proxy_buffer_attributes = True
@@ -30,6 +45,9 @@ class _Tracer(fx.Tracer):
         node = super().create_node(*args, **options)
         node.meta["no_grad"] = not torch.is_grad_enabled()
         return node
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         raise _DecisionError("shape" if is_size(obj.node) else "values")
@@ -163,7 +181,9 @@ def refuse_other_outputs(path: str, module: nn.Module) -> None:
     Raises:
         CircuitError: it returns a tuple, a list, a dict or a number.
     """
-    found: Any = _output_of(module) if is_own(module) else () if getattr(module, "return_indices", False) else None
+    found: Any = () if getattr(module, "return_indices", False) else None
+    if is_own(module):
+        found = next((node.args[0] for node in inside_of(module) if node.op == "output"), None)
     if isinstance(found, fx.Node) and found.target in NUMBERS:
         found = 0.0
     kind = next((kind.__name__ for kind in (tuple, list, dict, float, int) if isinstance(found, kind)), None)
@@ -174,14 +194,13 @@ def refuse_other_outputs(path: str, module: nn.Module) -> None:
         )
 
 
-def _output_of(module: nn.Module) -> Any:
-    """A module's output as `torch.fx` sees it, or None where its forward cannot be traced."""
+def inside_of(module: nn.Module) -> list[fx.Node]:
+    """A module's operations as `torch.fx` sees them, or none where its forward cannot be traced."""
     try:
         with undisturbed(module), torch.enable_grad(), _functions_as_calls():
-            graph = _InnerTracer().trace(Root(module))
+            return list(_InnerTracer().trace(Root(module)).nodes)
     except Exception:  # whatever the module's own code raises when it meets a proxy
-        return None
-    return next(node.args[0] for node in graph.nodes if node.op == "output")
+        return []
 
 
 def _same(some: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
@@ -256,7 +275,10 @@ def _functions_as_calls() -> Iterator[None]:
 def _trace_once(root: Root) -> fx.Graph:
     try:
         with torch.enable_grad(), _functions_as_calls():
-            return _Tracer().trace(root)
+            graph = _Tracer().trace(root)
+        for node in graph.nodes:
+            node.meta.pop("is_size", None)  # remembered when some of its users were still unknown
+        return graph
     except _DecisionError as error:
         raise CircuitError(
             f"{type(root.model).__name__}: its forward decides (if, while, assert, bool) by the {error} of a tensor, "

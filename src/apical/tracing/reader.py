@@ -20,7 +20,6 @@ from apical.functions import (
     is_parts,
     is_reshape,
     is_size,
-    may_share_memory,
     works_in_place,
 )
 from apical.layers import (
@@ -41,6 +40,7 @@ from apical.layers.probing import traits_of, traits_of_function
 from apical.layers.shapes import ChannelDropout, Dropout
 from apical.layers.traits import UNKNOWN, stated
 from apical.tracing.graph import NUMBERS, Root, refuse_other_outputs
+from apical.tracing.in_place import read_what_was_overwritten
 from apical.tracing.refusals import refuse_empty_synapses
 
 
@@ -88,7 +88,7 @@ class Reader:
         for node in self.graph.nodes:
             is_size(node)
         self._pass_identities()
-        self._respect_in_place()
+        read_what_was_overwritten(self.graph, self._module, self._named)
         output: int | None = None
         for node in self.graph.nodes:
             if node.op == "placeholder":
@@ -129,38 +129,10 @@ class Reader:
 
     def _pass_identities(self) -> None:
         for node in list(self.graph.nodes):
-            if isinstance(self._module(node), nn.Identity) and len(node.args) == 1:
+            module = self._module(node)
+            if type(module) is nn.Identity and "forward" not in vars(module) and len(node.args) == 1:
                 node.replace_all_uses_with(node.args[0])
                 self.graph.erase_node(node)
-
-    def _respect_in_place(self) -> None:
-        """Whoever reads a tensor after it was overwritten reads what it became."""
-        order = {node: place for place, node in enumerate(self.graph.nodes)}
-        memory: dict[fx.Node, fx.Node] = {}
-
-        def read_after(tensor: fx.Node, node: fx.Node) -> list[fx.Node]:
-            return [user for user in tensor.users if order[user] > order[node] and not is_size(user)]
-
-        for node in self.graph.nodes:
-            first = node.args[0] if node.args else None
-            if node.op not in ("call_function", "call_method", "call_module") or not isinstance(first, fx.Node):
-                continue
-            module = self._module(node)
-            if works_in_place(node, module):
-                for user in read_after(first, node):
-                    user.replace_input_with(first, node)
-                own = memory.get(first, first)
-                sharing = [own, *(tensor for tensor, base in memory.items() if base is own)]
-                for tensor in sharing:
-                    if tensor is not first and read_after(tensor, node):
-                        raise CircuitError(
-                            f"{self._named(node)}: it overwrites the answer of {self._named(first)}, which may share "
-                            f"its memory with that of {self._named(tensor)}, and the latter is read again later: what "
-                            "would be read there? Do not work in place here."
-                        )
-                memory[node] = own
-            elif may_share_memory(node, module):
-                memory[node] = memory.get(first, first)
 
     def _output(self, node: fx.Node) -> int:
         answer = node.args[0]
