@@ -34,8 +34,8 @@ MUTATIONS = (
     Mutation(
         "away from the target",
         "rules/alignment/direct_feedback.py",
-        "        return target.to(error.dtype) * (-1 / wiring.samples(state, error))\n",
-        "        return target.to(error.dtype) * (1 / wiring.samples(state, error))\n",
+        "target.mul_(-1 / wiring.samples(state, error))",
+        "target.mul_(1 / wiring.samples(state, error))",
         ORACLES,
         "equations",
     ),

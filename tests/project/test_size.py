@@ -13,8 +13,8 @@ SOURCE = Path(__file__).parents[2] / "src" / "apical"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 # Lines of code of src without comments, docstrings and blank lines. Raise it on purpose only, with the reason in the
-# commit that does. 27,500: fair comparisons, fingerprints of runs and the memory outside the maze.
-BUDGET = 27_500
+# commit that does. 27,700: shares of a mean over time, views and operators in place, options of a model that change.
+BUDGET = 27_700
 LONGEST = 400
 MOST_BRANCHED = 15
 PRIVATE = re.compile(r"\btorch\._C\b")
