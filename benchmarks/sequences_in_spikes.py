@@ -29,6 +29,7 @@ from torch.nn import functional as F
 import apical
 from apical import data, neurons
 from apical.data import Examples
+from apical.errors import CircuitError
 from apical.statistics import Spread, paired
 from apical.study.configuration import RuleConfig
 
@@ -174,7 +175,11 @@ def main() -> None:
                     file.write(json.dumps(found) + "\n")
             return done[json.dumps(key)]
 
-        rate = max(RATES, key=lambda rate: measured(TUNING_SEED, rate)["validation"])
+        try:
+            rate = max(RATES, key=lambda rate: measured(TUNING_SEED, rate)["validation"])
+        except CircuitError as error:
+            print(f"{label:40s} refused: {error}", flush=True)
+            continue
         arms[label] = [measured(seed, rate)["test"] for seed in range(options.seeds)]
         print(f"{label:40s} {rate:6g} {Spread.of(arms[label]).text(1, unit=' %', factor=100)}", flush=True)
     for label, found in arms.items():

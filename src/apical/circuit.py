@@ -154,7 +154,7 @@ class Circuit(nn.Module):
         return places
 
     def _read_again(self) -> None:
-        """Read where the parameters are now: weights were parametrised or pruned, or the reverse."""
+        """Read where the parameters are now: weights were parametrised or pruned, or plain attributes are others."""
         try:
             same = self.wiring.adopt_parameters(trace(self.model, teach_input=self.wiring.teach_input))
         except CircuitError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
@@ -12,8 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from apical.errors import CircuitError
+from apical.layers import kind_of
+from apical.layers.steps import is_own
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_LIVE = ("_own", "_children", "_parameters", "_hooks", "_convolutions")  # dictionaries of the modules themselves
+_INTERNAL = {*vars(nn.Module()), "forward", "_conv_forward"}
+_PLAIN = (bool, int, float, str, tuple, type(None))
 _LARGEST = 30.0  # derivative of a sample's own loss, root mean square over the batch
 _LOOKS = 4  # the first backward passes, all of which are measured
 _REST, _BOUND, _ALMOST = 1e-3, 0.98, 0.9  # of the way from rest to a bound; the part of the signals that is almost all
@@ -23,9 +29,9 @@ class ModelWatch:
     """Notices at every forward pass whether the model is still the one that the circuit was built from.
 
     It compares identities of modules, their type (parametrising a module changes it), overridden methods, the names of
-    their parameters (pruning renames them) and hooks. It does not compare the parameters' identities, which change
-    under `torch.func.functional_call` and sharding. Where only the way has changed in which weights are kept, the model
-    is read again; a model of other modules is refused.
+    their parameters (pruning renames them), hooks, and the plain attributes that a forward with synapses may have read.
+    It does not compare the parameters' identities, which change under `torch.func.functional_call` and sharding. Where
+    only the way has changed in which weights are kept, the model is read again; another model is refused.
 
     Args:
         model: as it was read.
@@ -35,16 +41,37 @@ class ModelWatch:
         self._model = model
         self._paths = [path for path, _ in model.named_modules()]
         self._modules = list(model.modules())
+        self._plain = [
+            (module, name)
+            for module in self._modules
+            if is_own(module) and any(kind_of(inner) for inner in module.modules())
+            for name, value in vars(module).items()
+            if name not in _INTERNAL and (callable(value) or isinstance(value, _PLAIN))
+        ]
+        self._look_up()
+        self._known_children = [dict(children) for children in self._children]
+        self._names, self._types, self._forwards = self._read()
+        self._known_values = self._values()
+        self._known_structure = self._structure()
+        self._hooked = sum(map(len, self._hooks))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _LIVE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._look_up()
+
+    def _look_up(self) -> None:
         # The dictionaries of a module stay the same objects. Comparing them costs microseconds at every step.
         self._own = [module.__dict__ for module in self._modules]
         self._children: list[dict[str, nn.Module]] = [own["_modules"] for own in self._own]
         self._parameters: list[dict[str, Tensor]] = [own["_parameters"] for own in self._own]
         self._hooks = [getattr(module, kind) for module in self._modules for kind in _HOOKS]
         self._convolutions = [module.__dict__ for module in self._modules if hasattr(module, "_conv_forward")]
-        self._known_children = [dict(children) for children in self._children]
-        self._names, self._types, self._forwards = self._read()
-        self._known_structure = self._structure()
-        self._hooked = sum(map(len, self._hooks))
+
+    def _values(self) -> list[Any]:
+        return [module.__dict__.get(name) for module, name in self._plain]
 
     def _read(self) -> tuple[list[str], list[type], list[Any]]:
         return (
@@ -78,6 +105,8 @@ class ModelWatch:
             if self._structure() != self._known_structure:
                 self.refuse()
             return True
+        if self._plain and not all(map(operator.is_, self._values(), self._known_values)):
+            return True
         if any(self._hooks) and sum(map(len, self._hooks)) > self._hooked:
             self._hooked = sum(map(len, self._hooks))
             warnings.warn(
@@ -102,6 +131,10 @@ class ModelWatch:
             module, what = self._exchanged(), "a module was exchanged, added or removed"
         elif names != self._names:
             module, what = self._model, "a parameter was exchanged, added or removed (pruned?)"
+        elif any(str(now) != str(before) for now, before in zip(self._values(), self._known_values, strict=True)):
+            pairs = zip(self._plain, self._values(), self._known_values, strict=True)
+            module, name = next(place for place, now, before in pairs if str(now) != str(before))
+            what = f"self.{name}, which its forward reads, was changed"
         else:
             module, what = self._model, "a forward was replaced"
         path = self._paths[next(place for place, other in enumerate(self._modules) if other is module)]

@@ -69,7 +69,7 @@ class Wiring:
     # Parameters
 
     def _place_parameters(self, graph: ModelGraph) -> None:
-        self.parameters = graph.parameters
+        self.parameters, self.constants = graph.parameters, graph.constants
         self._own_indices = [node.own_indices for node in self.nodes]
         self._plans: dict[tuple[tuple[bool, ...], bool], BackwardPlan] = {}
         holders = [layer.synapses.holder for layer in self.layers]
@@ -78,6 +78,8 @@ class Wiring:
     def adopt_parameters(self, graph: ModelGraph) -> bool:
         """Take the parameters' places from the same model, read again; False where it has become another network."""
         if graph.output != self.output or len(graph.nodes) != len(self.nodes):
+            return False
+        if not self.constants.agree(graph.constants):
             return False
         pairs = list(zip(self.nodes, graph.nodes, strict=True))
         if not all(own.is_like(other) for own, other in pairs):

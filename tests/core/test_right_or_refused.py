@@ -1,5 +1,7 @@
 """Kinds of use in which an update could silently be wrong: each is right, or refused with the remedy."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -322,6 +324,43 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.a(x))
         return self.b(torch.tanh(self.sample(self.mean(h), self.spread(h))))
+
+
+class Scaled(nn.Module):
+    """Its forward reads a number, a function and a flag; a counter and the last rate change by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+        self.scale, self.function, self.flag, self.calls, self.last = 3.0, torch.tanh, True, 0, None
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = self.function(self.scale * self.a(x))
+        return self.b(self.last + 1 if self.flag else self.last)
+
+
+COPIES = {
+    "itself": lambda circuit: circuit,
+    "a copy": copy.deepcopy,
+    "a pickle": lambda it: pickle.loads(pickle.dumps(it)),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize(
+    ("name", "value"), [("scale", 4.0), ("function", torch.relu), ("flag", False), ("forward", torch.tanh)]
+)
+def test_what_a_forward_reads_of_attributes_stays_or_is_refused(name, value, copied):
+    circuit = COPIES[copied](apical.Circuit(Scaled(), "backprop"))
+    x = torch.randn(2, 6)
+    with torch.no_grad():
+        circuit(x)
+    circuit.model.other, circuit.model.scale = 1, float("3")
+    circuit(x).sum().backward()
+    setattr(circuit.model.a if name == "forward" else circuit.model, name, value)
+    with pytest.raises(CircuitError, match=rf"{name}.*after the circuit was built"):
+        circuit(x)
 
 
 SETTLES = (

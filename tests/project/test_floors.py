@@ -48,7 +48,7 @@ BELOW: dict[str, set[str]] = {
     "feedback": {"options", "layers", "wiring"},
     "rules": {"options", "sources", "kernels", "compat", "layers", "functions", "tracing", "wiring", "feedback"},
     "finiteness": {"layers", "wiring", "rules"},
-    "vigilance": set(),
+    "vigilance": {"layers"},
     "autograd": {"compat", "layers"},
     "circuit": {"compat", "layers", "tracing", "wiring", "rules", "finiteness", "vigilance", "autograd"},
     "neurons": {"options", "compat", "kernels", "layers"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -90,7 +90,18 @@ class Root(nn.Module):
         return result
 
 
-def read_graph(model: nn.Module) -> tuple[Root, fx.Graph]:
+class Constants(NamedTuple):
+    """What a graph holds of a model's attributes for good: plain arguments of calls, in their order, and tensors."""
+
+    arguments: list[str]
+    tensors: list[Tensor]
+
+    def agree(self, other: Constants) -> bool:
+        """Whether they are the same."""
+        return self.arguments == other.arguments and _same(self.tensors, other.tensors)
+
+
+def read_graph(model: nn.Module) -> tuple[Root, fx.Graph, Constants]:
     """The model's graph; what it does in training and in evaluation must be the same operations.
 
     Plain values that differ between the two (`training=self.training`) become `ByMode` arguments.
@@ -105,6 +116,7 @@ def read_graph(model: nn.Module) -> tuple[Root, fx.Graph]:
             "replay the first one. Use torch.rand_like and its kin, or move the random operation into a submodule "
             "without synapses."
         )
+    kept = Constants(_plain_parts(traced[0][1], training), constants[1])
     try:
         if in_evaluation != in_training or not _same(*constants[:2]):
             raise _OtherOperationsError
@@ -121,7 +133,7 @@ def read_graph(model: nn.Module) -> tuple[Root, fx.Graph]:
             "circuit has one list of layers. Move the difference into a module of its own without synapses, "
             "such as nn.Dropout."
         ) from None
-    return root, training
+    return root, training, kept
 
 
 def _trace_modes(model: nn.Module) -> list[tuple[Root, fx.Graph]]:
@@ -226,6 +238,16 @@ def _by_mode(training: Any, evaluation: Any, others: dict[fx.Node, fx.Node], own
     if isinstance(training, slice) and isinstance(evaluation, slice):
         return slice(*(both(getattr(training, end), getattr(evaluation, end)) for end in ("start", "stop", "step")))
     return training if training == evaluation else ByMode(owner, training, evaluation)
+
+
+def _plain_parts(*graphs: fx.Graph) -> list[str]:
+    """The functions of all calls, and their arguments that are no values of the graph."""
+
+    def text(node: fx.Node) -> str:
+        plain = fx.node.map_arg((node.args, node.kwargs), lambda value: None)
+        return f"{getattr(node.target, '__name__', node.target)} {plain}"
+
+    return [text(node) for graph in graphs for node in graph.nodes if node.op in ("call_function", "call_method")]
 
 
 def _require(same: bool) -> None:

@@ -39,7 +39,7 @@ from apical.layers.norms import Norm
 from apical.layers.probing import traits_of, traits_of_function
 from apical.layers.shapes import ChannelDropout, Dropout
 from apical.layers.traits import UNKNOWN, stated
-from apical.tracing.graph import NUMBERS, Root, refuse_other_outputs
+from apical.tracing.graph import NUMBERS, Constants, Root, refuse_other_outputs
 from apical.tracing.in_place import read_what_was_overwritten
 from apical.tracing.refusals import refuse_empty_synapses
 
@@ -54,19 +54,22 @@ class ModelGraph:
         output: the value that the model returns.
         parameters: where each of the model's parameters is: the module, and the name there.
         last_use: for every node, the values that no later node needs.
+        constants: what it holds of the model's attributes for good.
     """
 
     nodes: list[Node]
     output: int
     parameters: list[tuple[nn.Module, str]]
     last_use: list[tuple[int, ...]]
+    constants: Constants
 
 
 class Reader:
     """Walks the graph once and sorts every operation into a layer, a junction or a step of one."""
 
-    def __init__(self, root: Root, graph: fx.Graph, teach_input: bool) -> None:
+    def __init__(self, root: Root, graph: fx.Graph, constants: Constants, teach_input: bool) -> None:
         self.root = root
+        self.constants = constants
         self.model = type(root.model).__name__
         self.graph = graph
         self.nodes: list[Node] = []
@@ -354,7 +357,7 @@ class Reader:
                 last[source] = node.index
         output = places[output]
         done = [tuple(value for value, at in last.items() if at == node.index and value != output) for node in nodes]
-        return ModelGraph(nodes, output, self.parameters, done)
+        return ModelGraph(nodes, output, self.parameters, done, self.constants)
 
 
 def _operands(node: fx.Node) -> tuple[fx.Node, ...]:
