@@ -30,8 +30,7 @@ from apical.rules import LearningRule
 
 TOLERANCE = 1e-9  # in double precision: rounding is far below, and an effect far above
 INPUTS, CLASSES = 8, 4
-_SIZES = (0.3, 1.0, 3.0)
-_CHANCES = 10
+_SIZES, _CHANCES = (0.3, 1.0, 3.0), 10
 
 VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
