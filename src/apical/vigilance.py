@@ -44,7 +44,8 @@ class ModelWatch:
         self._plain = [
             (module, name)
             for module in self._modules
-            if is_own(module) and any(kind_of(inner) for inner in module.modules())
+            # A neuron with a memory is taken as it is, and keeps its clock and state in attributes.
+            if is_own(module) and not hasattr(module, "ends_time") and any(map(kind_of, module.modules()))
             for name, value in vars(module).items()
             if name not in _INTERNAL and (callable(value) or isinstance(value, _PLAIN))
         ]

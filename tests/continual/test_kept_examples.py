@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import apical
-from apical import continual
+from apical import continual, neurons
 from apical.continual import protections
 from apical.errors import CheckpointError, ConfigError
 
@@ -278,6 +278,24 @@ def test_frozen_layers_never_learn(make):
 def test_what_works_in_the_network_is_built_into_it(name):
     with pytest.raises(ConfigError, match=f"{name}: .*prepare"):
         protections.make(name).attach(apical.Circuit(network(), "backprop"), F.cross_entropy)
+
+
+@pytest.mark.parametrize("name", ["xdg", "freeze"])
+def test_networks_that_encode_their_input_are_prepared_as_their_model_is(name):
+    torch.manual_seed(0)
+    parts = [nn.Linear(6, 40), neurons.LIF(0.9, 0.3), nn.Linear(40, 12), neurons.ALIF(0.9, 0.1), nn.Linear(12, 6)]
+    inside = nn.Sequential(*parts, neurons.LeakyReadout())
+    tasks = stream(scenario_of(name))
+    whole = neurons.OverTime(inside, lambda x: torch.stack([x, 2 * x, x / 2]))
+    model = protections.make(name).prepare(whole, len(tasks))
+    assert str(model.model) == str(protections.make(name).prepare(inside, len(tasks)))
+    gates = [path for path, module in model.model.named_modules() if isinstance(module, apical.RandomGate)]
+    assert gates == (["1.1", "3.1"] if name == "xdg" else [])
+    learn = [path for path, own in model.model.named_parameters() if own.requires_grad]
+    assert name == "xdg" or learn == ["4.weight", "4.bias"]
+    trainer = Trainer(protections.make(name), tasks, whole)
+    before = trainer.accuracy()
+    assert trainer.run().accuracy() > before + 0.1
 
 
 def test_there_must_be_something_to_freeze():

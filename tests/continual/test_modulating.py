@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ import apical
 from apical.continual import protections
 from apical.continual.modulating import COMPARED
 from apical.errors import CheckpointError, ConfigError
+from apical.neurons import LIF, LeakyReadout, OverTime
+from apical.neurons.encoders import constant
 from apical.rules.neuromodulation.naca import Modulatory
 
 BY = [{"by": "label", "exponent": 2.0}, {"by": "novelty", "exponent": 3.0}]
@@ -53,13 +56,23 @@ def modulated(model: nn.Module, x: Tensor, y: Tensor, factors: dict[int, Tensor]
     return total
 
 
+def over_time(encode) -> OverTime:
+    """The network of rates with spiking neurons, which takes an input for each sample."""
+    parts = [LIF(0.8, 0.5) if isinstance(part, nn.Tanh) else part for part in network()]
+    return OverTime(nn.Sequential(*parts, LeakyReadout()), encode)
+
+
+@pytest.mark.parametrize(
+    "encode", [None, partial(constant, moments=3), lambda x: torch.stack([x, 2 * x, x / 2])], ids=["", "same", "other"]
+)
 @pytest.mark.parametrize("replayed", [True, False])
 @pytest.mark.parametrize("options", BY, ids=lambda options: options["by"])
-def test_each_example_changes_hidden_synapses_by_its_factor(options, replayed):
-    trainer = Trainer(make(replayed=replayed, **options), stream()).run(12)
+def test_each_example_changes_hidden_synapses_by_its_factor(options, replayed, encode):
+    trainer = Trainer(make(replayed=replayed, **options), stream(), encode and over_time(encode)).run(12)
     protection, task = trainer.protection, trainer.tasks[1]
     x, y = task.train.x[:8], task.train.y[:8]
     model = copy.deepcopy(trainer.circuit.model)
+    model = OverTime(model, encode) if encode else model
     memory, typical, seen = copy.deepcopy(protection.memory), protection._typical.item(), protection._seen
     trainer.optimizer.zero_grad()
     answer, loss = protection.loss(x, y)

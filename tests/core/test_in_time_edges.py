@@ -271,3 +271,18 @@ def averaged_later() -> None:
 def test_what_cannot_be_right_is_refused(make, error, fact):
     with pytest.raises(error, match=fact):
         make()
+
+
+def test_forward_passes_of_recurrent_neurons_may_come_before_a_backward_pass():
+    """Their clock is an attribute that changes with each pass, which is no change of the network."""
+    x = sequence(5)
+    model = small(recurrent=nn.Linear(6, 6, bias=False))
+    found = []
+    for others in (0, 1):
+        circuit = apical.Circuit(copy.deepcopy(model), "backprop")
+        y = circuit(x)
+        for _ in range(others):
+            circuit(x[:, :2])
+        F.cross_entropy(y, LABELS).backward()
+        found.append([own.grad for own in circuit.parameters()])
+    torch.testing.assert_close(*found, rtol=0, atol=0)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import apical
 from apical import measure
 from apical.cli.locality import measured, show
+from apical.errors import CircuitError
 from apical.layers import BackwardPass, Credit, Layer, NodeState
 from apical.measure.locality import IN_TIME, INPUTS, TOLERANCE, Locality, future_moments
 from apical.rules import Sweep
@@ -267,3 +268,10 @@ def test_model_and_random_state_stay_as_they_were():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_networks_in_time_are_refused():
+    """Neurons whose drives are replaced would forget their moments."""
+    model = apical.models.build("mlp:6:lif", input_shape=(INPUTS,), classes=4, seed=0)
+    with pytest.raises(CircuitError, match="locality: LIF has a memory"):
+        measure.locality("feedback_alignment", model, torch.rand(3, INPUTS), torch.tensor([0, 1, 2]))

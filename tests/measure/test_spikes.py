@@ -77,3 +77,10 @@ def test_neurons_that_are_used_twice_have_two_trains():
 def test_a_network_that_does_not_fire_is_refused():
     with pytest.raises(CircuitError, match="no neuron fires"):
         measure.spikes(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.rand(4, 3))
+
+
+def test_random_spikes_of_the_input_leave_the_random_state():
+    network = OverTime(nn.Sequential(nn.Linear(5, 3), LIF()), partial(encoders.bernoulli, moments=4))
+    x, before = torch.rand(3, 5), torch.get_rng_state()
+    measure.spikes(network, x)
+    assert torch.equal(torch.get_rng_state(), before)

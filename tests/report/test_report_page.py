@@ -235,6 +235,18 @@ def test_spikes_have_a_raster_and_their_cost(document):
     assert "0.200 ± 0.1000.200 ± 0.10025 ± 0 %25 ± 0 % 1,200 layer 0: 900, layer 2: 300 80 ± 0 %" in words
 
 
+def test_layers_that_a_protection_renames_are_shown_in_their_place(document):
+    document = copy.deepcopy(document)
+    for arm in (0, 1):
+        for run in document["arms"][arm]["runs"]:
+            run["spikes"] = found = firing(0.1 * (arm + 1))
+            if arm:
+                found["layers"] = {f"{name}.0": layer for name, layer in found["layers"].items()}
+    words = " ".join(Page(render([document])).text.split())
+    assert "0.100 ± 0.0000.100 ± 0.000" in words
+    assert "0.200 ± 0.0000.200 ± 0.000" in words
+
+
 def test_networks_without_spikes_have_no_raster(document):
     page = Page(render([document]))
     assert "section-1-raster" not in page.specs

@@ -9,6 +9,7 @@ from torch import nn
 from apical.errors import CheckpointError, ConfigError
 from apical.layers import Layer, Node, Step
 from apical.layers.norms import Norm
+from apical.layers.over_time import written_for_one_moment
 from apical.optim.consolidation import Protection
 from apical.optim.consolidation.protection import LossOfLabels
 from apical.options import check_ranges
@@ -108,7 +109,7 @@ class Freeze(Protection):
 
     def prepare(self, model: nn.Module, tasks: int) -> nn.Module:
         model = copy.deepcopy(model)
-        wiring = Wiring(trace(model))
+        wiring = Wiring(trace(written_for_one_moment(model)[0]))
         readouts = wiring.readouts()
         learning = {own for node in readouts for own in _parameters(node)}
         hidden = {own for node in wiring.nodes if node not in readouts for own in _parameters(node)}
@@ -140,6 +141,7 @@ def _parameters(node: Node) -> Iterator[nn.Parameter]:
 
 def _hidden_activations(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
     """Where the hidden activations of a model are: a module, the name in it, and the path in the model."""
+    model, _ = written_for_one_moment(model)
     places = _places(model)
     wiring = Wiring(trace(model))
     steps = [step.module for node in wiring.nodes for step in node.steps]

@@ -143,12 +143,17 @@ class Neuromodulation(Replay):
             self._pending = False
             if credit.post is None or credit.synapses is not None or credit.layer.index not in self._hidden:
                 return credit
-            if len(credit.post) != len(y):
+            # In time a sample has a row for each moment, time slowest.
+            moments = max(1, len(credit.post) // len(y)) if self._wiring.sequences.neurons else 1
+            if len(credit.post) != moments * len(y):
                 raise ConfigError(
                     f"{self.name}: the rule teaches {credit.layer.name} with {len(credit.post)} rows for {len(y)} "
                     "examples. Use a rule with one signal for each example, such as FeedbackAlignment."
                 )
-            factor = self._of_labels(credit, classes)[y] if novelty is None else _along(novelty, credit.post)
+            if novelty is None:
+                factor = self._of_labels(credit, classes)[y.repeat(moments)]
+            else:
+                factor = _along(novelty.repeat(moments), credit.post)
             return credit._replace(modulator=factor if credit.modulator is None else factor * credit.modulator)
 
         self._wiring.modulate, self._pending = modulate, True

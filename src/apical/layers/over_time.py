@@ -107,12 +107,16 @@ def folded_axis(model: nn.Module, batch_axis: int) -> int:
     return 0
 
 
-def refuse_time(network: nn.Module, what: str) -> None:
+INSTEAD = "Protect a spiking network by replay or si, which need no samples apart."
+
+
+def refuse_time(network: nn.Module, what: str, instead: str = INSTEAD) -> None:
     """Refuse networks in time, in which a sample has parts at several moments that are not kept together.
 
     Args:
         network: a circuit or a module.
         what: the name of what needs samples apart.
+        instead: what to do.
 
     Raises:
         CircuitError: a neuron has a memory.
@@ -121,5 +125,5 @@ def refuse_time(network: nn.Module, what: str) -> None:
     if neurons:
         raise CircuitError(
             f"{what}: {type(neurons[0]).__name__} has a memory, and the moments of one sample are not kept together. "
-            "Protect a spiking network by replay or si, which need no samples apart."
+            f"{instead}"
         )

@@ -23,14 +23,14 @@ from apical.circuit import Circuit
 from apical.errors import ConfigError
 from apical.feedback.weights import PerLayer
 from apical.layers import ForwardState, Layer, Node
+from apical.layers.over_time import refuse_time
 from apical.losses import LOSSES, Loss
 from apical.neurons import BurstDependentPlasticity
 from apical.rules import LearningRule
 
 TOLERANCE = 1e-9  # in double precision: rounding is far below, and an effect far above
 INPUTS, CLASSES = 8, 4
-_SIZES = (0.3, 1.0, 3.0)
-_CHANCES = 10
+_SIZES, _CHANCES = (0.3, 1.0, 3.0), 10
 
 VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -111,7 +111,7 @@ def locality(rule: LearningRule | str, model: nn.Module, x: Tensor, y: Tensor) -
         y: (batch,), their labels.
 
     Raises:
-        CircuitError: the rule cannot teach the model.
+        CircuitError: the rule cannot teach the model, or the model's neurons have a memory.
 
     Example:
         >>> import torch, apical
@@ -121,6 +121,7 @@ def locality(rule: LearningRule | str, model: nn.Module, x: Tensor, y: Tensor) -
         >>> measure.locality(apical.FeedbackAlignment(), model, x, y).weights_above
         0.0
     """
+    refuse_time(model, "locality", "Measure the same network of rates.")
     x, y = x.double().cpu(), y.cpu()
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # an unsettled network is measured as it is

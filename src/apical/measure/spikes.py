@@ -71,7 +71,8 @@ def spikes(network: nn.Module, x: Tensor) -> Spikes:
     firing = [neuron for neuron in temporal_neurons(model) if neuron.fires]
     if not firing:
         raise CircuitError(f"{type(model).__name__}: no neuron fires, such as LIF and ALIF do. Give it some.")
-    sequence = encode(x)
+    with torch.random.fork_rng(devices=[]):  # an encoder may draw
+        sequence = encode(x)
     if not sequence.numel():
         raise DataError(f"spikes: the input is {tuple(x.shape)}. Pass at least one sample and one moment.")
     moments, samples = sequence.shape[:2]

@@ -97,7 +97,8 @@ class SpikingStep(OverMoments):
             if "weight" not in module.recurrent._parameters:
                 raise CircuitError(
                     f"{type(module).__name__}: the weight of its recurrent synapses is computed from other tensors "
-                    "(a parametrisation, pruning). Use a plain nn.Linear(n, n, bias=False)."
+                    "(a parametrisation, pruning, the protection metaplasticity or mesu). Use a plain nn.Linear(n, n, "
+                    "bias=False) without them."
                 )
             self.parameters = ("recurrent.weight",)
 

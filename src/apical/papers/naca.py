@@ -40,8 +40,8 @@ def _one_class(task: str, title: str, hidden: int, margin: float, theirs: str) -
         ),
         departures=(
             NOTEBOOKS,
-            "Descent without a gate has the same sigmoid read-out and summed squared error; theirs has a linear "
-            "read-out and the mean.",
+            "Descent without a gate has NACA's read-out and summed squared error; theirs has a linear read-out and the "
+            "mean.",
             "Accuracy is the mean over classes of the share of test images, all of which are tested.",
         ),
         settings=(f"task={task}", f"hidden={hidden}", f"margin={margin}"),
@@ -246,7 +246,7 @@ CONVOLUTIONAL_IN_SPIKES = dataclasses.replace(
     IN_SPIKES,
     name="naca-conv-spiking",
     where="notebooks, MNIST, shuffled, convolutional spiking network",
-    theirs=IN_SPIKES.theirs.partition(" Two fully")[0]
+    theirs=IN_SPIKES.theirs.partition(" Two fully")[0].replace("both layers", "all layers")
     + " Convolutions of 64 and 128 channels, mean pooling, 1000 units: NACA 99.03 ± 0.06, e-prop 98.18 ± 0.15 %.",
     departures=(
         NOTEBOOKS,
