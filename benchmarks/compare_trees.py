@@ -290,7 +290,10 @@ def parse_rule(text: str) -> tuple[str, dict[str, Any]]:
     """`sign_symmetry:magnitude=fixed,seed=1` as a name and options; `feedback.scale=2` is one of the pathway."""
     name, _, listed = text.partition(":")
     options: dict[str, Any] = {}
-    for key, _, value in (option.partition("=") for option in listed.split(",") if option):
+    settings = [option.partition("=") for option in listed.split(",") if option]
+    if len({key for key, _, _ in settings}) < len(settings):
+        raise RefusedError(f"{text}: an option is given twice. Leave one of them out.")
+    for key, _, value in settings:
         outer, _, inner = key.partition(".")
         if not inner:
             options[outer] = _value(value)

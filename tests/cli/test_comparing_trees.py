@@ -170,6 +170,8 @@ def test_mistaken_options_are_named(compare, capsys, wrong):
 
 def test_a_rule_is_read_with_its_options(script):
     assert script.parse_rule("backprop") == ("backprop", {})
+    with pytest.raises(script.RefusedError, match="twice"):
+        script.parse_rule("some:steps=4,steps=5")
     name, options = script.parse_rule("some:variant=strict,recurrent=true,rate=1e-3,steps=4")
     assert name == "some"
     assert options == {"variant": "strict", "recurrent": True, "rate": 0.001, "steps": 4}

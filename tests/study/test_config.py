@@ -413,6 +413,22 @@ def test_a_list_is_split_outside_quotes_and_brackets():
     assert split_list('a=[1, 2], b="x,y\\",", c=\'d,e\',, f') == ["a=[1, 2]", 'b="x,y\\","', "c='d,e'", "f"]
 
 
+@pytest.mark.parametrize(
+    ("options", "twice"),
+    [
+        ("seed=1,seed=2", "seed"),
+        ("feedback=kolen_pollack,feedback.scale=.5,feedback=tied", "feedback"),
+        ("feedback.name=tied,feedback=tied", "feedback"),
+        ('feedback={name="kolen_pollack",scale=1},feedback.scale=2', "feedback.scale"),
+        ('feedback.scale=2,feedback={name="kolen_pollack"}', "feedback.scale"),
+    ],
+)
+def test_an_option_is_given_once(options, twice):
+    assert f"{twice} is given twice" in refusal(lambda: RuleConfig.parse(f"burst_ccn:{options}"))
+    settings = [f"rule.{option}" for option in split_list(options)]
+    assert f"rule.{twice} is given twice" in refusal(lambda: Config().with_settings(["rule=burst_ccn", *settings]))
+
+
 def test_a_rule_on_one_line_is_checked_too():
     assert "did you mean 'magnitude'?" in refusal(lambda: RuleConfig.parse("sign_symmetry:magnitdue=1"))
     assert "did you mean 'backprop'?" in refusal(lambda: RuleConfig.parse("backprob"))

@@ -85,14 +85,14 @@ class OpenTable(NamedTable):
         """Read a table as it is written on one line: `backprop`, `sign_symmetry:magnitude=fixed,seed=1`.
 
         Raises:
-            ConfigError: an unknown name or option, or a value that is refused.
+            ConfigError: an unknown name or option, one that is given twice, or a value that is refused.
         """
         what = cls.__name__.removesuffix("Config").lower()
         found = _ONE_LINE.fullmatch(text.strip())
         assert found is not None
         table: dict[str, Any] = {"name": found["name"].strip()}
-        for option in parsing.split_list(found["options"] or ""):
-            path, value = parsing.parse_setting(option, flag=f"{what} {text!r}:")
+        options = parsing.split_list(found["options"] or "")
+        for _, path, value in parsing.parse_settings(options, flag=f"{what} {text!r}:"):
             parsing.put(table, path, value, origin=f"{what} {text!r}", named=NAMED_TABLES)
         return validate(cls, table, lambda path: f"{what} {text!r}")
 

@@ -7,7 +7,7 @@ meant, and what is allowed.
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
@@ -127,6 +127,27 @@ def parse_setting(setting: str, flag: str = "--set") -> tuple[KeyPath, Any]:
             raise ConfigError(f"{flag} {setting}: the value is not valid TOML ({error})") from error
         return path, float(value) if _NUMBER.fullmatch(value) else value
     return path, table["value"] if table.keys() == {"value"} else value
+
+
+def parse_settings(settings: Iterable[str], flag: str = "--set") -> Iterator[tuple[str, KeyPath, Any]]:
+    """Read several settings, each of another key.
+
+    Yields:
+        each as it was written, its path and its value.
+
+    Raises:
+        ConfigError: `parse_setting` refuses one, or a key is given twice, by itself or in a table.
+    """
+    found: set[KeyPath] = set()
+    for setting in settings:
+        path, value = parse_setting(setting, flag)
+        inner = [(*path, *own) for own in _paths(value)] if isinstance(value, Mapping) else []
+        own = {key[:-1] if len(key) > 1 and key[-1] == "name" else key for key in (path, *inner)}
+        lost = {key for key in found if inner and key[: len(path)] == path}
+        if again := own & found | lost:
+            raise ConfigError(f"{flag} {setting}: {'.'.join(min(again))} is given twice. Leave one of them out.")
+        found |= own
+        yield setting, path, value
 
 
 def write_value(value: Any, *, special: str = "") -> str:
