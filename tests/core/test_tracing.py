@@ -544,6 +544,7 @@ class Outer(nn.Module):
     [
         *(lambda h: h.swapdims(0, 1), lambda h: h.moveaxis(0, 1), lambda h: h.diagonal(), lambda h: h.unfold(1, 2, 2)),
         *(lambda h: +h, lambda h: h.reshape_as(h), lambda h: h.double(), lambda h: h.cpu(), torch.atleast_2d),
+        *(lambda h: h.mT, lambda h: h.real, lambda h: h.mT.mT),
         *(lambda h: torch.broadcast_to(h, h.shape), lambda h: torch.einsum("ij->ji", h), Itself(), Outer(Itself())),
         lambda h: F.alpha_dropout(h, 0.5, False),
     ],
@@ -606,10 +607,38 @@ def test_a_product_of_rates_may_be_overwritten():
     reads_right(Net(forward, **two(), c=nn.Linear(8, 3)), rtol=1e-6, atol=1e-6)
 
 
+def test_attributes_that_are_views_are_overwritten_too():
+    def forward(self: Net, x: Tensor) -> Tensor:
+        h = same = (self.a(x) * 1).mT
+        h *= 2
+        return self.b(h.mT + same.mT)
+
+    reads_right(Net(forward, **two()))
+
+    def seen(self: Net, x: Tensor) -> Tensor:
+        h = self.a(x)
+        turned = h.mT
+        turned *= 2
+        return self.b(h)
+
+    with pytest.raises(CircuitError, match="which may share its memory"):
+        apical.Circuit(Net(seen, **two()), "backprop")
+
+
+def test_an_assignment_of_memory_is_refused():
+    def forward(self: Net, x: Tensor) -> Tensor:
+        h = self.a(x)
+        h.data = h * 2
+        return self.b(h)
+
+    with pytest.raises(CircuitError, match=r"an assignment to \.data is not recorded"):
+        apical.Circuit(Net(forward, **two()), "backprop")
+
+
 def test_the_tensor_may_be_a_named_argument():
     def forward(self: Net, x: Tensor) -> Tensor:
         h = self.a(x)
-        return self.b(F.relu(input=h, inplace=True)) + self.c(h)
+        return self.b(torch.clamp_(input=h, min=0, max=0.2)) + self.c(h)
 
     reads_right(Net(forward, **two(), c=nn.Linear(8, 3)))
 

@@ -31,10 +31,17 @@ def _overwriting(method: str, name: str) -> Callable[[fx.Proxy, Any], Any]:
     return call
 
 
-_Proxy: type[fx.Proxy] = type(
-    "_Proxy", (fx.Proxy,), {method: _overwriting(method, name) for method, name in IN_PLACE.items()}
-)
-"""Records `x *= y` as a call that overwrites x; the proxy of torch.fx records `x * y`."""
+def _assign(self: fx.Proxy, name: str, value: Any) -> None:
+    if name in ("data", "real", "imag"):
+        raise TypeError(f"an assignment to .{name} is not recorded")
+    object.__setattr__(self, name, value)
+
+
+_METHODS: dict[str, Any] = {method: _overwriting(method, name) for method, name in IN_PLACE.items()}
+_METHODS |= {"__setattr__": _assign, "__getattr__": lambda self, name: _Attribute(self, name)}
+_Attribute: type[fx.proxy.Attribute] = type("_Attribute", (fx.proxy.Attribute,), _METHODS)
+_Proxy: type[fx.Proxy] = type("_Proxy", (fx.Proxy,), _METHODS)
+"""Records `x *= y` as a call that overwrites x, also of `x.mT`; the proxies of torch.fx record `x * y`."""
 
 
 class _Tracer(fx.Tracer):
