@@ -100,10 +100,9 @@ class Circuit(nn.Module):
         self.model = model
         batch_axis, graph = folded_axis(model, batch_axis), trace(model, teach_input=teach_input)
         self.wiring = Wiring(graph, batch_axis=batch_axis, reduction=reduction, teach_input=teach_input)
-        self.training = model.training
+        self.training, self._rule_version = model.training, 0
         self._model_watch = ModelWatch(model)
         self._may_remember = any(node.may_remember for node in self.wiring.nodes)
-        self._rule_version = 0
         self.set_rule(rule)
         if example is not None:
             self.initialize(self.wiring.sequences.fold(self.encode(example))[0])
@@ -161,7 +160,7 @@ class Circuit(nn.Module):
             same = False
         if not same:
             self._model_watch.refuse()
-        self._model_watch = ModelWatch(self.model)
+        self._model_watch = self._model_watch.renewed()
         self._place_parameters()
 
     def rule_version(self) -> int:
@@ -241,7 +240,8 @@ class Circuit(nn.Module):
     def _respond(self, x: Tensor, moments: int) -> Tensor:
         """The output for an input whose first axis holds time x batch, if there is time."""
         if not torch.compiler.is_compiling():
-            if self._model_watch.check():
+            learns = torch.is_grad_enabled() or type(self.rule).evaluate is not LearningRule.evaluate
+            if self._model_watch.check(attributes=learns):
                 self._read_again()
             compat.refuse_batched_transforms()
         if not torch.is_grad_enabled():

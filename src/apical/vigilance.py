@@ -19,7 +19,9 @@ from apical.layers.steps import is_own
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _LIVE = ("_own", "_children", "_parameters", "_hooks", "_convolutions")  # dictionaries of the modules themselves
 _INTERNAL = {*vars(nn.Module()), "forward", "_conv_forward"}
-_PLAIN = (bool, int, float, str, tuple, type(None))
+_PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
+_SHORT = 100  # parts of a list or dictionary whose parts are compared, too
+_OFTEN = 10  # readings of the same model
 _LARGEST = 30.0  # derivative of a sample's own loss, root mean square over the batch
 _LOOKS = 4  # the first backward passes, all of which are measured
 _REST, _BOUND, _ALMOST = 1e-3, 0.98, 0.9  # of the way from rest to a bound; the part of the signals that is almost all
@@ -49,10 +51,12 @@ class ModelWatch:
             for name, value in vars(module).items()
             if name not in _INTERNAL and (callable(value) or isinstance(value, _PLAIN))
         ]
+        self._readings = 1
         self._look_up()
         self._known_children = [dict(children) for children in self._children]
         self._names, self._types, self._forwards = self._read()
         self._known_values = self._values()
+        self._known_texts = [*map(str, self._known_values[: len(self._plain)])]
         self._known_structure = self._structure()
         self._hooked = sum(map(len, self._hooks))
 
@@ -72,7 +76,13 @@ class ModelWatch:
         self._convolutions = [module.__dict__ for module in self._modules if hasattr(module, "_conv_forward")]
 
     def _values(self) -> list[Any]:
-        return [module.__dict__.get(name) for module, name in self._plain]
+        """The plain attributes, then the parts of lists and dictionaries among them."""
+        found = parts = [module.__dict__.get(name) for module, name in self._plain]
+        for _ in range(2):
+            short = [value for value in parts if isinstance(value, list | dict) and len(value) <= _SHORT]
+            parts = [part for value in short for part in (value.values() if isinstance(value, dict) else value)]
+            found = found + parts
+        return found
 
     def _read(self) -> tuple[list[str], list[type], list[Any]]:
         return (
@@ -96,8 +106,11 @@ class ModelWatch:
             if "parametrizations" not in path.split(".")
         ]
 
-    def check(self) -> bool:
+    def check(self, attributes: bool = True) -> bool:
         """Whether parameters are kept in another way than before; warns once of hooks registered since.
+
+        Args:
+            attributes: whether plain attributes count; not where the model itself computes the output.
 
         Raises:
             CircuitError: a module was exchanged or given another `forward`.
@@ -106,8 +119,10 @@ class ModelWatch:
             if self._structure() != self._known_structure:
                 self.refuse()
             return True
-        if self._plain and not all(map(operator.is_, self._values(), self._known_values)):
-            return True
+        if attributes and self._plain:
+            values, known = self._values(), self._known_values
+            if len(values) != len(known) or not all(map(operator.is_, values, known)):
+                return True
         if any(self._hooks) and sum(map(len, self._hooks)) > self._hooked:
             self._hooked = sum(map(len, self._hooks))
             warnings.warn(
@@ -121,6 +136,7 @@ class ModelWatch:
     def refuse(self) -> NoReturn:
         """Raise the error that names the first change."""
         names, types, _ = self._read()
+        attributes = self._changed_attributes()
         changed = [
             (module, f"its class was {old.__name__} (parametrised?)")
             for module, old, new in zip(self._modules, self._types, types, strict=True)
@@ -132,10 +148,8 @@ class ModelWatch:
             module, what = self._exchanged(), "a module was exchanged, added or removed"
         elif names != self._names:
             module, what = self._model, "a parameter was exchanged, added or removed (pruned?)"
-        elif any(str(now) != str(before) for now, before in zip(self._values(), self._known_values, strict=True)):
-            pairs = zip(self._plain, self._values(), self._known_values, strict=True)
-            module, name = next(place for place, now, before in pairs if str(now) != str(before))
-            what = f"self.{name}, which its forward reads, was changed"
+        elif attributes:
+            module, what = self._model, f"its forward reads other values of its attributes ({attributes})"
         else:
             module, what = self._model, "a forward was replaced"
         path = self._paths[next(place for place, other in enumerate(self._modules) if other is module)]
@@ -143,6 +157,24 @@ class ModelWatch:
             f"{path or type(module).__name__}: {what} after the circuit was built, and the circuit would "
             "teach the old model. Change the model first, and build the circuit from it."
         )
+
+    def renewed(self) -> ModelWatch:
+        """The watch of the same model as it is now; warns once where attributes change often."""
+        watch = ModelWatch(self._model)
+        watch._readings = self._readings + 1
+        attributes = self._changed_attributes()
+        if watch._readings == _OFTEN and attributes:
+            warnings.warn(
+                f"{attributes} of the model changes from step to step, and the circuit reads the model again each "
+                "time, which takes longer than a step. Keep it outside the model, or in a module without synapses.",
+                stacklevel=7,
+            )
+        return watch
+
+    def _changed_attributes(self) -> str:
+        texts = zip(self._plain, self._values(), self._known_texts, strict=False)
+        changed = [place for place, value, text in texts if str(value) != text]
+        return ", ".join(f"{self._paths[self._modules.index(module)]}.{name}".lstrip(".") for module, name in changed)
 
     def _exchanged(self) -> nn.Module:
         """The first module that is no longer where it was, or the model where some were added."""

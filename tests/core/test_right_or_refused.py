@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -361,6 +362,80 @@ def test_what_a_forward_reads_of_attributes_stays_or_is_refused(name, value, cop
     setattr(circuit.model.a if name == "forward" else circuit.model, name, value)
     with pytest.raises(CircuitError, match=rf"{name}.*after the circuit was built"):
         circuit(x)
+
+
+class Configured(nn.Module):
+    """Its forward reads numbers in a list and in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.calls = nn.Linear(6, 5), nn.Linear(5, 3), 0
+        self.scales, self.options = [2.0, 3.0], {"first": {"shift": 1.0}}
+
+    def forward(self, x):
+        self.calls += 1
+        return self.b(torch.sigmoid(self.a(x) * self.scales[1] + self.options["first"]["shift"]))
+
+
+@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("scales", lambda model: model.scales.__setitem__(1, 4.0)),
+        ("options", lambda model: model.options["first"].update(shift=2.0)),
+        ("options", lambda model: setattr(model, "options", {"first": {"shift": 0.0}})),
+    ],
+)
+def test_what_a_forward_reads_of_lists_and_dictionaries_stays_or_is_refused(name, change, copied):
+    circuit = COPIES[copied](apical.Circuit(Configured(), "backprop"))
+    x = torch.randn(2, 6)
+    circuit.model.options = {"first": {"shift": float("1")}}
+    circuit(x).sum().backward()
+    change(circuit.model)
+    with torch.no_grad():
+        assert torch.equal(circuit(x), circuit.model(x))
+    with pytest.raises(CircuitError, match=rf"attributes \(calls, {name}\) after the circuit was built"):
+        circuit(x)
+
+
+def test_a_model_that_counts_its_evaluations_is_not_read_again_for_each(monkeypatch):
+    circuit, readings = apical.Circuit(Configured(), "backprop"), []
+    usual = apical.circuit.trace
+    monkeypatch.setattr(
+        "apical.circuit.trace", lambda *given, **options: readings.append(1) or usual(*given, **options)
+    )
+    x = torch.randn(2, 6)
+    with torch.no_grad():
+        for _ in range(3):
+            circuit(x)
+    assert not readings
+    for _ in range(2):
+        circuit(x).sum().backward()
+    assert len(readings) == 1
+
+
+def test_an_attribute_that_changes_at_every_step_is_named_once():
+    circuit, x = apical.Circuit(Configured(), "backprop"), torch.randn(2, 6)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(25):
+            circuit.model.calls += 1
+            circuit(x).sum().backward()
+    assert [str(each.message).partition(" changes")[0] for each in caught] == ["calls of the model"]
+    assert caught[0].filename == __file__
+
+
+def test_a_network_that_settles_is_evaluated_as_it_is():
+    class Sigmoid(Scaled):
+        def forward(self, x):
+            return self.b(self.function(self.a(x)))
+
+    model = Sigmoid()
+    model.function = torch.sigmoid
+    circuit = apical.Circuit(model, apical.EquilibriumPropagation(network="hopfield"))
+    model.function = F.hardsigmoid
+    with torch.no_grad(), pytest.raises(CircuitError, match=r"attributes \(function\)"):
+        circuit(torch.randn(2, 6))
 
 
 SETTLES = (
