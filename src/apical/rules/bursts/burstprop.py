@@ -233,10 +233,11 @@ class Burstprop(Bursts):
         if not sending:
             return post, net
         if population.pooled:
-            added = population.spread(layer, own, raised.mul_(events), walk)
-            bursts = added.add_(population.events(population.rate(layer, own), units.tanh))
+            added = population.spread(layer, own, raised.mul_(net), walk)
+            rate = population.rate(layer, own)
+            bursts = added.add_(population.net(rate, population.events(rate, units.tanh), units.tanh))
         else:
-            bursts = torch.addcmul(net, raised, events)
+            bursts = torch.addcmul(net, raised, population.firing(net, events))
         return post, bursts if units.stage == 1 else bursts.mul_(units.stage)
 
     def _linearise(
@@ -245,7 +246,8 @@ class Burstprop(Bursts):
         """Take the recurrent input Z b~ from the potential, in place; what Z learns."""
         recurrent = self.recurrent_weights[layer]
         many = recurrent.shape[0]
-        own = torch.addcmul(net, tanh_(bursting.mul(units.tanh)), events).mul_(units.stage).view(-1, many)
+        firing = self._populations[layer.index].firing(net, events)
+        own = torch.addcmul(net, tanh_(bursting.mul(units.tanh)), firing).mul_(units.stage).view(-1, many)
         flat = potential.view(-1, many)
         flat.addmm_(own, recurrent.to(own.dtype).t(), alpha=-units.tanh)
         rate = self.recurrent_rate / (many * units.samples) * units.per_error * 2 / self.slope

@@ -21,6 +21,7 @@ from apical.rules.rule import Sweep
 from apical.wiring import Wiring
 
 _PIECE = 2**17  # values
+_NORMAL = 2**24  # above the smallest normal number; many processors multiply smaller ones a hundred times as slowly
 
 
 class Population:
@@ -111,8 +112,7 @@ class Population:
         """The event rate over `unit`, above zero by so little that a ratio with it is a number."""
         if self.floor is None:
             return rate.abs().add_(self.tonic).div_(unit)
-        least = torch.finfo(rate.dtype)
-        above = least.tiny - self.floor / unit * (1 + 4 * least.eps)
+        above = _smallest(rate) - self.floor / unit * (1 + 4 * torch.finfo(rate.dtype).eps)
         return torch.add(rate.new_full((), above), rate, alpha=1 / unit)
 
     def bursts(self, signal: Tensor, rate: Tensor, unit: float) -> Tensor:
@@ -134,8 +134,18 @@ class Population:
         return tanh_(torch.div(signal, events, out=out)).mul_(events)
 
     def net(self, rate: Tensor, events: Tensor, unit: float) -> Tensor:
-        """The events that synapses see over `unit`: of a pair, ON's without OFF's."""
-        return rate / unit if self.floor is None else events
+        """The events that synapses see over `unit`: of a pair, ON's without OFF's; 0 of neurons without events."""
+        return rate / unit if self.floor is None else events - _smallest(events)
+
+    def firing(self, net: Tensor, events: Tensor) -> Tensor:
+        """The event rate, which is 0 where a ratio needs it above zero."""
+        return events if self.floor is None else net
+
+
+def _smallest(rate: Tensor) -> float:
+    """What is above zero by little, and by enough that what it is multiplied with stays a normal number."""
+    tiny = torch.finfo(rate.dtype).tiny
+    return tiny * _NORMAL if tiny < 1e-30 else tiny  # that of half precision is not small
 
 
 def _rectified_and_pooled(steps: Sequence[Step]) -> bool:
