@@ -641,8 +641,8 @@ def test_nothing_is_silenced_below_the_lowest_layer_whatever_stands_before_it(op
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_neurons_without_events_send_nothing_and_no_number_below_the_normal_ones(dtype):
     """Products of subnormal numbers take a hundred times as long on many processors."""
-    layer = apical.Circuit(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), "burstprop").layers[0]
-    population = Population(layer, False, 1.0)
+    circuit = apical.Circuit(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), "burstprop")
+    population = Population(circuit.layers[0], circuit.wiring, 1.0)
     rate = torch.tensor([0.0, 1.0], dtype=dtype)
     events = population.events(rate, 2.0)
     assert events[0] * 1e-6 >= torch.finfo(dtype).tiny
