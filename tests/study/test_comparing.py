@@ -245,6 +245,24 @@ def test_runs_of_other_data_are_refused_trained_again_or_kept_with_a_note(done, 
     assert fresh.arms[0].runs != before.arms[0].runs
 
 
+def test_runs_of_another_encoder_are_refused(file, tmp_path):
+    """A network over time is its layers and what makes its sequences."""
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from functools import partial\nfrom torch import nn\nfrom apical import neurons\n"
+        "def make(input_shape, classes, moments=3):\n"
+        "    inside = nn.Sequential(nn.Linear(3, 5), neurons.LIF(), nn.Linear(5, 3), neurons.LeakyReadout())\n"
+        "    return neurons.OverTime(inside, partial(neurons.encoders.constant, moments=moments))\n"
+    )
+    given = Config().with_settings([f"task=npz:{file}", f"model={net}:make", "epochs=1"])
+    again = partial(compare, given, ["backprop"], 1, tmp_path / "c", jobs=1, cost=False)
+    made, kept = again(), again()
+    assert kept == made.model_copy(update={"created": kept.created})
+    net.write_text(net.read_text().replace("moments=3", "moments=4"))
+    with pytest.raises(RunError, match="its network changed"):
+        again()
+
+
 def test_runs_of_another_network_or_rule_are_refused(file, tmp_path, monkeypatch):
     net, own = tmp_path / "net.py", tmp_path / "own.py"
     net.write_text("from torch import nn\ndef make(input_shape, classes): return nn.Sequential(nn.Linear(3, 3))")

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from apical import data
 from apical.errors import ApicalError
 from apical.interrupts import Interrupted, StopRequest
+from apical.layers.over_time import written_for_one_moment
 from apical.study.configuration.config import difference
 from apical.study.configuration.resolution import Resolved
 from apical.study.executors import pool
@@ -85,8 +86,8 @@ class Job:
             return ""
         task, protection = load_task(self.task), config.protect.make()
         with reproducible(config):
-            model = make_model(config, make_stream(config, task), protection)
-        return fingerprint.changes(run.fingerprint(), fingerprint.describe(config, task, model, config.rule.make()))
+            network = written_for_one_moment(make_model(config, make_stream(config, task), protection))
+        return fingerprint.changes(run.fingerprint(), fingerprint.describe(config, task, *network, config.rule.make()))
 
     def finished(self) -> bool:
         """Whether the run has a result."""

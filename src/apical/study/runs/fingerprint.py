@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from apical import continual, data
 from apical.errors import RunError
+from apical.layers.over_time import as_it_is
 from apical.rules import LearningRule
 from apical.sources import split_name
 from apical.study.configuration import Config
@@ -29,19 +30,24 @@ _of_data: WeakKeyDictionary[data.Task, tuple[list[int], str]] = WeakKeyDictionar
 
 
 def describe(
-    config: Config, task: data.Task | continual.Stream, model: nn.Module, rule: LearningRule
+    config: Config,
+    task: data.Task | continual.Stream,
+    model: nn.Module,
+    encode: Callable[[Tensor], Tensor],
+    rule: LearningRule,
 ) -> dict[str, str]:
     """The fingerprint of a run, ready for JSON.
 
     Args:
         config: resolved.
         task: the data, before they are cut into a stream.
-        model: the network before the first step.
+        model: the network before the first step; of an `apical.neurons.OverTime` the one inside.
+        encode: how its input becomes a sequence.
         rule: as the configuration makes it.
     """
     return {
         "data": of_data(task),
-        "network": _of_network(config, model),
+        "network": _of_network(config, model, encode),
         "initial weights": _of_tensors(model.state_dict().values()),
         "rule": _of_classes([type(rule), type(rule._modules.get("pathway"))], split_name(config.rule.name)),
         "settings": of_settings(config),
@@ -119,9 +125,10 @@ def _of_tensors(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _of_network(config: Config, model: nn.Module) -> str:
-    """Of its layers, of the source of their classes, and of the user's file."""
-    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+def _of_network(config: Config, model: nn.Module, encode: Callable[[Tensor], Tensor]) -> str:
+    """Of its layers and its encoder, of the source of the layers' classes, and of the user's file."""
+    encoder = "" if encode is as_it_is else repr(encode)
+    layers = re.sub(r" at 0x[0-9a-f]+", "", f"{model!r}{encoder}")
     kinds = _of_classes((type(module) for module in model.modules()), split_name(config.model))
     return hashlib.sha256(f"{layers} {kinds}".encode()).hexdigest()
 

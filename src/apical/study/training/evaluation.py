@@ -64,7 +64,7 @@ def evaluate(
     stream, protection = make_stream(config, tried), config.protect.make()
     with reproducible(config):
         circuit = make_circuit(config, stream, protection)
-        made_of = fingerprint.describe(config, own, circuit.model, circuit.rule)
+        made_of = fingerprint.describe(config, own, circuit.model, circuit.encode, circuit.rule)
         if task is not None:
             del made_of["data"]
         found = fingerprint.changes(run.fingerprint(), made_of)

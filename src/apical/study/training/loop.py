@@ -96,7 +96,9 @@ class Training:
                 "such as stream=split."
             )
         self.circuit = make_circuit(config, self.stream, protection)
-        self.fingerprint = fingerprint.describe(config, task, self.circuit.model, self.circuit.rule)
+        self.fingerprint = fingerprint.describe(
+            config, task, self.circuit.model, self.circuit.encode, self.circuit.rule
+        )
         optimizer = config.optimizer.make(list(self.circuit.parameters()))
         self.learner = continual.Learner(self.stream, self.circuit, optimizer, self._loss, protection, clip=config.clip)
         self._rate = optimizer.param_groups[0]["lr"]
