@@ -19,7 +19,7 @@ from apical import rules
 from apical.cli.options import read_rules
 from apical.errors import ConfigError
 from apical.study import Config, RuleConfig
-from apical.study.configuration.parsing import lines_of, parse_setting, split_list
+from apical.study.configuration.parsing import lines_of, parse_setting, parse_settings, split_list
 from apical.study.configuration.resolution import resolve
 from apical.study.configuration.tables import DEFAULTS, OPTIMIZERS
 
@@ -426,7 +426,7 @@ def test_a_list_is_split_outside_quotes_and_brackets():
 def test_an_option_is_given_once(options, twice):
     assert f"{twice} is given twice" in refusal(lambda: RuleConfig.parse(f"burst_ccn:{options}"))
     settings = [f"rule.{option}" for option in split_list(options)]
-    assert f"rule.{twice} is given twice" in refusal(lambda: Config().with_settings(["rule=burst_ccn", *settings]))
+    assert f"rule.{twice} is given twice" in refusal(lambda: list(parse_settings(["rule=burst_ccn", *settings])))
 
 
 def test_a_rule_on_one_line_is_checked_too():

@@ -339,7 +339,7 @@ def test_the_source_of_a_rule_and_of_its_bases_is_in_the_fingerprint(tmp_path, m
     given = doomed.config(tmp_path, f"rule={tmp_path}/own.py:Rule")
 
     def of_rule():
-        return fingerprint.describe(given, doomed.blobs(), nn.Linear(1, 1), given.rule.make())["rule"]
+        return fingerprint.describe(given, doomed.blobs(), nn.Linear(1, 1), nn.Identity(), given.rule.make())["rule"]
 
     found = [of_rule()]
     for name in ("own.py", "based.py"):

@@ -115,12 +115,14 @@ def configuration(
     """
     from apical.study import Config, RuleConfig
     from apical.study.configuration.open_tables import NAMED_TABLES
+    from apical.study.configuration.parsing import parse_settings
 
     config = Config.load(file) if file else Config()
     flags |= {"optimizer.lr": lr, "rule": rule and RuleConfig.parse(rule).model_dump()}
     given = {key: value for key, value in flags.items() if value is not None}
-    tables = [setting for setting in settings or [] if setting.partition("=")[0].strip() in NAMED_TABLES]
-    others = [setting for setting in settings or [] if setting not in tables]
+    written = [setting for setting, _, _ in parse_settings(settings or [])]  # each key once
+    tables = [setting for setting in written if setting.partition("=")[0].strip() in NAMED_TABLES]
+    others = [setting for setting in written if setting not in tables]
     return config.with_changes(tables, given, others)
 
 

@@ -201,7 +201,7 @@ class Config(Table):
         """A copy with several lists of settings or mappings of values applied in their order, and checked together.
 
         Raises:
-            ConfigError: a wrong key or value, a key twice in one list, or values that do not fit each other.
+            ConfigError: a wrong key or value, or values that do not fit each other.
         """
         values: dict[KeyPath, Any] = {}
         origins: dict[KeyPath, str] = {}
@@ -209,7 +209,8 @@ class Config(Table):
             if isinstance(each, Mapping):
                 values |= {tuple(key.split(".")): value for key, value in each.items()}
                 continue
-            for setting, path, value in parsing.parse_settings(each, flag):
+            for setting in each:
+                path, value = parsing.parse_setting(setting, flag)
                 values[path] = value
                 origins[path] = f"{flag} {setting}"
         return self._with(values, origins)
