@@ -64,7 +64,7 @@ LARGE_BATCH = 128
 LIMIT, LIMIT_OF_SMALL_BATCHES = 1.02, 1.05
 RESAMPLES = 2000
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-"""glibc keeps freed memory: whether the pages of a large tensor are asked from the system again is luck, and costs a third"""
+"""glibc keeps freed memory: whether it asks the system for the pages of a large tensor is luck, and costs a third."""
 FIRST_PASSES = (64, 16, 4)  # circuits with an absolute scale measure errors in these backward passes, and in few others
 CLOCKS: Mapping[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
 
