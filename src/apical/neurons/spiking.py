@@ -140,8 +140,14 @@ class ALIF(LIF):
         super().__init__(decay, threshold, **options)
         check_numbers("ALIF", adaptation=adaptation, strength=strength)
         self.adaptation, self.strength = float(adaptation), float(strength)
-        check_ranges("ALIF", self, {"adaptation": (0 <= adaptation <= 1, "from 0 to 1")})
-        check_ranges("ALIF", self, {"strength": (0 <= strength < math.inf, "finite and not negative")})
+        check_ranges(
+            "ALIF",
+            self,
+            {
+                "adaptation": (0 <= adaptation <= 1, "from 0 to 1"),
+                "strength": (0 <= strength < math.inf, "finite and not negative"),
+            },
+        )
 
     def start(self, drive: Tensor) -> Any:
         return (*super().start(drive), torch.zeros_like(drive))

@@ -89,10 +89,10 @@ def _jobs(claim: Claim, folder: Path, epochs: int | None, seeds: int | None) -> 
         return [tuned.job_of(claim, folder, epochs, seeds)]
     networks = Path(__file__).with_name("networks.py")
     settings = [
-        [setting.replace("model=networks.py:", f"model={networks}:") for setting in each]
-        for each in (protocol.settings, claim.settings, (f"epochs={epochs or protocol.epochs}", "threads=1"))
+        setting.replace("model=networks.py:", f"model={networks}:")
+        for setting in (*protocol.settings, *claim.settings, f"epochs={epochs or protocol.epochs}", "threads=1")
     ]
-    shared = Config().with_changes(*settings, {"rule": RuleConfig.parse(claim.rule).model_dump()})
+    shared = Config().with_settings(settings).with_values({"rule": RuleConfig.parse(claim.rule).model_dump()})
     first = next((each for each in ledger.select() if each.recipe == claim.recipe), claim)
     runs = folder / first.name / f"epochs-{shared.epochs}"
     return [

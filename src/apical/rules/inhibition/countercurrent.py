@@ -101,9 +101,14 @@ class CountercurrentInhibition(Sweep):
         self.init = init
         self.scale = scale
         self.seed = seed
-        right = gain == 0 or 1e-6 <= gain < math.inf
-        check_ranges(rule, self, {"gain": (right, "0, or a finite number of at least 1e-6")})
-        check_ranges(rule, self, {"tonic": (tonic > 0, "above 0, or math.inf for no bound")})
+        check_ranges(
+            rule,
+            self,
+            {
+                "gain": (gain == 0 or 1e-6 <= gain < math.inf, "0, or a finite number of at least 1e-6"),
+                "tonic": (tonic > 0, "above 0, or math.inf for no bound"),
+            },
+        )
         self.take_pathway(feedback, init=init, scale=scale, seed=seed)
         self._areas: dict[int, tuple[int, float | None]] = {}  # the hidden layers': where cells fire, their lowest rate
 
